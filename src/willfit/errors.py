@@ -1,0 +1,44 @@
+"""The errors that willfit raises on purpose, each with the sentence its reader needs.
+
+    WillfitError
+    ├── InputError            what was given cannot be used                       exit code 1
+    │   ├── ModelNotFoundError    no source knows this model
+    │   ├── ModelAccessError      the model exists, but cannot be read (gated, offline, broken)
+    │   └── BrokenFileError       a file is truncated, lies about itself, or is too large
+    └── UnsupportedError      no trustworthy number can be given                  exit code 4
+
+Every message says what was given, what was expected and what to do, in one sentence.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WillfitError(Exception):
+    """Base of every error that willfit raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    """Exit code of the command line when this error ends it."""
+
+
+class InputError(WillfitError):
+    """What was given cannot be used; the message says what was expected and what to do."""
+
+
+class ModelNotFoundError(InputError):
+    """No source knows the model that was named."""
+
+
+class ModelAccessError(InputError):
+    """The model exists but its files cannot be read: gated, offline, slow or broken."""
+
+
+class BrokenFileError(InputError):
+    """A file is truncated, contradicts itself, or is larger than what is safe to read."""
+
+
+class UnsupportedError(WillfitError):
+    """Part of the scenario cannot be computed or bounded, so no trustworthy number exists."""
+
+    exit_code = 4

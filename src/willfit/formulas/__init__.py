@@ -1,0 +1,1 @@
+"""The closed formulas: how bytes are found without running anything."""

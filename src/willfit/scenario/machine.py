@@ -1,0 +1,57 @@
+"""Machine: the GPUs there are, which may differ, with memory in use; host RAM and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One device as torch would report it."""
+
+    name: str
+    """Name to show: ``NVIDIA T4``."""
+    capacity_bytes: int
+    """``total_memory`` as torch reports it (less than the box says)."""
+    compute_capability: tuple[int, int] = (8, 0)
+    """(major, minor): (7, 5) for a T4."""
+    bandwidth_bytes_per_s: int | None = None
+    """Datasheet memory bandwidth."""
+    flops: Mapping[str, float] = field(default_factory=dict)
+    """Dense FLOP/s by dtype name: ``{"float16": 65e12}``."""
+    context_bytes: int | None = None
+    """CUDA context, modules and libraries of one process; None where nobody measured it."""
+    context_range_bytes: tuple[int, int] | None = None
+    """Smallest and largest context seen."""
+    vendor: str = "nvidia"
+    unified_memory: bool = False
+    """Whether GPU and host share one memory (Apple, Grace)."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Source of each figure by field name."""
+
+    @property
+    def sm(self) -> int:
+        """Compute capability as one number: 75 for (7, 5)."""
+        return self.compute_capability[0] * 10 + self.compute_capability[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the job may use."""
+
+    gpus: tuple[Gpu, ...]
+    in_use_bytes: tuple[int, ...] = ()
+    """Memory that others hold, per GPU; empty is zero."""
+    reserve_bytes: int = 0
+    """Memory to keep free on every GPU on purpose."""
+    ram_bytes: int | None = None
+    disk_bytes: int | None = None
+
+    def in_use(self, index: int) -> int:
+        """Memory that others hold on GPU ``index``."""
+        return self.in_use_bytes[index] if index < len(self.in_use_bytes) else 0
+
+    def budget_bytes(self, index: int) -> int:
+        """Capacity − reserve − memory in use."""
+        return self.gpus[index].capacity_bytes - self.reserve_bytes - self.in_use(index)

@@ -1,0 +1,21 @@
+"""Scenario: the one noun. Everything else is a function of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from willfit.scenario.machine import Machine
+from willfit.scenario.model import ModelSpec
+from willfit.scenario.stack import Stack
+from willfit.scenario.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A model, what is done with it, on which machine, with which libraries."""
+
+    model: ModelSpec
+    workload: Workload = field(default_factory=Workload)
+    machine: Machine | None = None
+    """None where no GPU was named: amounts are computed, no verdict is given."""
+    stack: Stack = field(default_factory=Stack)

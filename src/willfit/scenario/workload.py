@@ -1,0 +1,129 @@
+"""Workload: what is done with the model. Loading, then inference or training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from willfit.dtypes import DType
+
+QuantScheme = Literal["nf4", "fp4", "int8"]
+Strategy = Literal["device_map", "dp", "ddp", "fsdp", "zero1", "zero2", "zero3", "tp", "replicas"]
+Engine = Literal["transformers", "vllm", "llama.cpp"]
+CacheKind = Literal["dynamic", "static", "quantized", "offloaded"]
+TrainMethod = Literal["full", "lora", "qlora"]
+Trainer = Literal["transformers", "trl", "loop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Quantisation applied while loading, by bitsandbytes."""
+
+    scheme: QuantScheme
+    double_quant: bool = False
+    """``bnb_4bit_use_double_quant``: absmax quantised again to 8 bit."""
+    compute_dtype: DType | None = None
+    """``bnb_4bit_compute_dtype``; None is the library's default (float32)."""
+    skip_modules: tuple[str, ...] | None = None
+    """``llm_int8_skip_modules``; None is the library's choice; a given list replaces that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How the checkpoint gets to the device."""
+
+    dtype: DType | None = None
+    """Type to load in; None takes the library's default at the Stack's version."""
+    quantization: Quantization | None = None
+    auto_class: str | None = None
+    """``AutoModel``, ``AutoModelForSequenceClassification``…; None takes the declared class."""
+    num_labels: int | None = None
+    """Labels of a classification head; None where there is none."""
+    max_memory: Mapping[int | str, int] | None = None
+    """accelerate's ``max_memory`` in bytes by GPU index or ``"cpu"``; None lets it choose."""
+    strategy: Strategy | None = None
+    """How several GPUs are used; None is device_map for inference and ddp for training."""
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """A forward pass or generation."""
+
+    batch_size: int = 1
+    context_len: int | None = None
+    """Prompt plus new tokens; None is min(4096, the model's maximum)."""
+    max_new_tokens: int | None = None
+    """Tokens generated, within context_len; None prefills the whole context and decodes one."""
+    padded: bool = False
+    """Whether the batch carries an attention mask with padding."""
+    kv_dtype: DType | None = None
+    """Type of the KV cache; None is the model's."""
+    cache: CacheKind = "dynamic"
+    attn: str | None = None
+    """``eager``, ``sdpa``, ``flash_attention_2``…; None is the library's default for the class."""
+    engine: Engine = "transformers"
+    full_logits: bool = False
+    """``model(**inputs)`` keeps logits of every position; `generate` keeps the last only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA adapter, as ``LoraConfig`` names its fields."""
+
+    r: int = 8
+    target_modules: tuple[str, ...] | None = None
+    """Module name suffixes; None is PEFT's choice for the model type; ("all-linear",) is all."""
+    dropout: float = 0.0
+    modules_to_save: tuple[str, ...] = ()
+    use_dora: bool = False
+    dtype: DType | None = None
+    """Adapter type; None is PEFT's default (float32, ``autocast_adapter_dtype``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Forward, backward and optimizer step."""
+
+    method: TrainMethod
+    trainer: Trainer = "transformers"
+    lora: Lora | None = None
+    prepare_kbit: bool | None = None
+    """``prepare_model_for_kbit_training`` was called; None is what the trainer does."""
+    optimizer: str | None = None
+    """``optim`` as TrainingArguments spells it; None is the trainer's default."""
+    micro_batch_size: int | None = None
+    """``per_device_train_batch_size``; None is the trainer's default."""
+    gradient_accumulation_steps: int = 1
+    max_length: int | None = None
+    """Longest sequence in tokens; None is the trainer's or min(1024, the model's maximum)."""
+    lengths: tuple[int, ...] = ()
+    """Lengths of the real data, where known; the longest micro-batch decides."""
+    padded: bool = False
+    packing: bool = False
+    gradient_checkpointing: bool | None = None
+    """None is the trainer's default."""
+    use_reentrant: bool | None = None
+    bf16: bool | None = None
+    """Autocast to bfloat16; None is the trainer's default."""
+    fp16: bool | None = None
+    max_grad_norm: float | None = 1.0
+    use_liger_kernel: bool = False
+    attn: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Loading, and then at most one of inference and training."""
+
+    loading: Loading = field(default_factory=Loading)
+    inference: Inference | None = None
+    training: Training | None = None
+
+    @property
+    def task(self) -> str:
+        """``load``, ``inference`` or ``train``."""
+        if self.training is not None:
+            return "train"
+        return "inference" if self.inference is not None else "load"

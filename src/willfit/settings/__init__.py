@@ -1,0 +1,1 @@
+"""Settings read from what the user already has."""

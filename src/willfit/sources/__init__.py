@@ -1,0 +1,1 @@
+"""Where a model's shape comes from: one file a source, one seam."""
