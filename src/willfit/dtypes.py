@@ -34,10 +34,10 @@ def _plain(block_bytes: int, *names: str) -> list[DType]:
     return [DType(name=name, block_bytes=block_bytes) for name in names]
 
 
-# GGUF block layouts: ggml-common.h of llama.cpp (also gguf-py `constants.py: GGML_QUANT_SIZES`).
+# GGUF block layouts: gguf-py `constants.py: GGML_QUANT_SIZES` (q8_1 is never stored in a file).
 _GGUF: Final[dict[str, tuple[int, int]]] = {
     "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24),
-    "q8_0": (32, 34), "q8_1": (32, 36),
+    "q8_0": (32, 34),
     "q2_k": (256, 84), "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176),
     "q6_k": (256, 210), "q8_k": (256, 292),
     "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66), "iq2_xs": (256, 74),

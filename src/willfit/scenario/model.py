@@ -63,6 +63,10 @@ class TensorRow:
     kind: TensorKind = TensorKind.PARAMETER
     tied_to: str | None = None
     """Name of the tensor whose storage it shares (it then takes no bytes of its own), or None."""
+    since: str | None = None
+    """transformers release that introduced it; None for always."""
+    until: str | None = None
+    """transformers release that dropped it; None for never."""
 
     @cached_property
     def count(self) -> int:
@@ -221,6 +225,16 @@ class Unknown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The tensor table of the same checkpoint under another auto class."""
+
+    model_class: str
+    tensors: tuple[TensorRow, ...]
+    no_split: tuple[str, ...] = ()
+    composite: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A checkpoint as stored: architecture, tensor table, stored dtype and quantisation."""
 
@@ -248,14 +262,18 @@ class ModelSpec:
     quantization: StoredQuantization | None = None
     keep_in_fp32: tuple[str, ...] = ()
     """Name fragments that stay float32 under float16 (``wo`` in T5)."""
-    variants: Mapping[str, tuple[TensorRow, ...]] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     """Tables of other auto classes by name, where stored: ``AutoModel``."""
+    stated_num_params: int | None = None
+    """Parameters before quantisation packed them; None where the table says it."""
     assumptions: tuple[str, ...] = ()
     unknowns: tuple[Unknown, ...] = ()
 
     @cached_property
     def num_params(self) -> int:
-        """Parameters, tied ones counted once."""
+        """Parameters, tied ones counted once; those before packing where it is quantised."""
+        if self.quantization is not None and self.stated_num_params is not None:
+            return self.stated_num_params
         return sum(
             row.num_elements * row.count
             for row in self.tensors

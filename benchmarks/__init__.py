@@ -1,0 +1,1 @@
+"""Accuracy and speed, measured: the ledger, and ratios side by side in one run."""

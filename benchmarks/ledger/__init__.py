@@ -1,0 +1,1 @@
+"""The accuracy ledger: every published measurement beside willfit's number."""

@@ -1,0 +1,137 @@
+"""``python -m benchmarks.ledger``: estimate every published row and print the errors by source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from benchmarks.ledger.importers import IMPORTERS
+from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
+from benchmarks.ledger.summary import Summary, summarise
+from willfit.errors import WillfitError
+from willfit.estimator import estimate
+
+DEFAULT_ROWS: Final = Path(__file__).resolve().parents[3] / "shared" / "measured"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ledger; prints a table, writes the rows with ``--json``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__)
+    parser.add_argument("--rows", type=Path, default=DEFAULT_ROWS, help="folder of .jsonl files")
+    parser.add_argument("--json", type=Path, help="write every row here")
+    parser.add_argument("--level", choices=("formula",), default="formula")
+    parser.add_argument("--source", action="append", help="only this source (repeatable)")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the worst N rows")
+    arguments = parser.parse_args(argv)
+    if not arguments.rows.is_dir():
+        print(f"no folder {arguments.rows}: give one with --rows", file=sys.stderr)
+        return 1
+    outcomes = judge_folder(arguments.rows, arguments.source)
+    print(render(outcomes, arguments.worst))
+    if arguments.json:
+        rows = {"rows": [asdict(outcome) for outcome in outcomes]}
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def judge_folder(folder: Path, sources: Sequence[str] | None = None) -> list[Outcome]:
+    """Outcomes of every row of the sources that an importer knows."""
+    outcomes: list[Outcome] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.stem in IMPORTERS and (not sources or path.stem in sources):
+            with path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    outcomes.extend(judge(json.loads(line)))
+    return outcomes
+
+
+def judge(row: PublishedRow) -> Iterator[Outcome]:
+    """One outcome per measured kind of a row."""
+    measured = {entry["kind"]: int(entry["bytes"]) for entry in row["measured"]}
+    for result in IMPORTERS[row["source"]](row):
+        if result.kind not in measured:
+            continue
+        estimated = low = high = reason = None
+        if isinstance(result, Expressed):
+            try:
+                estimated, low, high = _estimated(result)
+            except WillfitError as error:
+                reason = str(error)
+        else:
+            reason = result.reason
+        yield Outcome(
+            id=row["id"],
+            source=row["source"],
+            tier=row["tier"],
+            task=row["task"],
+            level="formula",
+            kind=result.kind,
+            measured_bytes=measured[result.kind],
+            estimated_bytes=estimated,
+            low_bytes=low,
+            high_bytes=high,
+            reason=reason,
+        )
+
+
+def _estimated(result: Expressed) -> tuple[int, int, int]:
+    nominal = result.reading(estimate(result.scenario, search_limits=False))
+    ends = [
+        result.reading(estimate(scenario, search_limits=False))
+        for scenario in (result.low_scenario, result.high_scenario)
+        if scenario is not None
+    ]
+    return nominal, min([nominal, *ends]), max([nominal, *ends])
+
+
+def render(outcomes: Sequence[Outcome], worst: int) -> str:
+    """The table by source and kind, then the reasons of what is not expressed."""
+    key = lambda outcome: (outcome.source, outcome.kind)  # noqa: E731 - a key used twice
+    groups = [
+        (source, kind, list(members))
+        for (source, kind), members in groupby(sorted(outcomes, key=key), key=key)
+    ]
+    lines = [
+        f"{'source · what was measured':64} {'rows':>5} {'expr.':>5} {'median':>7} {'p95':>7}"
+        f" {'worst':>8} {'bias':>7}"
+    ]
+    for source, kind, members in groups:
+        lines.append(_line(summarise(source, kind, members)))
+        ranked = sorted((o for o in members if o.error is not None), key=lambda o: -abs(o.error or 0))
+        lines += [
+            f"    {outcome.error or 0:+7.1%}  {outcome.id}  estimated "
+            f"{outcome.estimated_bytes:,} measured {outcome.measured_bytes:,}"
+            for outcome in ranked[:worst]
+        ]
+        lines += _reasons(members)
+    return "\n".join(lines)
+
+
+def _line(summary: Summary) -> str:
+    def percent(value: float | None, sign: str = "") -> str:
+        return "n/a" if value is None else format(value, f"{sign}.1%")
+
+    title = f"{summary.source} · {summary.kind}"
+    return (
+        f"{title[:64]:64} {summary.num_rows:5} {summary.num_expressed:5}"
+        f" {percent(summary.median):>7} {percent(summary.p95):>7}"
+        f" {percent(summary.worst, '+'):>8} {percent(summary.bias, '+'):>7}"
+    )
+
+
+def _reasons(members: Sequence[Outcome]) -> list[str]:
+    counts: dict[str, int] = {}
+    for outcome in members:
+        if outcome.reason is not None:
+            counts[outcome.reason] = counts.get(outcome.reason, 0) + 1
+    return [f"    not expressed ×{count}: {reason}" for reason, count in counts.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""huggingface/optimum-benchmark report tables: forward and generate on an A100-80GB.
+
+Random token ids with a full mask; ``forward`` returns the logits of every position; peaks are
+reset before each phase. NVML is read once at the end of a phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
+from willfit.devices import find_gpu
+from willfit.dtypes import FLOAT16, parse_dtype
+from willfit.estimate import Estimate
+from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Stack, Workload
+from willfit.scenario.stack import TESTED
+from willfit.sources.resolve import resolve
+
+_ATTENTION: Final = {
+    "eager": "eager",
+    "bettertransformer(sdpa)": "sdpa",
+    "flash_attention_2": "flash_attention_2",
+}
+
+
+def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
+    """Forward and generate, each by allocated, reserved and NVML."""
+    for entry in row["measured"]:
+        kind = entry["kind"]
+        task, _, counter = kind.partition(":")
+        if len(set(str(row["gpu"]).strip("[]").replace("'", "").split(", "))) > 1:
+            yield NotExpressed(kind=kind, reason="device-wide counter over unlike GPUs")
+        elif counter.startswith("nvml") and "," in str(row["gpu"]):
+            yield NotExpressed(kind=kind, reason="NVML summed over GPUs that the job does not use")
+        elif task == "generate" and row["new_tokens"] is None:
+            yield NotExpressed(kind=kind, reason="number of new tokens not recorded")
+        else:
+            yield Expressed(kind=kind, scenario=_scenario(row, task), reading=_reading(counter))
+
+
+def _scenario(row: PublishedRow, task: str) -> Scenario:
+    generating = task == "generate"
+    prompt = int(row["seq"])
+    new_tokens = int(row["new_tokens"]) if generating else None
+    inference = Inference(
+        batch_size=int(row["batch"]),
+        context_len=prompt + (new_tokens or 0),
+        max_new_tokens=new_tokens,
+        full_logits=not generating,
+        attn=_ATTENTION[row["attn"]],
+    )
+    quant = row["quant"] or {}
+    loading = Loading(
+        dtype=parse_dtype(row["dtype"]) if row["dtype"] else None,
+        quantization=Quantization(scheme="fp4", compute_dtype=FLOAT16)
+        if quant.get("scheme") == "bnb"
+        else None,
+    )
+    versions = {name: v for name, v in row["versions"].items() if name in TESTED}
+    return Scenario(
+        model=resolve(row["model"]),
+        workload=Workload(loading=loading, inference=inference),
+        machine=Machine(gpus=(find_gpu("A100-SXM4-80GB"),)),
+        stack=Stack(versions={**TESTED, **versions}),
+    )
+
+
+def _reading(counter: str) -> Reading:
+    if counter == "torch_max_memory_allocated":
+        return lambda estimate: _after_loading(estimate, "allocated_bytes")
+    if counter == "torch_max_memory_reserved":
+        return lambda estimate: _after_loading(estimate, "reserved_bytes")
+    return lambda estimate: _after_loading(estimate, "device_bytes")
+
+
+def _after_loading(estimate: Estimate, amount: str) -> int:
+    phases = [phase for phase in estimate.binding.phases if phase.name != "load"]
+    return max(int(getattr(phase, amount)) for phase in phases)

@@ -1,0 +1,7 @@
+"""``python -m willfit``."""
+
+import sys
+
+from willfit.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,300 @@
+"""From parsed settings to a Scenario: merge ``--from``, refuse contradictions, resolve names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from willfit.cli.options import INFERENCE_ONLY, TRAINING_ONLY
+from willfit.cli.values import parse_max_memory, parse_quantize, read_lengths
+from willfit.dtypes import DType, parse_dtype
+from willfit.errors import InputError
+from willfit.scenario import (
+    Inference,
+    Loading,
+    Lora,
+    Machine,
+    ModelSpec,
+    Quantization,
+    Scenario,
+    Stack,
+    Training,
+    Workload,
+)
+from willfit.scenario.stack import TESTED, parse_stack
+from willfit.units import parse_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A scenario as asked for, with what else the user said."""
+
+    scenario: Scenario
+    dtypes: tuple[str, ...] | None
+    """Rows of the dtype table; None is the usual ones."""
+    workload_given: bool
+    """Whether any setting of a workload was given (else the table is what people want)."""
+    assumptions: tuple[str, ...]
+    ignored_settings: tuple[str, ...]
+
+
+def build_request(arguments: argparse.Namespace) -> Request:
+    """Scenario of the parsed arguments; raises `InputError` on contradictions."""
+    options, ignored, assumptions = _merged(arguments)
+    _refuse_contradictions(options)
+    model = _model(options)
+    machine, machine_assumptions = _machine(options)
+    workload = _workload(options)
+    given = _workload_given(options)
+    if model.architecture is None and workload.training is None and not given:
+        workload = Workload(loading=workload.loading)
+        assumptions.append(
+            f"loading only: the formulas do not know the activations of {model.model_class}"
+        )
+    scenario = Scenario(
+        model=model,
+        workload=workload,
+        machine=machine,
+        stack=Stack(
+            versions={**TESTED, **parse_stack(options.get("stack") or "")},
+            alloc_conf=options.get("alloc_conf") or "",
+        ),
+    )
+    return Request(
+        scenario=scenario,
+        dtypes=tuple(options["dtypes"]) if options.get("dtypes") else None,
+        workload_given=given,
+        assumptions=(*assumptions, *machine_assumptions),
+        ignored_settings=tuple(ignored),
+    )
+
+
+def _merged(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Flags over settings of files; a file never overrides what was typed."""
+    typed = {name: value for name, value in vars(arguments).items() if value is not None}
+    merged: dict[str, Any] = {}
+    ignored: list[str] = []
+    assumptions: list[str] = []
+    for source in (typed.pop("from_", None), typed.pop("peft_config", None)):
+        if source is None:
+            continue
+        from willfit.settings import read_settings
+
+        settings = read_settings(source)
+        flags = dict(settings.flags)
+        if settings.model is not None:
+            flags.setdefault("model", settings.model)
+        merged.update(flags)
+        ignored.extend(settings.ignored)
+        assumptions.extend(settings.assumptions)
+    merged.update(typed)
+    if merged.get("lora_r") is not None and merged.get("train") is None:
+        merged["train"] = "qlora" if merged.get("quantize", "").startswith(("nf4", "fp4")) else "lora"
+        if "lora_r" in typed:
+            raise InputError("--lora-r is a training setting: add --train lora or --train qlora")
+    return merged, ignored, assumptions
+
+
+def _refuse_contradictions(options: Mapping[str, Any]) -> None:
+    train = options.get("train")
+    wrong = INFERENCE_ONLY if train else TRAINING_ONLY
+    for name in wrong:
+        if options.get(name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{flag} is an inference setting and contradicts --train {train}: leave one out"
+                if train
+                else f"{flag} is a training setting: add --train full, --train lora or --train qlora"
+            )
+    quantize = str(options.get("quantize") or "")
+    contradictions = {
+        "--task load contradicts --train": options.get("task") and train,
+        "--bf16 contradicts --fp16": options.get("bf16") and options.get("fp16"),
+        f"--train full cannot train {quantize} weights, use --train lora or qlora": train == "full"
+        and quantize,
+        "--train qlora means 4-bit weights, for int8 use --train lora --quantize int8": train
+        == "qlora"
+        and quantize == "int8",
+        "--packing contradicts --padded": options.get("packing") and options.get("padded"),
+        "--lengths contradicts --max-length only in packing": options.get("lengths")
+        and options.get("packing"),
+        "--in-use contradicts --live": options.get("in_use") and options.get("live"),
+        "--batch-size contradicts --per-device-train-batch-size": options.get("batch_size")
+        and options.get("per_device_train_batch_size"),
+        "--bnb-4bit-compute-dtype needs --quantize nf4 or fp4": options.get(
+            "bnb_4bit_compute_dtype"
+        )
+        and not quantize
+        and train != "qlora",
+        "--llm-int8-skip-modules needs --quantize": options.get("llm_int8_skip_modules")
+        and not quantize
+        and train != "qlora",
+    }
+    for sentence, present in contradictions.items():
+        if present:
+            raise InputError(f"contradictory settings: {sentence}")
+    lora_flags = ("lora_r", "lora_dropout", "lora_target_modules", "modules_to_save")
+    if train == "full" and any(options.get(name) is not None for name in lora_flags):
+        raise InputError("LoRA settings contradict --train full: use --train lora or --train qlora")
+
+
+def _workload_given(options: Mapping[str, Any]) -> bool:
+    inference = ("batch_size", "padded", "attn", "quantize", "dtype", *INFERENCE_ONLY)
+    return bool(options.get("train")) or any(options.get(name) is not None for name in inference)
+
+
+def _model(options: Mapping[str, Any]) -> ModelSpec:
+    from willfit.sources.heads import with_auto_class
+    from willfit.sources.resolve import resolve
+
+    name = options.get("model")
+    if not name:
+        raise InputError(
+            "no model given: name one, for example 'willfit estimate meta-llama/Meta-Llama-3-8B'"
+        )
+    spec = resolve(
+        name,
+        library_name=options.get("library_name"),
+        revision=options.get("revision"),
+        trust_remote_code=bool(options.get("trust_remote_code")),
+    )
+    return with_auto_class(spec, options.get("auto_class"), options.get("num_labels"))
+
+
+def _machine(options: Mapping[str, Any]) -> tuple[Machine | None, tuple[str, ...]]:
+    in_use = parse_bytes(options["in_use"]) if options.get("in_use") else 0
+    if options.get("live"):
+        return _live_machine(options)
+    if not options.get("gpu"):
+        for name in ("reserve", "in_use", "strategy"):
+            if options.get(name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} needs --gpu: name the GPU, such as T4")
+        return None, ()
+    from willfit.devices import parse_machine
+
+    parsed = parse_machine(options["gpu"])
+    machine = Machine(
+        gpus=parsed.gpus,
+        in_use_bytes=(in_use,) * len(parsed.gpus),
+        reserve_bytes=_amount(options, "reserve") or 0,
+        ram_bytes=_amount(options, "ram"),
+        disk_bytes=_amount(options, "disk"),
+    )
+    return machine, parsed.assumptions
+
+
+def _live_machine(options: Mapping[str, Any]) -> tuple[Machine, tuple[str, ...]]:
+    from willfit.live.nvml import live_gpus
+
+    found = live_gpus()
+    machine = Machine(
+        gpus=tuple(live.gpu for live in found),
+        in_use_bytes=tuple(live.used_bytes for live in found),
+        reserve_bytes=_amount(options, "reserve") or 0,
+        ram_bytes=_amount(options, "ram"),
+        disk_bytes=_amount(options, "disk"),
+    )
+    return machine, ("GPUs and memory in use are those of this machine, read through NVML",)
+
+
+def _amount(options: Mapping[str, Any], name: str) -> int | None:
+    return parse_bytes(options[name]) if options.get(name) else None
+
+
+def _dtype(options: Mapping[str, Any], name: str) -> DType | None:
+    return parse_dtype(options[name]) if options.get(name) else None
+
+
+def _workload(options: Mapping[str, Any]) -> Workload:
+    loading = Loading(
+        dtype=_loading_dtype(options),
+        quantization=_quantization(options),
+        auto_class=options.get("auto_class"),
+        num_labels=options.get("num_labels"),
+        max_memory=parse_max_memory(options["max_memory"]) if options.get("max_memory") else None,
+        strategy=options.get("strategy"),
+        trust_remote_code=bool(options.get("trust_remote_code")),
+    )
+    if options.get("task") == "load":
+        return Workload(loading=loading)
+    if options.get("train"):
+        return Workload(loading=loading, training=_training(options))
+    return Workload(loading=loading, inference=_inference(options))
+
+
+def _loading_dtype(options: Mapping[str, Any]) -> DType | None:
+    dtype = _dtype(options, "dtype")
+    if dtype is not None and not dtype.is_floating:
+        raise InputError(
+            f"--dtype {dtype.name} is not a type to load in: use float32, float16 or bfloat16, "
+            "and --quantize int8 or nf4 for fewer bits"
+        )
+    return dtype
+
+
+def _quantization(options: Mapping[str, Any]) -> Quantization | None:
+    text = options.get("quantize") or ("nf4" if options.get("train") == "qlora" else None)
+    if text is None:
+        return None
+    return parse_quantize(
+        text,
+        compute_dtype=options.get("bnb_4bit_compute_dtype"),
+        skip_modules=options.get("llm_int8_skip_modules"),
+    )
+
+
+def _inference(options: Mapping[str, Any]) -> Inference:
+    context, new = options.get("context"), options.get("max_new_tokens")
+    if context is not None and new is not None and new > context:
+        raise InputError(
+            f"--max-new-tokens {new} is more than --context {context}, which is prompt plus new tokens"
+        )
+    return Inference(
+        batch_size=options.get("batch_size") or 1,
+        context_len=context,
+        max_new_tokens=new,
+        padded=bool(options.get("padded")),
+        kv_dtype=_dtype(options, "kv_dtype"),
+        cache=options.get("cache") or "dynamic",
+        attn=options.get("attn"),
+        engine=options.get("engine") or "transformers",
+        full_logits=bool(options.get("full_logits")),
+    )
+
+
+def _training(options: Mapping[str, Any]) -> Training:
+    return Training(
+        method=options["train"],
+        trainer=options.get("trainer") or "transformers",
+        lora=None if options["train"] == "full" else _lora(options),
+        prepare_kbit=options.get("prepare_kbit"),
+        optimizer=options.get("optim"),
+        micro_batch_size=options.get("per_device_train_batch_size") or options.get("batch_size"),
+        gradient_accumulation_steps=options.get("gradient_accumulation_steps") or 1,
+        max_length=options.get("max_length"),
+        lengths=read_lengths(options["lengths"]) if options.get("lengths") else (),
+        padded=bool(options.get("padded")),
+        packing=bool(options.get("packing")),
+        gradient_checkpointing=options.get("gradient_checkpointing"),
+        use_reentrant=options.get("use_reentrant"),
+        bf16=options.get("bf16"),
+        fp16=options.get("fp16"),
+        max_grad_norm=options["max_grad_norm"] if options.get("max_grad_norm") is not None else 1.0,
+        use_liger_kernel=bool(options.get("use_liger_kernel")),
+        attn=options.get("attn"),
+    )
+
+
+def _lora(options: Mapping[str, Any]) -> Lora:
+    targets = options.get("lora_target_modules")
+    return Lora(
+        r=options.get("lora_r") or 8,
+        target_modules=tuple([targets] if isinstance(targets, str) else targets)
+        if targets
+        else None,
+        dropout=options.get("lora_dropout") or 0.0,
+        modules_to_save=tuple(options.get("modules_to_save") or ()),
+        use_dora=bool(options.get("use_dora")),
+    )

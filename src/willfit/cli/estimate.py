@@ -1,0 +1,81 @@
+"""What a model takes on a GPU, and whether it fits."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Final
+
+from willfit.cli.options import add_scenario_options
+from willfit.cli.parser import Parser
+from willfit.errors import InputError
+from willfit.estimate import Estimate
+
+DONE: Final = 0
+DOES_NOT_FIT: Final = 3
+NO_TRUSTWORTHY_NUMBER: Final = 4
+
+
+def configure(parser: Parser) -> None:
+    """Add the settings of ``willfit estimate``."""
+    add_scenario_options(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--trace", action="store_true", default=None, help=argparse.SUPPRESS)
+    group.add_argument("--json", action="store_true", default=None, help="print the contract's JSON")
+    group.add_argument(
+        "--check", action="store_true", default=None, help="exit with 3 where it does not fit"
+    )
+    group.add_argument(
+        "--strict", action="store_true", default=None, help="with --check: tight is not enough"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the estimate; returns the exit code of the contract."""
+    if arguments.check and not (arguments.gpu or arguments.live):
+        raise InputError("--check needs --gpu: name the GPU to check against, such as --gpu T4")
+    if arguments.strict and not arguments.check:
+        raise InputError("--strict belongs to --check: add --check")
+    if arguments.trace:
+        raise InputError(
+            "--trace is not available in this version: leave it out for the formula level"
+        )
+    estimate, workload_given = compute(arguments)
+    if arguments.json:
+        import json
+
+        from willfit.report.contract import estimate_json
+
+        sys.stdout.write(json.dumps(estimate_json(estimate), indent=2) + "\n")
+    else:
+        from willfit.report.terminal import render
+        from willfit.report.text import Style
+
+        style = Style(color=sys.stdout.isatty())
+        sys.stdout.write(render(estimate, style, breakdown=workload_given))
+    return exit_code(estimate, check=bool(arguments.check), strict=bool(arguments.strict))
+
+
+def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
+    """The estimate of parsed arguments, and whether its breakdown was asked for."""
+    from willfit.cli.build import build_request
+    from willfit.estimator import estimate
+
+    request = build_request(arguments)
+    result = estimate(
+        request.scenario,
+        dtypes=request.dtypes,
+        assumptions=request.assumptions,
+        ignored_settings=request.ignored_settings,
+    )
+    return result, request.workload_given or request.scenario.machine is not None
+
+
+def exit_code(estimate: Estimate, *, check: bool, strict: bool) -> int:
+    """0 done (checked: fits or tight), 3 does not fit when checked, 4 no trustworthy number."""
+    if estimate.unsupported:
+        return NO_TRUSTWORTHY_NUMBER
+    passing = ("fits",) if strict else ("fits", "tight")
+    if check and estimate.verdict not in passing:
+        return DOES_NOT_FIT
+    return DONE

@@ -1,0 +1,90 @@
+"""Values of command-line settings that are more than a word: maps, lengths, quantisation."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Final
+
+from willfit.errors import InputError
+from willfit.scenario.workload import Quantization
+from willfit.units import parse_bytes
+
+_MAX_LENGTHS_BYTES: Final = 64 * 2**20
+"""Bound on a file of token counts: some ten million samples."""
+
+
+def parse_max_memory(text: str) -> dict[int | str, int]:
+    """Bytes by device of ``'{0: "600MB", 1: "1GB", "cpu": "30GB"}'`` (or ``0=600MB,1=1GB``)."""
+    hint = "expected a map such as '{0: \"600MB\", 1: \"1GB\", \"cpu\": \"30GB\"}'"
+    if len(text) > 4096:
+        raise InputError(f"--max-memory is {len(text)} characters long: {hint}")
+    pairs = _literal(text) if text.strip().startswith("{") else _assignments(text)
+    if not pairs:
+        raise InputError(f"cannot read --max-memory {text[:80]!r}: {hint}")
+    return {_device(key): parse_bytes(amount) for key, amount in pairs.items()}
+
+
+def _literal(text: str) -> dict[object, str]:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(v, (int, str)) for v in value.values()):
+        return {}
+    return {key: str(amount) for key, amount in value.items()}
+
+
+def _assignments(text: str) -> dict[object, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {key.strip(): amount for key, equals, amount in pairs if equals}
+
+
+def _device(key: object) -> int | str:
+    text = str(key).strip().lower()
+    number = text.removeprefix("cuda:")
+    if number.isdecimal() and len(number) < 4:
+        return int(number)
+    if text in ("cpu", "disk"):
+        return text
+    raise InputError(f"unknown device {text[:40]!r} in --max-memory: expected 0, 1, … or cpu")
+
+
+def read_lengths(path: str) -> tuple[int, ...]:
+    """Token counts of a text file, separated by white space or commas."""
+    try:
+        file = Path(path)
+        if file.stat().st_size > _MAX_LENGTHS_BYTES:
+            raise InputError(f"{path} is larger than 64 MiB: give token counts, not the texts")
+        numbers = [int(word) for word in file.read_text("ascii").replace(",", " ").split()]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not whole numbers"
+        raise InputError(
+            f"cannot read token counts from {path}: {reason}; expected one whole number a line"
+        ) from None
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"{path} has no token counts: expected whole numbers of at least 1")
+    return tuple(numbers)
+
+
+def parse_quantize(
+    text: str, *, compute_dtype: str | None, skip_modules: list[str] | None
+) -> Quantization:
+    """The quantisation called ``int8``, ``nf4``, ``fp4``, ``nf4-double`` or ``fp4-double``."""
+    from willfit.dtypes import parse_dtype
+
+    scheme, _, double = text.partition("-")
+    if scheme not in ("int8", "nf4", "fp4") or double not in ("", "double"):
+        raise InputError(
+            f"unknown quantisation {text[:40]!r}: expected int8, nf4, fp4, nf4-double or fp4-double"
+        )
+    if compute_dtype is not None and scheme == "int8":
+        raise InputError(
+            "bnb_4bit_compute_dtype has no effect with int8, which computes in float16: leave it out"
+        )
+    return Quantization(
+        scheme=scheme,  # type: ignore[arg-type]  # checked above
+        double_quant=double == "double",
+        compute_dtype=parse_dtype(compute_dtype) if compute_dtype else None,
+        skip_modules=tuple(skip_modules) if skip_modules is not None else None,
+    )

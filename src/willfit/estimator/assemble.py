@@ -1,0 +1,90 @@
+"""From a formula's phases to what one GPU shows: allocated, reserved, device, and the range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from willfit.estimate import Component, GpuEstimate, PhaseEstimate
+from willfit.formulas.phase import ComponentName, Phase
+from willfit.scenario.machine import Gpu, Machine
+from willfit.scenario.model import Unknown
+from willfit.units import MIB, round_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overheads:
+    """What a GPU holds besides allocated tensors."""
+
+    padding_bytes: int
+    """Reserved by the allocator for the weights but holding nothing: ends of their segments."""
+    context_bytes: int
+    """CUDA context, modules and libraries of one process."""
+    context_low_bytes: int
+    context_high_bytes: int
+    context_note: str
+    retained_bytes: int = 0
+    """Reserved right after loading and kept (the loader's warm-up block), at least."""
+
+
+def gpu_estimate(
+    index: int,
+    gpu: Gpu | None,
+    machine: Machine | None,
+    phases: Sequence[Phase],
+    overheads: Overheads,
+    unknowns: Sequence[Unknown],
+    layers: str = "",
+) -> GpuEstimate:
+    """One GPU's phases in order; reserved never shrinks, for the allocator keeps its segments."""
+    estimates: list[PhaseEstimate] = []
+    reserved = overheads.retained_bytes
+    for phase in phases:
+        reserved = max(reserved, _reserved_bytes(phase, overheads))
+        estimates.append(_phase_estimate(phase, reserved, overheads))
+    peak = max(phase.device_bytes for phase in estimates)
+    low = sum(unknown.low_bytes for unknown in unknowns)
+    high = sum(unknown.high_bytes for unknown in unknowns)
+    return GpuEstimate(
+        index=index,
+        name=gpu.name if gpu is not None else "",
+        phases=tuple(estimates),
+        capacity_bytes=gpu.capacity_bytes if gpu is not None else None,
+        budget_bytes=machine.budget_bytes(index) if machine is not None else None,
+        low_device_bytes=peak + low - (overheads.context_bytes - overheads.context_low_bytes),
+        high_device_bytes=peak + high + (overheads.context_high_bytes - overheads.context_bytes),
+        layers=layers,
+    )
+
+
+def _reserved_bytes(phase: Phase, overheads: Overheads) -> int:
+    """Allocated plus what the segments of the weights pad, in whole 2 MiB pages.
+
+    Segments of 10 MiB and more are rounded to 2 MiB (c10 CUDACachingAllocator, kRoundLarge).
+    """
+    return round_up(phase.allocated_bytes + overheads.padding_bytes, 2 * MIB)
+
+
+def _phase_estimate(phase: Phase, reserved_bytes: int, overheads: Overheads) -> PhaseEstimate:
+    allocated = phase.allocated_bytes
+    parts: dict[ComponentName, int] = {
+        **phase.components,
+        "fragmentation": reserved_bytes - allocated,
+        "cuda_context": overheads.context_bytes,
+    }
+    notes: Mapping[ComponentName, str] = {
+        "fragmentation": "reserved by the allocator but not allocated",
+        "cuda_context": overheads.context_note,
+        **phase.notes,
+    }
+    return PhaseEstimate(
+        name=phase.name,
+        allocated_bytes=allocated,
+        reserved_bytes=reserved_bytes,
+        device_bytes=reserved_bytes + overheads.context_bytes,
+        components=tuple(
+            Component(name=name, num_bytes=amount, note=notes.get(name, ""))
+            for name, amount in parts.items()
+            if amount
+        ),
+    )

@@ -1,0 +1,238 @@
+"""Weights on the device: every row of the tensor table in the type it is loaded in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+from willfit.allocator.rounding import round_block
+from willfit.dtypes import DTYPES, FLOAT16, FLOAT32, DType
+from willfit.errors import InputError
+from willfit.formulas.quantization import (
+    is_linear_weight,
+    is_skipped,
+    packed_bytes,
+    skip_patterns,
+    state_sizes,
+)
+from willfit.scenario.model import ModelSpec, TensorKind, TensorRow
+from willfit.scenario.stack import Stack, release
+from willfit.scenario.workload import Loading, Quantization
+from willfit.sources.collapse import split_row
+from willfit.sources.stored import QUANTIZED_MODULE
+
+TABLE_DTYPES: Final = (
+    "float32", "float16", "bfloat16", "int8", "int4", "nf4", "fp4", "nf4-double", "fp4-double",
+)  # fmt: skip
+"""Rows that ``--dtypes`` knows besides ordinary types. ``int4`` is read as nf4: transformers'
+4-bit loading has no plain int4, and an eighth of everything is what nothing on a GPU takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRow:
+    """A row of the tensor table as it is on the device."""
+
+    row: TensorRow
+    weight_bytes: int
+    """Bytes of one tensor of the row, 0 where it shares another's storage."""
+    state_sizes: tuple[int, ...] = ()
+    """Bytes of each tensor of its quantisation state."""
+    dtype: DType
+    """Type it is loaded in (of the packed storage where quantised)."""
+    quantized: bool = False
+    """Whether bitsandbytes quantises it while loading, or its checkpoint has it quantised."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors of the row with their states, before rounding."""
+        return self.row.count * (self.weight_bytes + sum(self.state_sizes))
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The same after the allocator's rounding to 512 bytes."""
+        pieces = (self.weight_bytes, *self.state_sizes)
+        return self.row.count * sum(map(round_block, pieces))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedWeights:
+    """All weights and buffers on one device."""
+
+    rows: tuple[LoadedRow, ...]
+    dtype: DType
+    """Type of the weights that are not quantised: the model's working type."""
+    quantization: Quantization | None = None
+    assumptions: tuple[str, ...] = ()
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of parameters and buffers, packed ones included, states excluded."""
+        return sum(row.row.count * row.weight_bytes for row in self.rows)
+
+    @cached_property
+    def quantization_state_bytes(self) -> int:
+        """Bytes of absmax, scales and code books."""
+        return sum(row.row.count * sum(row.state_sizes) for row in self.rows)
+
+    @cached_property
+    def allocated_bytes(self) -> int:
+        """What all of it takes after the allocator's rounding."""
+        return sum(row.allocated_bytes for row in self.rows)
+
+    @cached_property
+    def state_allocated_bytes(self) -> int:
+        """The states' part of `allocated_bytes`."""
+        return sum(r.row.count * sum(map(round_block, r.state_sizes)) for r in self.rows)
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """(bytes, count) of every allocation, in loading order."""
+        for loaded in self.rows:
+            for size in (loaded.weight_bytes, *loaded.state_sizes):
+                if size:
+                    yield size, loaded.row.count
+
+    @property
+    def largest_quantized(self) -> TensorRow | None:
+        """The largest weight that is quantised; None where none is."""
+        quantized = [loaded.row for loaded in self.rows if loaded.quantized]
+        return max(quantized, key=lambda row: row.num_elements, default=None)
+
+    def restricted(self, chosen: Callable[[str], bool]) -> LoadedWeights:
+        """The weights whose tensor name is chosen: one GPU's share of a placement."""
+        rows = [
+            replace(loaded, row=part)
+            for loaded in self.rows
+            for part, kept in split_row(loaded.row, chosen, by_layer=True)
+            if kept
+        ]
+        return replace(self, rows=tuple(rows))
+
+    def scaled(self, degree: int) -> LoadedWeights:
+        """Weights split evenly over ``degree`` GPUs (⌈bytes/degree⌉ of each tensor)."""
+        rows = [
+            replace(
+                loaded,
+                weight_bytes=-(-loaded.weight_bytes // degree),
+                state_sizes=tuple(-(-size // degree) for size in loaded.state_sizes),
+            )
+            for loaded in self.rows
+        ]
+        return replace(self, rows=tuple(rows))
+
+
+def load_weights(model: ModelSpec, loading: Loading, stack: Stack) -> LoadedWeights:
+    """The model as loading puts it on the device.
+
+    Raises `InputError` for a quantisation on top of one that the checkpoint already has.
+    """
+    quantization = loading.quantization
+    if model.quantization is not None and quantization is not None:
+        raise InputError(
+            f"{model.id} is already quantised ({model.quantization.method}) and cannot be quantised "
+            f"again to {quantization.scheme}: leave --quantize out, or name the original checkpoint"
+        )
+    dtype, assumption = loading_dtype(model, loading, stack)
+    rows = tuple(_loaded_rows(model, quantization, dtype, stack))
+    return LoadedWeights(
+        rows=rows,
+        dtype=dtype,
+        quantization=quantization,
+        assumptions=(assumption,) if assumption else (),
+    )
+
+
+def loading_dtype(model: ModelSpec, loading: Loading, stack: Stack) -> tuple[DType, str]:
+    """Type that unquantised weights are loaded in, and the assumption where none was given.
+
+    transformers ≥ 5 loads in the checkpoint's type (modeling_utils.py ``dtype=None → "auto"``),
+    4.x in float32; bitsandbytes without a type loads in float16 before 5
+    (quantizer_bnb_*.py `update_dtype`).
+    """
+    if loading.dtype is not None:
+        return loading.dtype, ""
+    if model.library == "gguf":
+        return FLOAT16, ""
+    if model.library != "transformers" or stack.at_least("transformers", "5.0"):
+        return model.stored_dtype, f"dtype {model.stored_dtype.name}: as the checkpoint is stored"
+    if model.quantization is not None:
+        return model.stored_dtype, "dtype as the quantised checkpoint is stored"
+    if loading.quantization is not None:
+        return FLOAT16, "dtype float16: transformers 4 with bitsandbytes and no dtype given"
+    return FLOAT32, "dtype float32: transformers 4 loads in float32 unless told otherwise"
+
+
+def _loaded_rows(
+    model: ModelSpec, quantization: Quantization | None, dtype: DType, stack: Stack
+) -> Iterator[LoadedRow]:
+    rows = [row for row in model.tensors if _exists(row, stack)]
+    patterns = skip_patterns(model, quantization) if quantization is not None else ()
+    by_layer = any(re.search(r"\d", pattern) for pattern in patterns)
+    for row in rows:
+        if quantization is None or not is_linear_weight(row):
+            yield _plain_row(row, model, dtype)
+            continue
+        for part, skipped in split_row(row, lambda n: is_skipped(n, patterns), by_layer=by_layer):
+            if skipped:
+                yield _plain_row(part, model, dtype)
+            else:
+                yield _quantized_row(part, quantization)
+
+
+def _exists(row: TensorRow, stack: Stack) -> bool:
+    """Whether the stack's transformers has this tensor (buffers come and go with releases)."""
+    if row.since is None and row.until is None:
+        return True
+    version = stack.version("transformers")
+    after = row.since is None or version >= release(row.since)
+    return after and (row.until is None or version < release(row.until))
+
+
+def _plain_row(row: TensorRow, model: ModelSpec, dtype: DType) -> LoadedRow:
+    target = _target_dtype(row, model, dtype)
+    size = 0 if row.tied_to is not None else target.num_bytes(row.num_elements)
+    state = row.module == QUANTIZED_MODULE and not _is_packed_weight(row)
+    return LoadedRow(
+        row=row,
+        weight_bytes=0 if state else size,
+        state_sizes=(size,) if state else (),
+        dtype=target,
+        quantized=row.module == QUANTIZED_MODULE and not state,
+    )
+
+
+def _is_packed_weight(row: TensorRow) -> bool:
+    last = row.name.rpartition(".")[2]
+    return last in ("weight", "qweight", "weight_packed") or last.endswith("_blocks")
+
+
+def _target_dtype(row: TensorRow, model: ModelSpec, dtype: DType) -> DType:
+    """Type of one tensor: floating parameters and stored buffers are cast, the rest stays.
+
+    ``_keep_in_fp32_modules`` (T5's ``wo``) stay float32 under float16 (modeling_utils.py).
+    """
+    stays = (
+        not row.dtype.is_floating
+        or row.kind is TensorKind.NON_PERSISTENT_BUFFER
+        or row.module == QUANTIZED_MODULE
+    )
+    if stays:
+        return row.dtype
+    if dtype is FLOAT16 and any(f".{name}." in f".{row.name}." for name in model.keep_in_fp32):
+        return FLOAT32
+    return dtype
+
+
+def _quantized_row(row: TensorRow, quantization: Quantization) -> LoadedRow:
+    n, k = row.shape
+    return LoadedRow(
+        row=row,
+        weight_bytes=packed_bytes(quantization.scheme, row.num_elements),
+        state_sizes=state_sizes(
+            quantization.scheme, (n, k), double_quant=quantization.double_quant
+        ),
+        dtype=DTYPES["int8" if quantization.scheme == "int8" else "uint8"],
+        quantized=True,
+    )

@@ -1,0 +1,121 @@
+"""From a config to the shape facts that the formulas need: by its fields, not by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
+from willfit.sources.architecture.fields import Fields
+from willfit.sources.architecture.layers import layer_groups
+from willfit.sources.architecture.traits import PLAIN, TRAITS, Traits
+
+_TEXT_KEYS: Final = ("text_config", "llm_config", "language_config")
+_NOT_UNDERSTOOD: Final = frozenset(
+    {"convnext", "swin", "sam", "clip", "siglip", "wav2vec2", "florence2", "deepseek_v4"}
+)
+"""Model types whose stacks the closed formulas do not describe."""
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
+    """Shape facts of a config; None where no transformer stack is understood.
+
+    Raises `InputError` where a field is missing or absurd.
+    """
+    text = _text_config(config)
+    fields = Fields(text)
+    if fields.text("model_type") in _NOT_UNDERSTOOD:
+        return None
+    if fields.size("hidden_size") is None or fields.size("num_layers") is None:
+        return None
+    traits = _traits(fields)
+    if fields.flag("is_encoder_decoder") or fields.text("model_type") in (
+        "t5", "mt5", "bart", "mbart", "pegasus", "whisper",
+    ):  # fmt: skip
+        return _encoder_decoder(fields, traits)
+    return _single_stack(fields, traits)
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in _TEXT_KEYS:
+        nested = config.get(key)
+        if isinstance(nested, Mapping):
+            inherited = {"vocab_size": config.get("vocab_size")} if "vocab_size" in config else {}
+            return {**inherited, **nested}
+    return config
+
+
+def _traits(fields: Fields) -> Traits:
+    model_type = fields.text("model_type")
+    return TRAITS.get(model_type) or TRAITS.get(model_type.removesuffix("_text")) or PLAIN
+
+
+def _single_stack(fields: Fields, traits: Traits) -> Architecture:
+    hidden_size = fields.need("hidden_size")
+    groups = layer_groups(fields, traits, hidden_size)
+    return Architecture(
+        hidden_size=hidden_size,
+        vocab_size=fields.size("vocab_size") or 0,
+        max_context=fields.size("max_context") or traits.max_context,
+        layers=groups,
+        is_decoder=traits.decoder,
+        supports_sdpa=traits.sdpa,
+        final_softcap=fields.number("final_logit_softcapping"),
+        norms_per_layer=traits.norms_per_layer,
+        rms_norm=traits.rms_norm,
+        parallel_residual=_parallel(fields, traits),
+        hidden_act=fields.text("hidden_act", "silu"),
+        dropout=_dropout(fields, traits),
+    )
+
+
+def _parallel(fields: Fields, traits: Traits) -> bool:
+    for name in ("use_parallel_residual", "parallel_attn"):
+        if name in fields.config:
+            return fields.flag(name)
+    return traits.parallel_residual
+
+
+def _dropout(fields: Fields, traits: Traits) -> float:
+    for name in ("hidden_dropout_prob", "hidden_dropout", "resid_pdrop", "dropout", "dropout_rate"):
+        value = fields.number(name)
+        if value is not None:
+            return value
+    return traits.hidden_dropout
+
+
+def _encoder_decoder(fields: Fields, traits: Traits) -> Architecture:
+    """T5, BART and Whisper: two plain stacks, the decoder with cross attention."""
+    hidden_size = fields.need("hidden_size")
+    decoder = _stack(fields, traits, hidden_size, "decoder")
+    encoder = _stack(fields, traits, hidden_size, "encoder")
+    plain = _single_stack(fields, traits)
+    return replace(
+        plain,
+        layers=(decoder,),
+        encoder_layers=(encoder,),
+        norms_per_layer=3 if traits.norms_per_layer == 2 else traits.norms_per_layer,
+    )
+
+
+def _stack(fields: Fields, traits: Traits, hidden_size: int, side: str) -> LayerGroup:
+    layers = fields.size(f"{side}_layers") or (
+        fields.size("num_decoder_layers") if side == "decoder" else None
+    )
+    heads = fields.size(f"{side}_attention_heads") or fields.need("num_heads")
+    head_dim = fields.size("d_kv") or hidden_size // heads
+    width = fields.size(f"{side}_ffn_dim") or fields.need("intermediate_size")
+    gated = fields.text("feed_forward_proj").startswith("gated") or traits.gated
+    return LayerGroup(
+        count=layers or fields.need("num_layers"),
+        attention=Attention(
+            num_heads=heads,
+            num_kv_heads=heads,
+            head_dim=head_dim,
+            v_head_dim=head_dim,
+            causal=side == "decoder",
+            cross=side == "decoder",
+        ),
+        mlp=Mlp(intermediate_size=width, gated=gated),
+    )

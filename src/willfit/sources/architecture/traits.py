@@ -1,0 +1,101 @@
+"""What only the model type tells: facts of transformers' classes that no config field carries.
+
+Source of every row: the modelling and configuration files of transformers 5.23 for that type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """Facts of a class; the defaults are those of a Llama-like decoder."""
+
+    sdpa: bool = True
+    """``_supports_sdpa``: else attention is eager by default."""
+    rms_norm: bool = True
+    norms_per_layer: int = 2
+    parallel_residual: bool = False
+    gated: bool = True
+    qk_norm: bool = False
+    decoder: bool = True
+    full_every: int | None = None
+    """Every n-th layer is full attention and the rest sliding, where the config does not list."""
+    window: int | None = None
+    """Default sliding window where the config is silent."""
+    hidden_dropout: float = 0.0
+    """Default of the hidden dropout where the config is silent."""
+    max_context: int | None = None
+    """Default of the longest context where the config is silent."""
+
+
+_LAYER_NORM = {"rms_norm": False, "gated": False}
+_GPT = Traits(rms_norm=False, gated=False)
+_ENCODER = Traits(rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512)
+
+TRAITS: Final[dict[str, Traits]] = {
+    "gpt2": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "gpt_bigcode": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "gpt_neo": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
+    "gptj": Traits(
+        sdpa=False, rms_norm=False, gated=False, parallel_residual=True, norms_per_layer=1
+    ),
+    "gpt_neox": Traits(rms_norm=False, gated=False, parallel_residual=True, max_context=2048),
+    "opt": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=2048),
+    "bloom": Traits(sdpa=False, rms_norm=False, gated=False),
+    "falcon": Traits(rms_norm=False, gated=False, parallel_residual=True, max_context=2048),
+    "mpt": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
+    "phi": Traits(rms_norm=False, gated=False, parallel_residual=True, norms_per_layer=1),
+    "starcoder2": Traits(rms_norm=False, gated=False),
+    "stablelm": Traits(rms_norm=False),
+    "nemotron": Traits(rms_norm=False, gated=False),
+    "cohere": Traits(rms_norm=False, parallel_residual=True, norms_per_layer=1),
+    "cohere2": Traits(rms_norm=False, parallel_residual=True, norms_per_layer=1, full_every=4),
+    "olmo": Traits(rms_norm=False),
+    "dbrx": Traits(rms_norm=False),
+    "gemma2": Traits(sdpa=False, norms_per_layer=4, full_every=2, window=4096),
+    "gemma3": Traits(norms_per_layer=4, qk_norm=True, full_every=6, window=4096),
+    "gemma3_text": Traits(norms_per_layer=4, qk_norm=True, full_every=6, window=4096),
+    "gemma3n_text": Traits(norms_per_layer=4, qk_norm=True, full_every=5, window=512),
+    "gemma4_text": Traits(sdpa=False, norms_per_layer=4, qk_norm=True, full_every=6, window=512),
+    "gpt_oss": Traits(sdpa=False, full_every=2, window=128),
+    "mimo_v2_flash": Traits(sdpa=False),
+    "qwen3": Traits(qk_norm=True),
+    "qwen3_moe": Traits(qk_norm=True),
+    "olmo2": Traits(qk_norm=True),
+    "olmo3": Traits(qk_norm=True, full_every=4, window=4096),
+    "olmoe": Traits(qk_norm=True),
+    "exaone4": Traits(qk_norm=True, full_every=4, window=4096),
+    "qwen3_next": Traits(qk_norm=True, full_every=4),
+    "glm4": Traits(norms_per_layer=4),
+    "mamba": Traits(sdpa=False, norms_per_layer=1),
+    "mamba2": Traits(sdpa=False, norms_per_layer=1),
+    "falcon_mamba": Traits(sdpa=False, norms_per_layer=1),
+    "bert": _ENCODER,
+    "roberta": _ENCODER,
+    "xlm-roberta": _ENCODER,
+    "electra": _ENCODER,
+    "albert": Traits(rms_norm=False, gated=False, decoder=False, max_context=512),
+    "deberta-v2": Traits(
+        sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512
+    ),
+    "distilbert": _ENCODER,
+    "mpnet": Traits(
+        sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512
+    ),
+    "modernbert": Traits(rms_norm=False, decoder=False, full_every=3, window=128),
+    "vit": Traits(rms_norm=False, gated=False, decoder=False),
+    "deit": Traits(rms_norm=False, gated=False, decoder=False),
+    "dinov2": Traits(rms_norm=False, gated=False, decoder=False),
+    "t5": Traits(gated=False, hidden_dropout=0.1),
+    "mt5": Traits(hidden_dropout=0.1),
+    "bart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "mbart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "pegasus": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "whisper": Traits(rms_norm=False, gated=False, max_context=448),
+}
+"""Traits by ``model_type``; a type that is not here has a Llama-like decoder's."""
+
+PLAIN: Final = Traits()

@@ -1,0 +1,1 @@
+"""What needs torch: the real modelling code, run without weights."""

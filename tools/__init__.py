@@ -1,0 +1,1 @@
+"""Scripts of the maintainers: they make the data files of the package."""
