@@ -28,6 +28,25 @@ IDEFICS_CACHED_ROTARY: Final = "4.47"
 (max_position_embeddings, head_dim), and has no ``original_inv_freq`` (models/README.md)."""
 
 
+FILE_DTYPES: Final = {
+    "bigscience/bloom": "bfloat16",
+    "bigscience/bloom-1b1": "float16",
+    "bigscience/bloom-1b7": "float16",
+    "bigscience/bloom-3b": "float16",
+    "bigscience/bloom-560m": "float16",
+    "bigscience/bloom-7b1": "float16",
+    "bigscience/bloomz-560m": "float16",
+    "bigscience/bloomz-7b1": "float16",
+    "MiniMaxAI/MiniMax-M2": "bfloat16",
+    "MiniMaxAI/MiniMax-M2.1": "bfloat16",
+    "MiniMaxAI/MiniMax-M2.5": "bfloat16",
+    "openai/gpt-oss-120b": "bfloat16",
+    "openai/gpt-oss-20b": "bfloat16",
+}
+"""Type of the weight files where the config names none and it is not float32. transformers then
+takes the first floating tensor's (modeling_utils.py `_get_dtype`). The bloom sizes below 176B are
+published in half precision; bloom itself and the others in bfloat16 (their model cards)."""
+
 _TEXT_FACTS: Final = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "intermediate_size", "vocab_size", "max_position_embeddings", "sliding_window",
@@ -91,7 +110,7 @@ def _record(folder: Path, facts: Mapping[str, Any], writer: Writer) -> dict[str,
         tables = {"declared": built}
         dtype = "float32"
     else:
-        dtype = _stored_dtype(config)
+        dtype = _stored_dtype(facts["id"], config)
         tables = {"declared": build_transformers(config, param_dtype=dtype)}
         base = _base_table(config, dtype)
         if base is not None:
@@ -133,10 +152,11 @@ def _base_table(config: Mapping[str, Any], dtype: str) -> BuiltTable | None:
         return None
 
 
-def _stored_dtype(config: Mapping[str, Any]) -> str:
+def _stored_dtype(model: str, config: Mapping[str, Any]) -> str:
     text = config.get("text_config") or {}
     found = config.get("torch_dtype") or config.get("dtype") or text.get("torch_dtype")
-    return str(found or text.get("dtype") or "float32").removeprefix("torch.")
+    found = found or text.get("dtype") or FILE_DTYPES.get(model, "float32")
+    return str(found).removeprefix("torch.")
 
 
 def _num_params(rows: Sequence[TensorRow]) -> int:

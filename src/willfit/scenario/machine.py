@@ -27,6 +27,10 @@ class Gpu:
     vendor: str = "nvidia"
     unified_memory: bool = False
     """Whether GPU and host share one memory (Apple, Grace)."""
+    capacity_is_nominal: bool = False
+    """Whether the capacity is the datasheet's, and torch would report a little less."""
+    note: str = ""
+    """What a reader should know of this card."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Source of each figure by field name."""
 
