@@ -91,7 +91,9 @@ def _merged(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], l
         assumptions.extend(settings.assumptions)
     merged.update(typed)
     if merged.get("lora_r") is not None and merged.get("train") is None:
-        merged["train"] = "qlora" if merged.get("quantize", "").startswith(("nf4", "fp4")) else "lora"
+        merged["train"] = (
+            "qlora" if merged.get("quantize", "").startswith(("nf4", "fp4")) else "lora"
+        )
         if "lora_r" in typed:
             raise InputError("--lora-r is a training setting: add --train lora or --train qlora")
     return merged, ignored, assumptions
@@ -170,7 +172,9 @@ def _machine(options: Mapping[str, Any]) -> tuple[Machine | None, tuple[str, ...
     if not options.get("gpu"):
         for name in ("reserve", "in_use", "strategy"):
             if options.get(name) is not None:
-                raise InputError(f"--{name.replace('_', '-')} needs --gpu: name the GPU, such as T4")
+                raise InputError(
+                    f"--{name.replace('_', '-')} needs --gpu: name the GPU, such as T4"
+                )
         return None, ()
     from willfit.devices import parse_machine
 

@@ -21,7 +21,9 @@ def configure(parser: Parser) -> None:
     add_scenario_options(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--trace", action="store_true", default=None, help=argparse.SUPPRESS)
-    group.add_argument("--json", action="store_true", default=None, help="print the contract's JSON")
+    group.add_argument(
+        "--json", action="store_true", default=None, help="print the contract's JSON"
+    )
     group.add_argument(
         "--check", action="store_true", default=None, help="exit with 3 where it does not fit"
     )

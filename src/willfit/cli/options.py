@@ -39,7 +39,7 @@ def add_scenario_options(parser: Parser) -> None:
         "--from",
         dest="from_",
         metavar="FILE",
-        help="settings of a TrainingArguments, TRL or PEFT file, or of a \"vllm serve …\" command",
+        help='settings of a TrainingArguments, TRL or PEFT file, or of a "vllm serve …" command',
     )
     _table(parser.add_argument_group("table"))
     _loading(parser.add_argument_group("loading"))
@@ -60,7 +60,7 @@ def _loading(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--quantize", choices=QUANTIZE)
     group.add_argument("--bnb-4bit-compute-dtype", metavar="D")
     group.add_argument("--llm-int8-skip-modules", nargs="+", metavar="NAME")
-    group.add_argument("--max-memory", metavar="MAP", help="'{0: \"600MB\", 1: \"1GB\"}'")
+    group.add_argument("--max-memory", metavar="MAP", help='\'{0: "600MB", 1: "1GB"}\'')
     group.add_argument("--num-labels", type=positive_int, metavar="N")
     group.add_argument("--trust-remote-code", action="store_true", default=None)
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")

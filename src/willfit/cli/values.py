@@ -16,7 +16,7 @@ _MAX_LENGTHS_BYTES: Final = 64 * 2**20
 
 def parse_max_memory(text: str) -> dict[int | str, int]:
     """Bytes by device of ``'{0: "600MB", 1: "1GB", "cpu": "30GB"}'`` (or ``0=600MB,1=1GB``)."""
-    hint = "expected a map such as '{0: \"600MB\", 1: \"1GB\", \"cpu\": \"30GB\"}'"
+    hint = 'expected a map such as \'{0: "600MB", 1: "1GB", "cpu": "30GB"}\''
     if len(text) > 4096:
         raise InputError(f"--max-memory is {len(text)} characters long: {hint}")
     pairs = _literal(text) if text.strip().startswith("{") else _assignments(text)

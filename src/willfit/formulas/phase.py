@@ -60,3 +60,4 @@ class Phases:
     """Parts that could not be computed: any of them makes the total untrustworthy."""
     unknowns: tuple[Unknown, ...] = ()
     """Parts that could be bounded: they make the range."""
+    num_trainable_params: int = 0

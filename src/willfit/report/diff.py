@@ -17,9 +17,7 @@ def diff_json(before: SavedEstimate, after: SavedEstimate) -> dict[str, Any]:
     """``willfit.diff/1``: components of both peaks, largest movement first; they add up."""
     try:
         old, new = _components(before), _components(after)
-        names = sorted(
-            {**old, **new}, key=lambda name: -abs(new.get(name, 0) - old.get(name, 0))
-        )
+        names = sorted({**old, **new}, key=lambda name: -abs(new.get(name, 0) - old.get(name, 0)))
         return {
             "schema": "willfit.diff/1",
             "a": _summary(before),

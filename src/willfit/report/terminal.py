@@ -16,23 +16,18 @@ _VERDICT: Final = {
 _WORDS: Final = {"load": "while loading", "prefill": "in prefill", "decode": "in decoding"}
 
 
-def render(estimate: Estimate, style: Style | None = None) -> str:
+def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = True) -> str:
     """The whole report: model, dtype table, breakdown, verdict, limits, what was assumed."""
     style = style or Style()
     lines = [*_heading(estimate, style), ""]
     if estimate.dtypes:
         lines += [*_dtypes(estimate), ""]
-    if _has_workload(estimate):
+    if breakdown:
         for gpu in estimate.gpus:
             lines += [*_breakdown(gpu, style), ""]
         lines += [*_verdict(estimate, style), ""]
     lines += _remarks(estimate)
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _has_workload(estimate: Estimate) -> bool:
-    workload = estimate.scenario.workload
-    return workload.task != "load" or estimate.scenario.machine is not None
 
 
 def _heading(estimate: Estimate, style: Style) -> list[str]:

@@ -264,6 +264,8 @@ class ModelSpec:
     """Name fragments that stay float32 under float16 (``wo`` in T5)."""
     variants: Mapping[str, Variant] = field(default_factory=dict)
     """Tables of other auto classes by name, where stored: ``AutoModel``."""
+    classifier: bool = False
+    """Whether the head classifies a sequence: logits of one position, labels wide."""
     stated_num_params: int | None = None
     """Parameters before quantisation packed them; None where the table says it."""
     assumptions: tuple[str, ...] = ()

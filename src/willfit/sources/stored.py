@@ -1,4 +1,4 @@
-"""How a checkpoint is already quantised, from its ``quantization_config``; stored tensor shapes.
+"""How quantised checkpoints are stored: each method's tensors for one linear layer.
 
 The layouts are those that the methods write into safetensors files; each function names its own.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 from willfit.dtypes import DTYPES, DType
-from willfit.errors import UnsupportedError
+from willfit.errors import BrokenFileError, UnsupportedError
 from willfit.scenario.model import StoredQuantization, TensorRow
 from willfit.sources.collapse import split_row
+from willfit.sources.declared import stored_quantization
 from willfit.units import ceil_div
+
+__all__ = ["QUANTIZED_MODULE", "quantized_rows", "stored_quantization"]
 
 QUANTIZED_MODULE: Final = "QuantizedLinear"
 """Module class of rows that hold quantised weights or their scales."""
@@ -26,51 +30,6 @@ _KEPT_BY_DEFAULT: Final = ("lm_head", "embed_out")
 (transformers 5.23 quantizers/base.py `get_modules_to_not_convert`)."""
 
 _Layout = Callable[[TensorRow, StoredQuantization], list[TensorRow]]
-
-
-def stored_quantization(config: Mapping[str, Any]) -> StoredQuantization | None:
-    """The quantisation that ``quantization_config`` declares; None for ordinary checkpoints."""
-    settings = config.get("quantization_config")
-    if not isinstance(settings, Mapping):
-        return None
-    method = str(settings.get("quant_method") or settings.get("quant_algo") or "").lower()
-    if method in ("bitsandbytes", "") and (settings.get("load_in_4bit") or "bnb_4bit_quant_type" in settings):
-        kind = str(settings.get("bnb_4bit_quant_type") or "fp4")
-        return StoredQuantization(
-            method=f"bitsandbytes-{kind}", bits=4, group_size=64, settings=settings
-        )
-    if method == "bitsandbytes":
-        return StoredQuantization(method="bitsandbytes-int8", bits=8, settings=settings)
-    if method in ("gptq", "awq"):
-        return StoredQuantization(
-            method=method,
-            bits=float(settings.get("bits") or settings.get("w_bit") or 4),
-            group_size=int(settings.get("group_size") or settings.get("q_group_size") or 128),
-            settings=settings,
-        )
-    if method == "mxfp4":
-        return StoredQuantization(method="mxfp4", bits=4, group_size=32, settings=settings)
-    if method in ("compressed-tensors", "modelopt", "fp8") or settings.get("config_groups"):
-        return _grouped(method, settings)
-    if method == "fbgemm_fp8":
-        return StoredQuantization(method=method, bits=8, settings=settings)
-    return StoredQuantization(method=method or "unknown", bits=0, settings=settings)
-
-
-def _grouped(method: str, settings: Mapping[str, Any]) -> StoredQuantization:
-    """Methods with ``config_groups``; a bare ``fp8`` is transformers' own fine-grained format."""
-    groups = settings.get("config_groups")
-    if not isinstance(groups, Mapping) or not groups:
-        return StoredQuantization(method=method, bits=8, settings=settings)
-    first = next(iter(groups.values()))
-    weights = (first.get("weights") if isinstance(first, Mapping) else None) or {}
-    name = method if method in ("compressed-tensors", "modelopt") else "modelopt"
-    return StoredQuantization(
-        method=name,
-        bits=float(weights.get("num_bits") or 8),
-        group_size=int(weights["group_size"]) if weights.get("group_size") else None,
-        settings=settings,
-    )
 
 
 def quantized_rows(
@@ -112,7 +71,10 @@ def _converts(row: TensorRow, quantization: StoredQuantization) -> bool:
 def _kept(quantization: StoredQuantization) -> tuple[str, ...]:
     settings = quantization.settings
     named: list[str] = []
-    for key in ("modules_to_not_convert", "ignore", "llm_int8_skip_modules", "exclude_modules"):
+    for key in (
+        "modules_to_not_convert", "ignore", "llm_int8_skip_modules", "exclude_modules",
+        "ignored_layers",
+    ):  # fmt: skip
         value = settings.get(key)
         if isinstance(value, (list, tuple)):
             named.extend(str(item) for item in value)
@@ -127,13 +89,28 @@ def _matches(name: str, pattern: str) -> bool:
     """Whether a module pattern names this tensor: path or part of it, wildcard or ``re:``."""
     owner = name.rpartition(".")[0]
     if pattern.startswith("re:"):
-        return re.match(pattern[3:], owner) is not None
+        return _compiled(pattern[3:]).match(owner) is not None
     if "*" in pattern:
         return fnmatch.fnmatch(owner, pattern) or fnmatch.fnmatch(owner, pattern + ".*")
     parts, wanted = owner.split("."), pattern.split(".")
-    return any(
-        parts[start : start + len(wanted)] == wanted for start in range(len(parts))
-    )
+    return any(parts[start : start + len(wanted)] == wanted for start in range(len(parts)))
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A stranger's regular expression, refused where matching it could take for ever."""
+    repeats = len(re.findall(r"[*+{]", pattern))
+    if repeats > 3 or re.search(r"\)[*+{]", pattern) or len(pattern) > 500:
+        raise UnsupportedError(
+            f"quantization_config ignores modules by the expression {pattern[:60]!r}, which is "
+            "too involved to match safely: name the checkpoint so that its file headers are read"
+        )
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise BrokenFileError(
+            f"quantization_config holds the broken expression {pattern[:60]!r}: {error}"
+        ) from error
 
 
 def _part(row: TensorRow, name: str, shape: tuple[int, ...], dtype: str | DType) -> TensorRow:
@@ -152,7 +129,7 @@ def _out_in(row: TensorRow) -> tuple[int, int]:
 
 
 def _gptq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
-    """qweight [K·b/32, N], qzeros [K/g, N·b/32], scales [K/g, N], g_idx [K] (GPTQModel/AutoGPTQ)."""
+    """GPTQModel, AutoGPTQ: qweight [K·b/32, N], qzeros [K/g, N·b/32], scales [K/g, N], g_idx [K]."""
     n, k = _out_in(row)
     bits, group = int(quantization.bits), quantization.group_size or 128
     groups = ceil_div(k, group if group > 0 else k)
@@ -165,7 +142,7 @@ def _gptq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
 
 
 def _awq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
-    """qweight [K, N·b/32], qzeros [K/g, N·b/32], scales [K/g, N] (AutoAWQ ``gemm``)."""
+    """AutoAWQ ``gemm``: qweight [K, N·b/32], qzeros [K/g, N·b/32], scales [K/g, N]."""
     n, k = _out_in(row)
     bits, group = int(quantization.bits), quantization.group_size or 128
     packed = ceil_div(n * bits, 32)
@@ -177,7 +154,7 @@ def _awq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
 
 
 def _fp8(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
-    """E4m3 weight and float32 scales by block of 128×128 (``weight_block_size``), else one scale."""
+    """E4m3 weight and float32 scales by ``weight_block_size`` (128×128), else one scale."""
     *lead, n, k = row.shape
     block = quantization.settings.get("weight_block_size")
     scale = (
@@ -191,9 +168,9 @@ def _fp8(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
     ]
 
 
-def _fbgemm(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
+def _fbgemm(row: TensorRow, _: StoredQuantization) -> list[TensorRow]:
     """E4m3 weight and one float32 scale a row (transformers integrations/fbgemm_fp8.py)."""
-    *lead, n, _ = row.shape
+    *lead, n = row.shape[:-1]
     return [
         _part(row, "weight", tuple(row.shape), "float8_e4m3fn"),
         _part(row, "weight_scale", (*lead, n, 1), "float32"),
@@ -226,7 +203,7 @@ def _modelopt(row: TensorRow, quantization: StoredQuantization) -> list[TensorRo
     return [_part(row, "weight", tuple(row.shape), "float8_e4m3fn"), *scalars]
 
 
-def _mxfp4(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
+def _mxfp4(row: TensorRow, _: StoredQuantization) -> list[TensorRow]:
     """Experts as blocks of 32 four-bit weights and one e8m0 scale byte (OCP MX; gpt-oss)."""
     elements = row.num_elements
     return [
@@ -253,9 +230,9 @@ def _bitsandbytes(row: TensorRow, quantization: StoredQuantization) -> list[Tens
     ]
 
 
-def _bitsandbytes_int8(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
+def _bitsandbytes_int8(row: TensorRow, _: StoredQuantization) -> list[TensorRow]:
     """int8 weight and one float32 scale a row (bitsandbytes `Int8Params`)."""
-    n, _ = _out_in(row)
+    n = _out_in(row)[0]
     return [_part(row, "weight", tuple(row.shape), "int8"), _part(row, "SCB", (n,), "float32")]
 
 

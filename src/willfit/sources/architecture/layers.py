@@ -33,9 +33,7 @@ def layer_groups(fields: Fields, traits: Traits, hidden_size: int) -> tuple[Laye
         width = _width(fields, index, hidden_size, sparse)
         key = (kind, sparse, index >= shared_from, width)
         counts[key] = counts.get(key, 0) + 1
-    return tuple(
-        _group(fields, traits, hidden_size, key, count) for key, count in counts.items()
-    )
+    return tuple(_group(fields, traits, hidden_size, key, count) for key, count in counts.items())
 
 
 def layer_kinds(fields: Fields, traits: Traits, num_layers: int) -> list[str]:

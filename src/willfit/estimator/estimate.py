@@ -1,0 +1,219 @@
+"""The estimate of a scenario by closed formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from willfit.allocator.rounding import reserved_bytes
+from willfit.devices import context_of
+from willfit.estimate import Estimate, GpuEstimate, HostEstimate, Limits
+from willfit.estimator.assemble import Overheads, gpu_estimate
+from willfit.estimator.dtype_table import dtype_rows
+from willfit.estimator.limits import (
+    LARGEST_BATCH,
+    context_ceiling,
+    largest,
+    with_batch_size,
+    with_context,
+)
+from willfit.estimator.shares import Share, Spread, spread, strategy_of
+from willfit.formulas.inference import inference_phases
+from willfit.formulas.largest_layer import largest_layer
+from willfit.formulas.loading import loading_phase, warmup_bytes
+from willfit.formulas.phase import Phases
+from willfit.formulas.weights import LoadedWeights, load_weights
+from willfit.scenario import Scenario
+from willfit.scenario.model import Unknown
+
+
+def estimate(
+    scenario: Scenario,
+    *,
+    dtypes: Sequence[str] | None = None,
+    assumptions: Sequence[str] = (),
+    ignored_settings: Sequence[str] = (),
+    search_limits: bool = True,
+) -> Estimate:
+    """What a scenario takes, by component, phase and GPU, and whether it fits.
+
+    ``dtypes`` names the rows of the dtype table; ``search_limits`` also looks for the largest
+    batch and context that fit. Raises `InputError` on settings that contradict each other or the
+    model, `UnsupportedError` where no number can be given.
+    """
+    outcome = _compute(scenario)
+    layer, layer_bytes = largest_layer(scenario.model, outcome.weights)
+    result = Estimate(
+        level="formula",
+        scenario=scenario,
+        num_params=scenario.model.num_params,
+        num_trainable_params=outcome.num_trainable_params,
+        gpus=outcome.gpus,
+        host=_host(scenario, outcome),
+        kv_cache_bytes=outcome.kv_cache_bytes,
+        largest_layer_bytes=layer_bytes,
+        largest_layer=layer,
+        dtypes=dtype_rows(scenario.model, scenario.stack, dtypes),
+        assumptions=_unique([*assumptions, *scenario.model.assumptions, *outcome.assumptions]),
+        unsupported=_unique(outcome.unsupported),
+        unknowns=outcome.unknowns,
+        ignored_settings=tuple(ignored_settings),
+        refused=outcome.refused,
+    )
+    return replace(result, limits=_limits(scenario, result)) if search_limits else result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    gpus: tuple[GpuEstimate, ...]
+    weights: LoadedWeights
+    kv_cache_bytes: int | None
+    num_trainable_params: int
+    host_bytes: int
+    assumptions: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    unknowns: tuple[Unknown, ...]
+    refused: str | None
+
+
+def _compute(scenario: Scenario) -> _Outcome:
+    """Everything but the tables: cheap enough to be called by the search for limits."""
+    model = scenario.model
+    weights = load_weights(model, scenario.workload.loading, scenario.stack)
+    split = spread(scenario, weights)
+    results = [_share_phases(scenario, share, split) for share in split.shares]
+    gpus = tuple(
+        _gpu(scenario, share, phases) for share, phases in zip(split.shares, results, strict=True)
+    )
+    every = reduce(_merged, results)
+    unknowns = (*model.unknowns, *every.unknowns)
+    return _Outcome(
+        gpus=gpus,
+        weights=weights,
+        kv_cache_bytes=_kv_cache_bytes(results),
+        num_trainable_params=max(phases.num_trainable_params for phases in results),
+        host_bytes=split.host_weight_bytes
+        + max((phase.host_bytes for result in results for phase in result.phases), default=0),
+        assumptions=(*weights.assumptions, *split.assumptions, *every.assumptions),
+        unsupported=every.unsupported,
+        unknowns=unknowns,
+        refused=split.refused,
+    )
+
+
+def _share_phases(scenario: Scenario, share: Share, split: Spread) -> Phases:
+    workload = scenario.workload
+    device_map = _uses_device_map(scenario)
+    load = loading_phase(share.weights, device_map=device_map)
+    if workload.training is not None:
+        from willfit.formulas.training import training_phases
+
+        rest = training_phases(
+            scenario.model,
+            workload.training,
+            share.gpu,
+            scenario.stack,
+            share.weights,
+            strategy=strategy_of(scenario),
+            num_gpus=len(split.shares),
+        )
+    elif workload.inference is not None:
+        rest = inference_phases(
+            scenario.model,
+            workload.inference,
+            share.gpu,
+            scenario.stack,
+            share.weights,
+            share.stage,
+        )
+    else:
+        rest = Phases(phases=())
+    return replace(rest, phases=(load, *rest.phases))
+
+
+def _uses_device_map(scenario: Scenario) -> bool:
+    """A Trainer loads to the host and moves; bitsandbytes always loads with a device_map."""
+    quantized = scenario.workload.loading.quantization is not None
+    return scenario.workload.training is None or quantized
+
+
+def _gpu(scenario: Scenario, share: Share, phases: Phases) -> GpuEstimate:
+    context = context_of(share.gpu) if share.gpu is not None else None
+    warmup = (
+        warmup_bytes(share.weights, share.gpu, scenario.stack) if _uses_device_map(scenario) else 0
+    )
+    padding = 0
+    if not warmup:
+        padding = reserved_bytes(share.weights.sizes()) - share.weights.allocated_bytes
+    overheads = Overheads(
+        padding_bytes=max(padding, 0),
+        context_bytes=context.nominal_bytes if context else 0,
+        context_low_bytes=context.low_bytes if context else 0,
+        context_high_bytes=context.high_bytes if context else 0,
+        context_note=context.note if context else "",
+        retained_bytes=warmup,
+    )
+    return gpu_estimate(
+        share.index,
+        share.gpu,
+        scenario.machine,
+        phases.phases,
+        overheads,
+        (*scenario.model.unknowns, *phases.unknowns),
+        share.layers,
+    )
+
+
+def _merged(first: Phases, second: Phases) -> Phases:
+    return Phases(
+        phases=(),
+        assumptions=_unique([*first.assumptions, *second.assumptions]),
+        unsupported=_unique([*first.unsupported, *second.unsupported]),
+        unknowns=tuple(dict.fromkeys([*first.unknowns, *second.unknowns])),
+    )
+
+
+def _kv_cache_bytes(results: Sequence[Phases]) -> int | None:
+    caches = [
+        phase.components.get("kv_cache", 0)
+        for result in results
+        for phase in result.phases
+        if phase.name == "decode"
+    ]
+    return sum(caches) if caches else None
+
+
+def _host(scenario: Scenario, outcome: _Outcome) -> HostEstimate:
+    disk = sum(
+        row.dtype.num_bytes(row.num_elements) * row.count
+        for row in scenario.model.tensors
+        if row.tied_to is None
+    )
+    machine = scenario.machine
+    fits: bool | None = None
+    if machine is not None and (machine.ram_bytes is not None or machine.disk_bytes is not None):
+        ram_fits = machine.ram_bytes is None or outcome.host_bytes <= machine.ram_bytes
+        fits = ram_fits and (machine.disk_bytes is None or disk <= machine.disk_bytes)
+    return HostEstimate(ram_bytes=outcome.host_bytes, pinned_bytes=0, disk_bytes=disk, fits=fits)
+
+
+def _limits(scenario: Scenario, result: Estimate) -> Limits:
+    """The largest batch and the largest context that fit, each with everything else unchanged."""
+    if scenario.machine is None or scenario.workload.task == "load" or result.refused:
+        return Limits()
+
+    def fits(changed: Scenario) -> bool:
+        outcome = _compute(changed)
+        return all(bool(gpu.fits) for gpu in outcome.gpus)
+
+    return Limits(
+        batch_size=largest(lambda n: fits(with_batch_size(scenario, n)), ceiling=LARGEST_BATCH),
+        context_len=largest(
+            lambda n: fits(with_context(scenario, n)), ceiling=context_ceiling(scenario)
+        ),
+    )
+
+
+def _unique(items: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))

@@ -1,0 +1,67 @@
+"""How a scenario is spread over its GPUs: what each holds and computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from willfit.errors import UnsupportedError
+from willfit.formulas.phase import Stage
+from willfit.formulas.weights import LoadedWeights
+from willfit.scenario import Scenario
+from willfit.scenario.machine import Gpu
+from willfit.scenario.workload import Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One GPU's part."""
+
+    index: int
+    gpu: Gpu | None
+    weights: LoadedWeights
+    stage: Stage | None
+    """None is the whole model."""
+    layers: str = ""
+    """In words, where the model is split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """All shares, and why the library would refuse them if it would."""
+
+    shares: tuple[Share, ...]
+    host_weight_bytes: int = 0
+    """Weights that placement leaves in host memory."""
+    refused: str | None = None
+    assumptions: tuple[str, ...] = ()
+
+
+def strategy_of(scenario: Scenario) -> Strategy:
+    """The strategy given, else device_map for loading and inference and ddp for training."""
+    given = scenario.workload.loading.strategy
+    if given is not None:
+        return given
+    return "ddp" if scenario.workload.training is not None else "device_map"
+
+
+def spread(scenario: Scenario, weights: LoadedWeights) -> Spread:
+    """The shares of a scenario's GPUs (one nameless GPU where no machine was given)."""
+    machine = scenario.machine
+    max_memory = scenario.workload.loading.max_memory
+    strategy = strategy_of(scenario)
+    gpus: tuple[Gpu | None, ...] = machine.gpus if machine is not None else (None,)
+    split = strategy == "device_map" and (len(gpus) > 1 or max_memory is not None)
+    if split:
+        from willfit.estimator.split import split_by_device_map
+
+        return split_by_device_map(scenario, weights)
+    if scenario.workload.training is None and strategy not in ("device_map", "replicas", "ddp"):
+        raise UnsupportedError(
+            f"--strategy {strategy} for inference is not known at formula level: "
+            "use device_map, or replicas for one model on each GPU"
+        )
+    shares = tuple(
+        Share(index=index, gpu=gpu, weights=weights, stage=None) for index, gpu in enumerate(gpus)
+    )
+    notes = (f"{strategy}: every GPU holds a copy",) if len(gpus) > 1 else ()
+    return Spread(shares=shares, assumptions=notes)

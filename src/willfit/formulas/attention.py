@@ -1,0 +1,349 @@
+"""Which attention kernel a GPU takes, and what that kernel allocates, saves and needs.
+
+Kernel choice: torch 2.13 `sdp_utils.cpp` (also read in the CUDA wheel's library); transformers 5.23
+integrations/sdpa_attention.py and masking_utils.py for masks and grouped queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from willfit.errors import InputError
+from willfit.scenario.machine import Gpu
+from willfit.scenario.model import Architecture
+from willfit.scenario.stack import Stack
+from willfit.units import round_up
+
+_HALF: Final = (FLOAT16, BFLOAT16)
+_FLASH_NAMES: Final = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+IMPLEMENTATIONS: Final = ("eager", "sdpa", "flex_attention", *_FLASH_NAMES)
+"""Values of ``attn_implementation`` (transformers 5.23 modeling_utils.py `AttentionInterface`)."""
+
+SDPA_SINCE: Final = "4.36"
+"""transformers release whose decoders took SDPA by default (4.35 and before: eager)."""
+ENABLE_GQA_SINCE: Final = "4.48"
+"""transformers release that passes ``enable_gqa`` instead of repeating K and V."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """One attention call."""
+
+    batch: int
+    q_len: int
+    kv_len: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    dtype: DType
+    masked: bool
+    """Whether a mask tensor is passed (padding, packing, a window shorter than the context)."""
+    training: bool
+    causal: bool = True
+
+    @property
+    def score_elements(self) -> int:
+        """B·H·S_q·S_kv."""
+        return self.batch * self.num_heads * self.q_len * self.kv_len
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several query heads share one key head."""
+        return self.num_heads != self.num_kv_heads
+
+    def repeated_kv_bytes(self) -> int:
+        """K and V copied to every query head: e·B·H·S_kv·(D + D_v); 0 without groups."""
+        if not self.grouped:
+            return 0
+        return self.dtype.num_bytes(
+            self.batch * self.num_heads * self.kv_len * (self.head_dim + self.v_head_dim)
+        )
+
+    def output_bytes(self) -> int:
+        """The attention output: e·B·H·S_q·D_v."""
+        return self.dtype.num_bytes(self.batch * self.num_heads * self.q_len * self.v_head_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelChoice:
+    """The kernel that runs, and why."""
+
+    name: str
+    """``flash``, ``efficient``, ``cudnn``, ``math``, ``eager`` or an implementation's own name."""
+    reason: str
+
+
+def default_implementation(architecture: Architecture, stack: Stack) -> str:
+    """``attn_implementation`` where none is given: SDPA where the class supports it, else eager."""
+    if not architecture.supports_sdpa or not stack.at_least("transformers", SDPA_SINCE):
+        return "eager"
+    return "sdpa"
+
+
+def resolve_implementation(
+    name: str | None, architecture: Architecture, stack: Stack
+) -> tuple[str, tuple[str, ...]]:
+    """The implementation that is taken and what to tell the user; raises on an unknown name."""
+    if name is None:
+        taken = default_implementation(architecture, stack)
+        why = "" if taken == "sdpa" else ": the class has no SDPA path"
+        return taken, (f"attention {taken}, the library's default{why}",)
+    wanted = name.strip().lower().replace("-", "_")
+    if wanted in ("bettertransformer", "to_bettertransformer"):
+        return "sdpa", ("BetterTransformer is gone from transformers; SDPA is what it became",)
+    if wanted not in IMPLEMENTATIONS:
+        raise InputError(
+            f"unknown attention {name[:40]!r}: expected one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    return wanted, ()
+
+
+def choose_kernel(
+    shape: AttentionShape,
+    *,
+    implementation: str,
+    gpu: Gpu | None,
+    stack: Stack,
+    softcap: float | None = None,
+) -> KernelChoice:
+    """The kernel of one attention call on this GPU (sm_80 where none is named)."""
+    sm = gpu.sm if gpu is not None and gpu.vendor == "nvidia" else 80
+    if implementation in _FLASH_NAMES:
+        _require_flash(shape, implementation, gpu, sm)
+        return KernelChoice(name=implementation, reason="asked for")
+    if implementation in ("eager", "flex_attention"):
+        return KernelChoice(name=implementation, reason="asked for, or the class has no other")
+    return _sdpa(shape, sm, stack)
+
+
+def _require_flash(shape: AttentionShape, name: str, gpu: Gpu | None, sm: int) -> None:
+    card = gpu.name if gpu is not None else "this GPU"
+    if sm < 80:
+        raise InputError(
+            f"{name} needs compute capability 8.0 and {card} has {sm / 10:.1f}: use sdpa there"
+        )
+    if shape.dtype not in _HALF:
+        raise InputError(
+            f"{name} runs in float16 or bfloat16 and the model is {shape.dtype.name}: "
+            "add --dtype bfloat16 or use sdpa"
+        )
+
+
+def _sdpa(shape: AttentionShape, sm: int, stack: Stack) -> KernelChoice:
+    """The first backend of torch's order whose conditions hold."""
+    refusals: list[str] = []
+    for name, refuse in _order(sm, stack):
+        why = refuse(shape, sm, stack)
+        if why is None:
+            note = "; ".join(refusals)
+            return KernelChoice(name=name, reason=note or f"SDPA's first choice on sm_{sm}")
+        refusals.append(f"no {name}: {why}")
+    return KernelChoice(name="math", reason="; ".join(refusals))
+
+
+_Refusal = Callable[[AttentionShape, int, Stack], "str | None"]
+
+
+def _order(sm: int, stack: Stack) -> list[tuple[str, _Refusal]]:
+    """cuDNN first on sm_90 and sm_100 since torch 2.13; else flash, then memory-efficient."""
+    fused: list[tuple[str, _Refusal]] = [("flash", _flash), ("efficient", _efficient)]
+    if sm // 10 in (9, 10) and stack.at_least("torch", "2.13"):
+        return [("cudnn", _cudnn), *fused]
+    return fused
+
+
+def _flash(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
+    if sm < 80:
+        return f"needs sm_80, this is sm_{sm}"
+    if shape.dtype not in _HALF:
+        return f"needs 16 bit, this is {shape.dtype.name}"
+    if shape.masked:
+        return "takes no mask"
+    if max(shape.head_dim, shape.v_head_dim) > 256 or shape.head_dim != shape.v_head_dim:
+        return f"head sizes {shape.head_dim} and {shape.v_head_dim}"
+    if shape.training and 192 < shape.head_dim <= 224 and sm in (86, 89, 120, 121):
+        return f"no backward for head size {shape.head_dim} on sm_{sm}"
+    return None
+
+
+def _efficient(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
+    if shape.dtype is BFLOAT16 and sm < 80:
+        return "bfloat16 needs sm_80"
+    if passes_grouped(shape, stack) and not stack.at_least("torch", "2.14"):
+        return "takes no grouped queries in torch 2.13"
+    if shape.head_dim % 8 and shape.dtype in _HALF:
+        return f"head size {shape.head_dim} is not a multiple of 8"
+    return None
+
+
+def _cudnn(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
+    if shape.dtype not in _HALF:
+        return f"needs 16 bit, this is {shape.dtype.name}"
+    limit = 256 if sm // 10 == 9 else 128
+    if shape.head_dim % 8 or max(shape.head_dim, shape.v_head_dim) > limit:
+        return f"head size {shape.head_dim}"
+    if shape.kv_len == 1:
+        return "needs more than one key"
+    return None
+
+
+def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:
+    """Whether grouped K and V reach SDPA as they are; a mask makes transformers repeat them.
+
+    integrations/sdpa_attention.py `use_gqa_in_sdpa`: no mask and head size ≤ 256.
+    """
+    return (
+        shape.grouped
+        and not shape.masked
+        and shape.head_dim <= 256
+        and stack.at_least("transformers", ENABLE_GQA_SINCE)
+    )
+
+
+def mask_bytes(batch: int, q_len: int, kv_len: int, implementation: str, dtype: DType) -> int:
+    """The 4-D mask that lives through the forward pass: bool for SDPA, floats too for eager."""
+    elements = batch * q_len * kv_len
+    if implementation in _FLASH_NAMES:
+        return 0
+    return elements + (dtype.num_bytes(elements) if implementation == "eager" else 0)
+
+
+def sdpa_bias_bytes(shape: AttentionShape) -> int:
+    """The float copy that SDPA makes of a bool mask on every call: e·B·S_q·(S_kv padded to 8)."""
+    if not shape.masked:
+        return 0
+    return shape.dtype.num_bytes(shape.batch * shape.q_len * round_up(shape.kv_len, 8))
+
+
+def forward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
+    """Extra bytes at the worst moment inside the call, output included, inputs q, k, v not."""
+    return _FORWARD.get(kernel, _fused_forward)(shape)
+
+
+def _fused_forward(shape: AttentionShape) -> int:
+    """Output and, in training, the log-sum-exp; a mask repeats K and V and is made a float bias."""
+    lse = 4 * shape.batch * shape.num_heads * shape.q_len if shape.training else 0
+    repeated = shape.repeated_kv_bytes() if shape.masked else 0
+    inverted = shape.batch * shape.q_len * shape.kv_len if shape.masked else 0
+    return (
+        shape.output_bytes()
+        + lse
+        + repeated
+        + max(sdpa_bias_bytes(shape), inverted)
+        + (inverted if shape.masked else 0)
+    )
+
+
+def _varlen_forward(shape: AttentionShape) -> int:
+    """FlashAttention-2: with padding, q, k, v are gathered without it first."""
+    unpadded = 0
+    if shape.masked:
+        unpadded = shape.dtype.num_bytes(
+            shape.batch
+            * (
+                shape.q_len * shape.num_heads * shape.head_dim
+                + shape.kv_len * shape.num_kv_heads * (shape.head_dim + shape.v_head_dim)
+            )
+        )
+    lse = 4 * shape.batch * shape.num_heads * shape.q_len
+    return shape.output_bytes() * (2 if shape.masked else 1) + lse + unpadded
+
+
+def _math_forward(shape: AttentionShape) -> int:
+    """Scores and softmax in float32, 8·B·H·S²; half inputs are upcast: 4·B·H·D·(S_q + 2·S_kv).
+
+    torch native/transformers/attention.cpp `_scaled_dot_product_attention_math` (half goes through
+    float32); scores are masked in place; grouped K and V are repeated first.
+    """
+    heads = shape.batch * shape.num_heads
+    upcast = 0
+    if shape.dtype is not FLOAT32:
+        upcast = (
+            4
+            * heads
+            * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
+        )
+    causal = 5 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
+    return 8 * shape.score_elements + upcast + shape.repeated_kv_bytes() + causal
+
+
+def _eager_forward(shape: AttentionShape) -> int:
+    """B·H·S² times: 10 in bfloat16 (scores 2, float32 copy 4, softmax 4), 8 in float16 and float32.
+
+    CUDA's softmax reads float16 and writes float32 in one kernel, not so bfloat16
+    (ATen/native/SoftMax.cpp). K and V are repeated to all heads.
+    """
+    per_score = 10 if shape.dtype is BFLOAT16 else 8
+    return per_score * shape.score_elements + shape.repeated_kv_bytes()
+
+
+_FORWARD: Final[dict[str, Callable[[AttentionShape], int]]] = {
+    "flash": _fused_forward,
+    "efficient": _fused_forward,
+    "cudnn": _fused_forward,
+    "math": _math_forward,
+    "eager": _eager_forward,
+    **dict.fromkeys(_FLASH_NAMES, _varlen_forward),
+}
+
+
+def saved_bytes(shape: AttentionShape, kernel: str) -> int:
+    """Bytes kept for backward by one layer's attention call: q, k, v, output, statistics, mask."""
+    if kernel == "math":
+        return _math_saved(shape)
+    if kernel == "eager":
+        return _eager_saved(shape)
+    repeated = shape.masked and kernel not in _FLASH_NAMES
+    kv_heads = shape.num_heads if repeated else shape.num_kv_heads
+    tensors = shape.dtype.num_bytes(
+        shape.batch
+        * (
+            shape.q_len * shape.num_heads * (shape.head_dim + shape.v_head_dim)
+            + shape.kv_len * kv_heads * (shape.head_dim + shape.v_head_dim)
+        )
+    )
+    lse_len = round_up(shape.q_len, 32) if kernel == "efficient" else shape.q_len
+    bias = 0 if kernel in _FLASH_NAMES else sdpa_bias_bytes(shape)
+    return tensors + 4 * shape.batch * shape.num_heads * lse_len + bias
+
+
+def _math_saved(shape: AttentionShape) -> int:
+    """float32 q, k, v and softmax, 4·B·H·S², and the half-precision inputs that were upcast."""
+    heads = shape.batch * shape.num_heads
+    return 4 * shape.score_elements + 4 * heads * (
+        shape.q_len * (shape.head_dim + shape.v_head_dim)
+        + shape.kv_len * (shape.head_dim + shape.v_head_dim)
+    )
+
+
+def _eager_saved(shape: AttentionShape) -> int:
+    """float32 softmax 4 and its half copy 2 (float32: 4 alone), q, repeated k and v."""
+    per_score = 4 if shape.dtype is FLOAT32 else 6
+    inputs = shape.dtype.num_bytes(
+        shape.batch
+        * shape.num_heads
+        * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
+    )
+    return per_score * shape.score_elements + inputs
+
+
+def backward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
+    """Extra bytes inside the backward call: gradients of q, k, v and the kernel's workspace.
+
+    flash: float32 dq accumulator 4·B·H·S↑128·D↑32, softmax-d 4·B·H·S↑128, and under GQA dk, dv at
+    all heads (flash_api.cpp). math and eager: two float32 S×S tensors beside the saved one.
+    """
+    gradients = shape.dtype.num_bytes(
+        shape.batch
+        * shape.num_heads
+        * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
+    )
+    if kernel in ("math", "eager"):
+        return 8 * shape.score_elements + gradients
+    rows = round_up(shape.q_len, 128) * shape.batch * shape.num_heads
+    return gradients + 4 * rows * (round_up(shape.head_dim, 32) + 1)

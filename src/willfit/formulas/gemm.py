@@ -1,0 +1,67 @@
+"""Temporaries of quantised matrix products (bitsandbytes 0.50.2, CUDA path).
+
+backends/cuda/ops.py `gemm_4bit`, `_gemm_4bit_use_custom_cuda`; autograd/_functions.py for int8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.dtypes import FLOAT32, DType
+from willfit.formulas.quantization import BLOCK
+from willfit.formulas.weights import LoadedWeights
+from willfit.scenario.workload import Quantization
+from willfit.units import ceil_div
+
+CUSTOM_KERNEL_ROWS: Final = 4
+"""Up to this many rows the fused 4-bit kernel always runs and dequantises nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemm:
+    """How the model's linear layers compute, as far as memory is concerned."""
+
+    dtype: DType
+    """Type of the activations around the layer."""
+    quantization: Quantization | None
+    largest_elements: int
+    """Elements of the largest quantised weight."""
+
+    @classmethod
+    def of(cls, weights: LoadedWeights) -> Gemm:
+        """The products of these weights."""
+        largest = weights.largest_quantized if weights.quantization is not None else None
+        return cls(
+            dtype=weights.dtype,
+            quantization=weights.quantization,
+            largest_elements=largest.num_elements if largest is not None else 0,
+        )
+
+    @property
+    def compute_dtype(self) -> DType:
+        """Type that the product is computed in: ``bnb_4bit_compute_dtype``, float32 by default."""
+        if self.quantization is None or self.quantization.scheme == "int8":
+            return self.dtype
+        return self.quantization.compute_dtype or FLOAT32
+
+    def forward_temporary_bytes(self, rows: int, inner: int, outer: int) -> int:
+        """Extra bytes inside one product of (rows × inner) with (outer × inner), output excluded.
+
+        4 bit: the dequantised weight in the compute type, nested absmax 2·4·NK/64, and the input
+        and output in the compute type where it differs. int8: int8 input, row statistics, int32
+        and float16 products.
+        """
+        if self.quantization is None:
+            return 0
+        if self.quantization.scheme == "int8":
+            return rows * inner + 4 * rows + 4 * rows * outer + 2 * rows * outer
+        compute = self.compute_dtype
+        casts = 0
+        if compute is not self.dtype:
+            casts = compute.num_bytes(rows * inner) + compute.num_bytes(rows * outer)
+        if rows <= CUSTOM_KERNEL_ROWS:
+            return casts
+        elements = inner * outer
+        nested = 8 * ceil_div(elements, BLOCK) if self.quantization.double_quant else 0
+        return casts + compute.num_bytes(elements) + nested

@@ -1,0 +1,228 @@
+"""Activations of one forward pass without backward: the largest moment inside a layer.
+
+The moments exclude each other (attention, then MLP), so their maximum counts, never their sum.
+Units: e bytes an element, h hidden size, I intermediate size, tokens = B·S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.dtypes import DType
+from willfit.formulas.attention import AttentionShape, forward_temporary_bytes
+from willfit.formulas.gemm import Gemm
+from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp, Recurrent
+
+_PYTHON_GELU: Final = ("gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "bloom")
+"""Activations written out in Python: four tensors of the MLP's width are alive at once
+(transformers activations.py `NewGELUActivation`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Bytes alive at one point of a layer, by what they are."""
+
+    name: str
+    activations: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """Sum of both."""
+        return self.activations + self.temporaries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward pass over ``q_len`` new tokens with ``kv_len`` in the cache afterwards."""
+
+    batch: int
+    q_len: int
+    kv_len: int
+    masked: bool
+    kernel_of: dict[int | None, str]
+    """Kernel by window (None for full attention)."""
+    gemm: Gemm
+    cached: bool = True
+    """Whether K and V live in the cache rather than in the layer."""
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences."""
+        return self.batch * self.q_len
+
+    @property
+    def dtype(self) -> DType:
+        """Working type of the activations."""
+        return self.gemm.dtype
+
+
+def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> list[Moment]:
+    """Every candidate for the peak inside one layer of this group."""
+    moments = [_norm_moment(architecture, run)]
+    if group.attention is not None:
+        moments += _attention_moments(architecture, group.attention, run)
+    if group.recurrent is not None:
+        moments.append(_recurrent_moment(architecture, group.recurrent, run))
+    if group.mlp is not None:
+        moments += _mlp_moments(architecture, group.mlp, run)
+    return moments
+
+
+def attention_shape(
+    attention: Attention, dtype: DType, *, batch: int, q_len: int, kv_len: int, masked: bool,
+    training: bool = False,
+) -> AttentionShape:  # fmt: skip
+    """The call that a layer makes; MLA expands its latent to every head first."""
+    latent = attention.kv_lora_rank is not None
+    return AttentionShape(
+        batch=batch,
+        q_len=q_len,
+        kv_len=kv_len,
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_heads if latent else attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        v_head_dim=attention.v_head_dim,
+        dtype=dtype,
+        masked=masked,
+        training=training,
+        causal=attention.causal,
+    )
+
+
+def _stream(architecture: Architecture, run: Pass, copies: int) -> int:
+    """``copies`` of the residual stream: input embeddings, layer input, residual, norm output."""
+    return run.dtype.num_bytes(copies * run.tokens * architecture.hidden_size)
+
+
+def _norm_moment(architecture: Architecture, run: Pass) -> Moment:
+    """RMSNorm works in float32: the copy and its product, 8·h beside the stream; LayerNorm: out."""
+    hidden = run.tokens * architecture.hidden_size
+    work = 8 * hidden if architecture.rms_norm and run.dtype.block_bytes < 4 else 4 * hidden
+    return Moment(name="norm", activations=_stream(architecture, run, 2), temporaries=work)
+
+
+def _attention_moments(architecture: Architecture, attention: Attention, run: Pass) -> list[Moment]:
+    """Rotary embedding (three extra query-sized tensors), then the kernel itself."""
+    shape = attention_shape(
+        attention,
+        run.dtype,
+        batch=run.batch,
+        q_len=run.q_len,
+        kv_len=_kv_len(attention, run),
+        masked=run.masked,
+    )
+    e = run.dtype
+    query = e.num_bytes(run.tokens * attention.num_heads * attention.head_dim)
+    fresh = e.num_bytes(
+        run.tokens * attention.num_kv_heads * (attention.head_dim + attention.v_head_dim)
+    )
+    expanded = _expanded_latent(attention, shape)
+    held = 0 if run.cached else fresh
+    kernel = run.kernel_of[attention.window]
+    stream = _stream(architecture, run, 3)
+    product = run.gemm.forward_temporary_bytes(
+        run.tokens, architecture.hidden_size, attention.num_heads * attention.head_dim
+    )
+    return [
+        Moment(name="projections", activations=stream + query + fresh, temporaries=product),
+        Moment(name="rotary", activations=stream + 2 * query + fresh, temporaries=2 * query),
+        Moment(
+            name="attention",
+            activations=stream + query + held + expanded,
+            temporaries=forward_temporary_bytes(shape, kernel),
+        ),
+    ]
+
+
+def _kv_len(attention: Attention, run: Pass) -> int:
+    """Keys that the call sees: in decoding a sliding layer sees its window."""
+    if attention.window is None or run.q_len > 1:
+        return run.kv_len
+    return min(run.kv_len, attention.window)
+
+
+def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
+    """K and V of all heads that MLA rebuilds from its latent in every layer call."""
+    if attention.kv_lora_rank is None:
+        return 0
+    return shape.dtype.num_bytes(
+        shape.batch * shape.kv_len * shape.num_heads * (shape.head_dim + shape.v_head_dim)
+    )
+
+
+def _recurrent_moment(architecture: Architecture, recurrent: Recurrent, run: Pass) -> Moment:
+    """Projections of a state-space mixer: input, gate, convolution, output of the inner width."""
+    inner = run.dtype.num_bytes(4 * run.tokens * recurrent.inner_size)
+    return Moment(
+        name="state space", activations=_stream(architecture, run, 3) + inner, temporaries=0
+    )
+
+
+def _mlp_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Moment]:
+    if mlp.num_experts:
+        return _expert_moments(architecture, mlp, run)
+    return _dense_moments(architecture, mlp.intermediate_size, mlp.gated, run)
+
+
+def _dense_moments(
+    architecture: Architecture, intermediate_size: int, gated: bool, run: Pass
+) -> list[Moment]:
+    """Gated: activation, up and their product, 3·I beside 4·h of stream; else input and output, 2·I.
+
+    With quantised weights the products before and after count too: one or two tensors of width I,
+    and what the product needs.
+    """
+    e, tokens = run.dtype, run.tokens
+    width = tokens * intermediate_size
+    hidden = architecture.hidden_size
+    stream = _stream(architecture, run, 4)
+    up = run.gemm.forward_temporary_bytes(tokens, hidden, intermediate_size)
+    down = run.gemm.forward_temporary_bytes(tokens, intermediate_size, hidden)
+    tensors = 3 if gated else _activation_tensors(architecture.hidden_act)
+    return [
+        Moment(name="MLP", activations=stream + e.num_bytes(tensors * width), temporaries=0),
+        Moment(
+            name="MLP up",
+            activations=stream + e.num_bytes((2 if gated else 1) * width),
+            temporaries=up,
+        ),
+        Moment(
+            name="MLP down",
+            activations=stream + e.num_bytes(width + tokens * hidden),
+            temporaries=down,
+        ),
+    ]
+
+
+def _activation_tensors(hidden_act: str) -> int:
+    return 4 if hidden_act in _PYTHON_GELU else 2
+
+
+def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Moment]:
+    """Grouped experts: every token k times, gate and up fused.
+
+    transformers 5.23 integrations/moe.py `grouped_mm_experts_forward`: the gathered input k·h, the
+    fused product 2·k·I, the activated k·I, then the output k·h and its weighted copy.
+    """
+    e, tokens = run.dtype, run.tokens
+    pairs = tokens * mlp.experts_per_token
+    hidden, width = architecture.hidden_size, mlp.intermediate_size
+    stream = _stream(architecture, run, 4)
+    fused = (2 if mlp.gated else 1) * width
+    moments = [
+        Moment(
+            name="experts up",
+            activations=stream + e.num_bytes(pairs * (hidden + fused + 2 * width)),
+            temporaries=0,
+        ),
+        Moment(
+            name="experts down",
+            activations=stream + e.num_bytes(pairs * (2 * hidden + width)),
+            temporaries=e.num_bytes(pairs * hidden),
+        ),
+    ]
+    if mlp.shared_intermediate_size:
+        moments += _dense_moments(architecture, mlp.shared_intermediate_size, mlp.gated, run)
+    return moments

@@ -1,0 +1,276 @@
+"""Prefill and decoding put together: what lives at the peak of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from willfit.devices import cublas_workspace_bytes
+from willfit.dtypes import DType
+from willfit.errors import UnsupportedError
+from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
+from willfit.formulas.attention import resolve_implementation as resolve_attention
+from willfit.formulas.gemm import Gemm
+from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
+from willfit.formulas.inference.logits import logits_bytes
+from willfit.formulas.kv_cache import KvCache, kv_cache
+from willfit.formulas.phase import ComponentName, Phase, Phases, Stage
+from willfit.formulas.weights import LoadedWeights
+from willfit.scenario.machine import Gpu
+from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec, Unknown
+from willfit.scenario.stack import Stack
+from willfit.scenario.workload import Inference
+
+DEFAULT_CONTEXT: Final = 4096
+"""Context where none is given, or the model's maximum if that is shorter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """An Inference with every default filled in."""
+
+    batch: int
+    context_len: int
+    new_tokens: int
+    dtype: DType
+    kv_dtype: DType
+    implementation: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens of the prompt."""
+        return max(self.context_len - self.new_tokens, 1)
+
+
+def fill_defaults(
+    architecture: Architecture, inference: Inference, dtype: DType, stack: Stack
+) -> Settings:
+    """Context min(4096, the model's maximum), one new token, the model's type for the cache."""
+    assumptions: list[str] = []
+    context = inference.context_len
+    if context is None:
+        context = min(DEFAULT_CONTEXT, architecture.max_context or DEFAULT_CONTEXT)
+        assumptions.append(f"context {context} tokens, batch {inference.batch_size}")
+    elif architecture.max_context is not None and context > architecture.max_context:
+        assumptions.append(
+            f"context {context} is longer than the {architecture.max_context} the model allows"
+        )
+    new_tokens = inference.max_new_tokens or 1
+    implementation, notes = resolve_attention(inference.attn, architecture, stack)
+    return Settings(
+        batch=inference.batch_size,
+        context_len=context,
+        new_tokens=min(new_tokens, context),
+        dtype=dtype,
+        kv_dtype=inference.kv_dtype or dtype,
+        implementation=implementation,
+        assumptions=(*assumptions, *notes),
+    )
+
+
+def inference_phases(
+    model: ModelSpec,
+    inference: Inference,
+    gpu: Gpu | None,
+    stack: Stack,
+    weights: LoadedWeights,
+    stage: Stage | None = None,
+) -> Phases:
+    """Phases of an inference on one GPU; raises `UnsupportedError` without an architecture."""
+    architecture = model.architecture
+    if architecture is None:
+        raise UnsupportedError(
+            f"the formulas do not know the activations of {model.model_class}: "
+            "use --task load for its weights, or willfit[trace] to run the real class"
+        )
+    stage = stage or Stage.whole(architecture)
+    settings = fill_defaults(architecture, inference, weights.dtype, stack)
+    run = _Run(
+        architecture=architecture,
+        inference=inference,
+        gpu=gpu,
+        stack=stack,
+        weights=weights,
+        stage=stage,
+        settings=settings,
+    )
+    return run.phases()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    architecture: Architecture
+    inference: Inference
+    gpu: Gpu | None
+    stack: Stack
+    weights: LoadedWeights
+    stage: Stage
+    settings: Settings
+
+    def phases(self) -> Phases:
+        cache = self._cache()
+        prefill, choice = self._phase("prefill", self.settings.prompt_len, cache.prefill_bytes)
+        phases = [prefill]
+        if self.architecture.is_decoder:
+            phases.append(self._decode(cache))
+        notes = tuple(cache.assumptions) if self.architecture.is_decoder else ()
+        if choice is not None:
+            notes += (f"attention kernel {choice.name}: {choice.reason}",)
+        return Phases(
+            phases=tuple(phases),
+            assumptions=(*self.settings.assumptions, *notes, *self._engine_notes()),
+            unknowns=self._unknowns(),
+        )
+
+    def _cache(self) -> KvCache:
+        if not self.architecture.is_decoder:
+            return KvCache(steady_bytes=0, prefill_bytes=0)
+        return kv_cache(
+            self.architecture,
+            batch_size=self.settings.batch,
+            context_len=self.settings.context_len,
+            dtype=self.settings.kv_dtype,
+            stack=self.stack,
+            engine=self.inference.engine,
+            cache=self.inference.cache,
+            new_tokens=self.settings.new_tokens,
+            layers=self.stage.layers,
+            encoder_len=self.settings.prompt_len if self.architecture.encoder_layers else None,
+        )
+
+    def _decode(self, cache: KvCache) -> Phase:
+        phase, _ = self._phase("decode", 1, cache.steady_bytes)
+        parts: dict[ComponentName, int] = dict(phase.components)
+        parts["temporaries"] = parts.get("temporaries", 0) + cache.step_transient_bytes
+        return replace(phase, components=parts, host_bytes=cache.host_bytes)
+
+    def _phase(self, name: str, q_len: int, cache_bytes: int) -> tuple[Phase, KernelChoice | None]:
+        encoder = name == "prefill" and bool(self.stage.encoder_layers)
+        groups = self.stage.encoder_layers if encoder else self.stage.layers
+        kv_len = self.settings.prompt_len if name == "prefill" else self.settings.context_len
+        choices = {
+            window: self._kernel(groups, window, q_len, kv_len) for window in _windows(groups)
+        }
+        run = Pass(
+            batch=self.settings.batch,
+            q_len=q_len,
+            kv_len=kv_len,
+            masked=self.inference.padded,
+            kernel_of={window: choice.name for window, choice in choices.items()},
+            gemm=Gemm.of(self.weights),
+            cached=self.architecture.is_decoder and not encoder,
+        )
+        mask = self._mask(q_len, kv_len)
+        candidates = [
+            replace(moment, activations=moment.activations + mask)
+            for group in groups
+            for moment in layer_moments(self.architecture, group, run)
+        ]
+        candidates.append(Moment(name="idle", activations=0, temporaries=0))
+        layer = max(candidates, key=lambda moment: moment.total)
+        logits = self._logits(q_len) if name == "decode" or not encoder else 0
+        stream = self.settings.dtype.num_bytes(2 * run.tokens * self.architecture.hidden_size)
+        at_head = logits + stream > layer.total
+        parts: dict[ComponentName, int] = {
+            "weights": self.weights.allocated_bytes - self.weights.state_allocated_bytes,
+            "quantization_state": self.weights.state_allocated_bytes,
+            "kv_cache": cache_bytes,
+            "activations": stream if at_head else layer.activations,
+            "logits": logits if at_head else 0,
+            "temporaries": 0 if at_head else layer.temporaries,
+            "workspaces": cublas_workspace_bytes(self.gpu),
+        }
+        choice = next(iter(choices.values()), None)
+        return (
+            Phase(name="prefill" if name == "prefill" else "decode", components=parts,
+                  notes=self._notes(layer, at_head, choice, q_len)),
+            choice,
+        )  # fmt: skip
+
+    def _kernel(
+        self, groups: tuple[LayerGroup, ...], window: int | None, q_len: int, kv_len: int
+    ) -> KernelChoice:
+        attention = _attention_of(groups, window)
+        shape = attention_shape(
+            attention,
+            self.settings.dtype,
+            batch=self.settings.batch,
+            q_len=q_len,
+            kv_len=kv_len,
+            masked=self.inference.padded or (window is not None and q_len > window),
+        )
+        return choose_kernel(
+            shape,
+            implementation=self.settings.implementation,
+            gpu=self.gpu,
+            stack=self.stack,
+        )
+
+    def _mask(self, q_len: int, kv_len: int) -> int:
+        eager = self.settings.implementation == "eager" and q_len > 1
+        if not (self.inference.padded or eager):
+            return 0
+        implementation = self.settings.implementation
+        return mask_bytes(self.settings.batch, q_len, kv_len, implementation, self.settings.dtype)
+
+    def _logits(self, q_len: int) -> int:
+        if not self.stage.head or not self.architecture.vocab_size:
+            return 0
+        if not self.architecture.is_decoder:
+            return 0
+        return logits_bytes(
+            self.architecture,
+            batch=self.settings.batch,
+            q_len=q_len,
+            dtype=self.settings.dtype,
+            stack=self.stack,
+            full=self.inference.full_logits,
+        )
+
+    def _notes(
+        self, layer: Moment, at_head: bool, choice: KernelChoice | None, q_len: int
+    ) -> dict[ComponentName, str]:
+        notes: dict[ComponentName, str] = {
+            "kv_cache": f"{self.settings.context_len} tokens, batch {self.settings.batch}",
+            "workspaces": "cuBLAS",
+        }
+        if at_head:
+            notes["logits"] = "every position" if self.inference.full_logits else "last position"
+        elif layer.name == "attention" and choice is not None and q_len > 1:
+            notes["temporaries"] = f"attention, {choice.name} kernel"
+        elif layer.temporaries:
+            notes["temporaries"] = layer.name
+        return notes
+
+    def _engine_notes(self) -> tuple[str, ...]:
+        if self.inference.engine == "transformers":
+            return ()
+        return (f"activations as transformers has them; those of {self.inference.engine} differ",)
+
+    def _unknowns(self) -> tuple[Unknown, ...]:
+        has_states = any(group.recurrent is not None for group in self.stage.layers)
+        if not has_states or self.settings.prompt_len < 2:
+            return ()
+        inner = max(g.recurrent.inner_size for g in self.stage.layers if g.recurrent is not None)
+        tokens = self.settings.batch * self.settings.prompt_len
+        return (
+            Unknown(
+                name="work of the state-space kernels in prefill",
+                low_bytes=0,
+                high_bytes=self.settings.dtype.num_bytes(4 * tokens * inner),
+            ),
+        )
+
+
+def _windows(groups: tuple[LayerGroup, ...]) -> list[int | None]:
+    found = {g.attention.window for g in groups if g.attention is not None}
+    return sorted(found, key=lambda window: (window is not None, window or 0))
+
+
+def _attention_of(groups: tuple[LayerGroup, ...], window: int | None) -> Attention:
+    return next(
+        group.attention
+        for group in groups
+        if group.attention is not None and group.attention.window == window
+    )

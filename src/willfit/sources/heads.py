@@ -1,0 +1,181 @@
+"""The same checkpoint under another auto class: without its head, or with a classification head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from willfit.errors import InputError, UnsupportedError
+from willfit.scenario.model import Architecture, ModelSpec, TensorRow
+from willfit.sources.collapse import row_from_json
+
+CLASSIFIER: Final = "AutoModelForSequenceClassification"
+_HEADS: Final = ("lm_head", "embed_out", "proj_out", "score", "classifier")
+_SUFFIXES: Final = {
+    "AutoModelForCausalLM": ("ForCausalLM", "LMHeadModel"),
+    "AutoModelForSeq2SeqLM": ("ForConditionalGeneration",),
+    "AutoModelForMaskedLM": ("ForMaskedLM",),
+    "AutoModelForImageTextToText": ("ForConditionalGeneration",),
+    "AutoModelForVision2Seq": ("ForConditionalGeneration", "ForVisionText2Text"),
+    "AutoModelForImageClassification": ("ForImageClassification",),
+    "AutoModelForTokenClassification": ("ForTokenClassification",),
+    "AutoModelForQuestionAnswering": ("ForQuestionAnswering",),
+}
+"""Endings of the classes that an auto class may return."""
+
+
+def with_auto_class(spec: ModelSpec, auto_class: str | None, num_labels: int | None) -> ModelSpec:
+    """The model as ``auto_class`` builds it; a number of labels alone means classification.
+
+    Raises `InputError` for a class that does not exist or does not suit the model, and
+    `UnsupportedError` for a head whose shapes are not known here.
+    """
+    if auto_class is None and num_labels is None:
+        return spec
+    name = auto_class or CLASSIFIER
+    if num_labels is not None and not name.endswith("Classification"):
+        raise InputError(f"--num-labels contradicts {name}, which has no labels: leave one out")
+    if name == "AutoModel":
+        return _base(spec)
+    if name == CLASSIFIER:
+        return _classifier(spec, num_labels or 2)
+    suffixes = _SUFFIXES.get(name)
+    if suffixes is None:
+        raise InputError(
+            f"unknown auto class {name[:60]!r}: expected AutoModel, {CLASSIFIER} or one of "
+            f"{', '.join(_SUFFIXES)}"
+        )
+    if spec.model_class.endswith(suffixes):
+        return spec
+    raise UnsupportedError(
+        f"{spec.id} is a {spec.model_class}; its shapes as {name} are not known here: "
+        "leave --auto-class out"
+    )
+
+
+def _base(spec: ModelSpec) -> ModelSpec:
+    variant = spec.variants.get("AutoModel")
+    if variant is None:
+        rows = tuple(row for row in spec.tensors if not _is_head(row))
+        return replace(spec, tensors=rows, architecture=_headless(spec), stated_num_params=None)
+    return replace(
+        spec,
+        model_class=variant.model_class,
+        tensors=variant.tensors,
+        no_split=variant.no_split,
+        composite=variant.composite,
+        architecture=_headless(spec),
+        stated_num_params=None,
+    )
+
+
+def _headless(spec: ModelSpec) -> Architecture | None:
+    return None if spec.architecture is None else replace(spec.architecture, vocab_size=0)
+
+
+def _is_head(row: TensorRow) -> bool:
+    return row.name.split(".")[0] in _HEADS
+
+
+def _classifier(spec: ModelSpec, num_labels: int) -> ModelSpec:
+    if spec.model_class.endswith("ForSequenceClassification"):
+        head = [row for row in spec.tensors if _is_head(row)]
+        if head and head[-1].shape[0] == num_labels:
+            return spec
+    architecture = spec.architecture
+    if architecture is None:
+        raise UnsupportedError(
+            f"the classification head of {spec.model_class} is not known here: "
+            "leave --num-labels and --auto-class out"
+        )
+    hidden = architecture.hidden_size
+    decoder = architecture.is_decoder and not architecture.encoder_layers
+    build = _DECODER if decoder else _ENCODERS.get(str(spec.config.get("model_type")))
+    if build is None:
+        raise UnsupportedError(
+            f"the classification head of {spec.model_class} is not known here: "
+            "leave --num-labels and --auto-class out"
+        )
+    rows = build(spec, hidden, num_labels)
+    return replace(
+        spec,
+        model_class=_class_name(spec.model_class),
+        tensors=rows,
+        architecture=replace(architecture, vocab_size=num_labels),
+        variants={},
+        stated_num_params=None,
+        classifier=True,
+        assumptions=(
+            *spec.assumptions,
+            f"classification head with {num_labels} labels in place of the language-model head",
+        ),
+    )
+
+
+def _class_name(name: str) -> str:
+    for suffix in ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining", "Model"):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) + "ForSequenceClassification"
+    return name + "ForSequenceClassification"
+
+
+def _linear(spec: ModelSpec, name: str, out: int, inner: int, *, bias: bool) -> list[TensorRow]:
+    dtype = spec.stored_dtype.name
+    rows: list[list[object]] = [[f"{name}.weight", [out, inner], dtype, "Linear"]]
+    if bias:
+        rows.append([f"{name}.bias", [out], dtype, "Linear"])
+    return [row_from_json(row) for row in rows]
+
+
+def _decoder_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+    """``score``: a Linear without bias on the last hidden state (GenericForSequenceClassification)."""
+    body = tuple(row for row in spec.tensors if not _is_head(row))
+    return (*body, *_linear(spec, "score", num_labels, hidden, bias=False))
+
+
+def _body(spec: ModelSpec, prefix: str, *, pooler: bool) -> tuple[TensorRow, ...]:
+    variant = spec.variants.get("AutoModel")
+    rows = spec.tensors if variant is None else variant.tensors
+    return tuple(
+        replace(row, name=f"{prefix}.{row.name}")
+        for row in rows
+        if pooler or not row.name.startswith("pooler.")
+    )
+
+
+def _bert_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+    """BERT: the base with its pooler and one Linear."""
+    return (
+        *_body(spec, "bert", pooler=True),
+        *_linear(spec, "classifier", num_labels, hidden, bias=True),
+    )
+
+
+def _roberta_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+    """RoBERTa: no pooler, a dense layer and a projection (RobertaClassificationHead)."""
+    return (
+        *_body(spec, "roberta", pooler=False),
+        *_linear(spec, "classifier.dense", hidden, hidden, bias=True),
+        *_linear(spec, "classifier.out_proj", num_labels, hidden, bias=True),
+    )
+
+
+def _distilbert_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+    """DistilBERT: a pre-classifier and a classifier."""
+    return (
+        *_body(spec, "distilbert", pooler=False),
+        *_linear(spec, "pre_classifier", hidden, hidden, bias=True),
+        *_linear(spec, "classifier", num_labels, hidden, bias=True),
+    )
+
+
+_Build = Callable[[ModelSpec, int, int], tuple[TensorRow, ...]]
+_DECODER: Final[_Build] = _decoder_rows
+_ENCODERS: Final[dict[str, _Build]] = {
+    "bert": _bert_rows,
+    "roberta": _roberta_rows,
+    "xlm-roberta": _roberta_rows,
+    "electra": _roberta_rows,
+    "distilbert": _distilbert_rows,
+}
