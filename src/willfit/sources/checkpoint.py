@@ -175,7 +175,7 @@ def _spec(
 
 
 def library_of(config: Mapping[str, Any]) -> str:
-    """``timm`` for a timm config (an architecture and its pretrained_cfg), ``diffusers``, else ours."""
+    """``timm``, ``diffusers`` or ``transformers``: whose fields the config has."""
     if "model_type" not in config and isinstance(config.get("architecture"), str):
         return "timm"
     return "diffusers" if "_class_name" in config else "transformers"

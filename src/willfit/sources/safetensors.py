@@ -6,7 +6,7 @@ Layout: eight bytes with the header's length (little endian), the header as JSON
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -206,6 +206,20 @@ def check_complete(index: Mapping[str, list[str]], headers: Mapping[str, Header]
                 f"{at}: {shard} lacks {len(missing)} tensors that the index places there, "
                 f"such as {min(missing)[:80]!r}: the shard is from another checkpoint or damaged"
             )
+
+
+def joined(headers: Iterable[Header], where: str) -> tuple[NamedTensor, ...]:
+    """The tensors of all files of a checkpoint; none may be in two of them."""
+    found: dict[str, NamedTensor] = {}
+    for header in headers:
+        for tensor in header.tensors:
+            if tensor.name in found:
+                raise BrokenFileError(
+                    f"{where}: tensor {tensor.name[:80]!r} is in two files: they are of "
+                    "different checkpoints, keep those of one"
+                )
+            found[tensor.name] = tensor
+    return tuple(found.values())
 
 
 def read_index(path: Path) -> dict[str, Header]:

@@ -129,7 +129,7 @@ def _out_in(row: TensorRow) -> tuple[int, int]:
 
 
 def _gptq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
-    """GPTQModel, AutoGPTQ: qweight [K·b/32, N], qzeros [K/g, N·b/32], scales [K/g, N], g_idx [K]."""
+    """GPTQ: qweight [K·b/32, N], qzeros [K/g, N·b/32], scales [K/g, N], g_idx [K]."""
     n, k = _out_in(row)
     bits, group = int(quantization.bits), quantization.group_size or 128
     groups = ceil_div(k, group if group > 0 else k)
