@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.ledger.importers import IMPORTERS
-from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
+from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import Summary, summarise
 from willfit.errors import WillfitError
 from willfit.estimator import estimate
@@ -54,7 +54,7 @@ def judge_folder(folder: Path, sources: Sequence[str] | None = None) -> list[Out
 def judge(row: PublishedRow) -> Iterator[Outcome]:
     """One outcome per measured kind of a row."""
     measured = {entry["kind"]: int(entry["bytes"]) for entry in row["measured"]}
-    for result in IMPORTERS[row["source"]](row):
+    for result in _expressed(row):
         if result.kind not in measured:
             continue
         estimated = low = high = reason = None
@@ -80,6 +80,14 @@ def judge(row: PublishedRow) -> Iterator[Outcome]:
         )
 
 
+def _expressed(row: PublishedRow) -> list[Expressed | NotExpressed]:
+    """The importer's results; a model that no source knows offline is a reason, not an end."""
+    try:
+        return list(IMPORTERS[row["source"]](row))
+    except WillfitError as error:
+        return [NotExpressed(kind=entry["kind"], reason=str(error)) for entry in row["measured"]]
+
+
 def _estimated(result: Expressed) -> tuple[int, int, int]:
     nominal = result.reading(estimate(result.scenario, search_limits=False))
     ends = [
@@ -103,7 +111,9 @@ def render(outcomes: Sequence[Outcome], worst: int) -> str:
     ]
     for source, kind, members in groups:
         lines.append(_line(summarise(source, kind, members)))
-        ranked = sorted((o for o in members if o.error is not None), key=lambda o: -abs(o.error or 0))
+        ranked = sorted(
+            (o for o in members if o.error is not None), key=lambda o: -abs(o.error or 0)
+        )
         lines += [
             f"    {outcome.error or 0:+7.1%}  {outcome.id}  estimated "
             f"{outcome.estimated_bytes:,} measured {outcome.measured_bytes:,}"

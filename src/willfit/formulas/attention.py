@@ -45,6 +45,8 @@ class AttentionShape:
     """Whether a mask tensor is passed (padding, packing, a window shorter than the context)."""
     training: bool
     causal: bool = True
+    softcapped: bool = False
+    """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
 
     @property
     def score_elements(self) -> int:
@@ -109,7 +111,6 @@ def choose_kernel(
     implementation: str,
     gpu: Gpu | None,
     stack: Stack,
-    softcap: float | None = None,
 ) -> KernelChoice:
     """The kernel of one attention call on this GPU (sm_80 where none is named)."""
     sm = gpu.sm if gpu is not None and gpu.vendor == "nvidia" else 80
@@ -255,21 +256,22 @@ def _varlen_forward(shape: AttentionShape) -> int:
 
 
 def _math_forward(shape: AttentionShape) -> int:
-    """Scores and softmax in float32, 8·B·H·S²; half inputs are upcast: 4·B·H·D·(S_q + 2·S_kv).
+    """13·B·H·S² in float32, and float32 copies of the inputs.
 
-    torch native/transformers/attention.cpp `_scaled_dot_product_attention_math` (half goes through
-    float32); scores are masked in place; grouped K and V are repeated first.
+    torch ≥ 2.5 native/transformers/attention.cpp: inside `_safe_softmax` the scores 4, the softmax
+    4, a bool of masked places 1 and the result of `where` 4 are alive together (the dispatcher
+    shows one op, so a fake trace sees 8). Half inputs go through float32: q twice (scaled), k and
+    v at their own heads, and repeated to all heads where they are grouped; the causal mask S²·4.
     """
     heads = shape.batch * shape.num_heads
-    upcast = 0
+    kv = 4 * shape.batch * shape.kv_len * (shape.head_dim + shape.v_head_dim)
+    copies = 4 * heads * shape.q_len * shape.head_dim * (1 if shape.dtype is FLOAT32 else 2)
     if shape.dtype is not FLOAT32:
-        upcast = (
-            4
-            * heads
-            * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
-        )
-    causal = 5 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
-    return 8 * shape.score_elements + upcast + shape.repeated_kv_bytes() + causal
+        copies += kv * shape.num_kv_heads
+    if shape.grouped:
+        copies += kv * shape.num_heads
+    causal = 4 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
+    return 13 * shape.score_elements + copies + causal
 
 
 def _eager_forward(shape: AttentionShape) -> int:
@@ -324,6 +326,7 @@ def _math_saved(shape: AttentionShape) -> int:
 def _eager_saved(shape: AttentionShape) -> int:
     """float32 softmax 4 and its half copy 2 (float32: 4 alone), q, repeated k and v."""
     per_score = 4 if shape.dtype is FLOAT32 else 6
+    per_score += shape.dtype.block_bytes if shape.softcapped else 0
     inputs = shape.dtype.num_bytes(
         shape.batch
         * shape.num_heads

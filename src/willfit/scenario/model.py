@@ -187,6 +187,8 @@ class Architecture:
     norms_per_layer: int = 2
     rms_norm: bool = True
     """RMSNorm (upcasts to fp32 in transformers) rather than LayerNorm."""
+    norm_keeps_fp32: bool = False
+    """Gemma's RMSNorm: the normalised float32 tensor is kept for the gradient of its weight."""
     parallel_residual: bool = False
     """Attention and MLP read the same input (NeoX, Falcon, GPT-J, Cohere, Phi)."""
     hidden_act: str = "silu"

@@ -88,6 +88,7 @@ def attention_shape(
         masked=masked,
         training=training,
         causal=attention.causal,
+        softcapped=attention.softcap is not None,
     )
 
 

@@ -64,6 +64,7 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         final_softcap=fields.number("final_logit_softcapping"),
         norms_per_layer=traits.norms_per_layer,
         rms_norm=traits.rms_norm,
+        norm_keeps_fp32=fields.text("model_type").startswith(("gemma", "paligemma")),
         parallel_residual=_parallel(fields, traits),
         hidden_act=fields.text("hidden_act", "silu"),
         dropout=_dropout(fields, traits),

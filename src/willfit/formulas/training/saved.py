@@ -1,0 +1,175 @@
+"""Activations kept for backward, per decoder layer.
+
+Each term was identified on transformers 5.23's own code run with CUDA's kernels substituted: h
+hidden size, I intermediate size, D head size, e bytes of the stream's type; all per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.dtypes import FLOAT32, DType
+from willfit.formulas.attention import AttentionShape, saved_bytes
+from willfit.formulas.training.lora import Adapter
+from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
+
+_SAVING_ACTIVATIONS: Final = {"relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "bloom": 2}
+"""Tensors of width I that an ungated activation keeps besides its output; one for the usual."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Types that the layers work in."""
+
+    residual: DType
+    """Type of the residual stream: float32 after `prepare_model_for_kbit_training`."""
+    compute: DType
+    """Type of matrix products: autocast's, else the residual's."""
+    trained: bool
+    """Whether the layer's own weights are trained (full fine-tuning)."""
+    quantized: bool
+    autocast: bool
+
+
+def layer_bytes_per_token(
+    architecture: Architecture, group: LayerGroup, stream: Stream, adapter: Adapter | None
+) -> float:
+    """Everything linear in the tokens that one layer keeps, attention apart."""
+    kept = _norms(architecture, group, stream)
+    kept += _linear_inputs(architecture, group, stream)
+    if group.mlp is not None:
+        kept += _mlp(architecture, group.mlp, stream)
+    if architecture.dropout:
+        kept += 2 * architecture.hidden_size  # native_dropout keeps a one-byte mask
+    if adapter is not None:
+        kept += lora_inputs(architecture, group, stream, adapter)
+    return kept
+
+
+def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> float:
+    """RMSNorm keeps its input in float32, 4·h, and 4 for its scale; Gemma and trained ones more.
+
+    Trained weight: the normalised tensor in the stream's type, e·h (Gemma: float32). LayerNorm
+    keeps its input as it is, e·h, and two float32 statistics. q and k norms: the same per head.
+    """
+    h, e = architecture.hidden_size, stream.residual.block_bytes
+    if not architecture.rms_norm:
+        return architecture.norms_per_layer * (e * h + 8)
+    normalised = (4 if architecture.norm_keeps_fp32 else e) if stream.trained else 0
+    kept: float = architecture.norms_per_layer * ((4 + normalised) * h + 4)
+    attention = group.attention
+    if attention is not None and attention.qk_norm:
+        heads = attention.num_heads + attention.num_kv_heads
+        kept += (4 + normalised) * attention.head_dim * heads + 4 * heads
+    return kept
+
+
+def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream) -> float:
+    """Inputs of trained products: the outputs of both norms, in the type of the product.
+
+    Under autocast with a float32 stream q, k, v, gate and up each cast their own copy.
+    """
+    if not stream.trained:
+        return 0
+    e = stream.compute.block_bytes
+    h = architecture.hidden_size
+    if stream.autocast and stream.residual is FLOAT32:
+        gated = group.mlp is not None and group.mlp.gated
+        return e * h * (5 if gated else 4)
+    return e * h * (1 if architecture.parallel_residual else 2)
+
+
+def _mlp(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
+    """Gated: gate, up and the activated gate, 3·I·e; trained: their product too.
+
+    Ungated: the activation's input, and trained its output. Experts: the same for every one of
+    the k experts of a token, with the gathered input and the weighted output.
+    """
+    e = _mlp_dtype(stream).block_bytes
+    if mlp.num_experts:
+        h, k = architecture.hidden_size, mlp.experts_per_token
+        width = mlp.intermediate_size * k
+        tensors = _width_tensors(architecture, mlp, stream)
+        shared = tensors * e * mlp.shared_intermediate_size
+        router = 4 * mlp.num_experts + 8 * k
+        return tensors * e * width + 2 * e * h * k + shared + router
+    return _width_tensors(architecture, mlp, stream) * e * mlp.intermediate_size
+
+
+def _mlp_dtype(stream: Stream) -> DType:
+    """Quantised layers give back the type that they were given."""
+    return stream.residual if stream.quantized else stream.compute
+
+
+def _width_tensors(architecture: Architecture, mlp: Mlp, stream: Stream) -> int:
+    if mlp.gated:
+        return 4 if stream.trained else 3
+    inner = _SAVING_ACTIVATIONS.get(architecture.hidden_act, 1)
+    if architecture.hidden_act == "relu":
+        return 1  # relu keeps its result, which is also the next product's input
+    return inner + (1 if stream.trained else 0)
+
+
+def lora_inputs(
+    architecture: Architecture, group: LayerGroup, stream: Stream, adapter: Adapter
+) -> float:
+    """What adapters keep of their inputs: one copy per module where it is cast or dropped out.
+
+    PEFT casts the input to the adapter's type for every module (`_cast_input_dtype`), autocast
+    casts it back; dropout adds a one-byte mask and its output. A 4-bit base without dropout under
+    autocast shares what is in the right type already.
+    """
+    layers = architecture.num_layers
+    n_in = adapter.in_features_per_layer(layers)
+    e = stream.compute.block_bytes if stream.autocast else adapter.dtype.block_bytes
+    ranks = adapter.modules_per_layer(layers) * adapter.r * e
+    if adapter.dropout:
+        return (e + 1) * n_in + ranks
+    shared = stream.quantized and stream.autocast
+    if not shared:
+        same = not stream.autocast and stream.residual is adapter.dtype
+        return (0 if same and stream.trained else e * n_in) + ranks
+    return e * _unshared_inputs(architecture, adapter, stream) + ranks
+
+
+def _unshared_inputs(architecture: Architecture, adapter: Adapter, stream: Stream) -> float:
+    """Input widths that need a tensor of their own: attention's output is there already.
+
+    In a half-precision stream modules with the same input share it; in a float32 one each casts.
+    """
+    layers = architecture.num_layers
+    seen: set[tuple[int, str]] = set()
+    total = 0.0
+    for target in adapter.targets:
+        role = _input_of(target.role)
+        if role == "attention output":
+            continue
+        if stream.residual is not FLOAT32:
+            key = (target.in_features, role)
+            if key in seen:
+                continue
+            seen.add(key)
+        total += target.in_features * target.count / max(layers, 1)
+    return total
+
+
+def _input_of(role: str) -> str:
+    if role in ("o_proj", "out_proj", "dense", "c_proj"):
+        return "attention output"
+    if role in ("down_proj", "w2", "fc2", "dense_4h_to_h"):
+        return "product"
+    if role in ("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h"):
+        return "MLP input"
+    return "attention input"
+
+
+def attention_saved(
+    attention: Attention, shape: AttentionShape, kernel: str, stream: Stream
+) -> int:
+    """What the attention call keeps; a short convolution or MLA's latent comes with it."""
+    kept = saved_bytes(shape, kernel)
+    if attention.kv_lora_rank is not None:
+        width = attention.kv_lora_rank + (attention.q_lora_rank or 0)
+        kept += shape.batch * shape.q_len * (4 + stream.residual.block_bytes) * width
+    return kept

@@ -1,0 +1,111 @@
+"""Training settings with every default filled in as the trainer would, and said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from willfit.formulas.attention import resolve_implementation
+from willfit.formulas.training.optimizers import (
+    Optimizer,
+    default_optimizer,
+    find_optimizer,
+)
+from willfit.scenario.model import Architecture
+from willfit.scenario.stack import Stack
+from willfit.scenario.workload import Training
+
+DEFAULT_BATCH: Final = 8
+"""``per_device_train_batch_size`` (transformers 5.23 training_args.py; TRL the same)."""
+DEFAULT_LENGTH: Final = 1024
+"""``max_length`` of TRL's SFTConfig; the Trainer has none, so the same is assumed there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What a training step does."""
+
+    batch: int
+    seq_len: int
+    optimizer_name: str
+    optimizer: Optimizer
+    checkpointing: bool
+    reentrant: bool
+    autocast: DType | None
+    """Type of autocast, None without."""
+    implementation: str
+    keeps_outputs: bool
+    """Whether logits and cache live until the next step (a plain loop)."""
+    chunked_loss: bool
+    """Whether logits are never materialised whole (TRL's fused head, Liger)."""
+    accumulation: int
+    assumptions: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """B·S of a micro-batch."""
+        return self.batch * self.seq_len
+
+
+def fill_training(training: Training, architecture: Architecture, stack: Stack) -> TrainingSettings:
+    """Defaults of the trainer at the stack's version, each in ``assumptions``."""
+    notes: list[str] = []
+    trl = training.trainer == "trl"
+    batch = training.micro_batch_size
+    if batch is None:
+        batch = DEFAULT_BATCH
+        notes.append(f"per_device_train_batch_size {batch}, the trainer's default")
+    seq_len = _length(training, architecture, notes)
+    checkpointing = training.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = trl
+        notes.append(f"gradient checkpointing {'on' if trl else 'off'}, the trainer's default")
+    name = training.optimizer
+    if name is None:
+        name = default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
+        notes.append(f"optimizer {name}, the trainer's default")
+    implementation, attention_notes = resolve_implementation(training.attn, architecture, stack)
+    return TrainingSettings(
+        batch=batch,
+        seq_len=seq_len,
+        optimizer_name=name,
+        optimizer=find_optimizer(name),
+        checkpointing=checkpointing,
+        reentrant=bool(training.use_reentrant),
+        autocast=_autocast(training, notes),
+        implementation=implementation,
+        keeps_outputs=training.trainer == "loop",
+        chunked_loss=trl or training.use_liger_kernel,
+        accumulation=training.gradient_accumulation_steps,
+        assumptions=(*notes, *attention_notes),
+    )
+
+
+def _length(training: Training, architecture: Architecture, notes: list[str]) -> int:
+    """The longest micro-batch decides: the given length, the data's longest, or the default."""
+    limit = training.max_length
+    if training.lengths:
+        longest = max(training.lengths)
+        return min(longest, limit) if limit else longest
+    if limit is not None:
+        return limit
+    length = min(DEFAULT_LENGTH, architecture.max_context or DEFAULT_LENGTH)
+    notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
+    return length
+
+
+def _autocast(training: Training, notes: list[str]) -> DType | None:
+    if training.bf16:
+        return BFLOAT16
+    if training.fp16:
+        return FLOAT16
+    if training.trainer == "trl" and training.bf16 is None and training.fp16 is None:
+        notes.append("bf16 autocast on, TRL's default")
+        return BFLOAT16
+    return None
+
+
+def gradient_dtype(weight_dtype: DType) -> DType:
+    """A gradient has the type of its parameter."""
+    return weight_dtype if weight_dtype.is_floating else FLOAT32

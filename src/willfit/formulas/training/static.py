@@ -1,0 +1,96 @@
+"""What a training run holds whatever the batch: trainable tensors, gradients, optimizer states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from willfit.allocator.rounding import round_block
+from willfit.dtypes import FLOAT32, DType
+from willfit.formulas.training.lora import Adapter
+from willfit.formulas.training.optimizers import Optimizer, state_bytes
+from willfit.formulas.weights import LoadedWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """Equal trainable tensors."""
+
+    shape: tuple[int, ...]
+    count: int
+    dtype: DType
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of one of them."""
+        elements = 1
+        for size in self.shape:
+            elements *= size
+        return elements
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all of them after rounding."""
+        return self.count * round_block(self.dtype.num_bytes(self.num_elements))
+
+
+def trainables(weights: LoadedWeights, adapter: Adapter | None) -> tuple[Trainable, ...]:
+    """The adapter's tensors, or every parameter of the model."""
+    if adapter is not None:
+        return tuple(
+            Trainable(shape=shape, count=count, dtype=adapter.dtype)
+            for shape, count in adapter.shapes()
+        )
+    return tuple(
+        Trainable(shape=loaded.row.shape, count=loaded.row.count, dtype=loaded.dtype)
+        for loaded in weights.rows
+        if loaded.row.is_parameter and loaded.weight_bytes and loaded.dtype.is_floating
+    )
+
+
+def total_bytes(tensors: Iterable[Trainable]) -> int:
+    """Bytes of the tensors, which is also what their gradients take."""
+    return sum(tensor.num_bytes for tensor in tensors)
+
+
+def optimizer_state_bytes(optimizer: Optimizer, tensors: Iterable[Trainable]) -> int:
+    """Bytes of all optimizer states."""
+    return sum(
+        tensor.count * round_block(state_bytes(optimizer, tensor.shape, tensor.dtype.block_bytes))
+        for tensor in tensors
+    )
+
+
+def step_temporary_bytes(optimizer: Optimizer, tensors: Iterable[Trainable]) -> int:
+    """Temporaries of one optimizer step: copies of everything (foreach) or of the largest."""
+    items = list(tensors)
+    everything = sum(t.count * t.dtype.num_bytes(t.num_elements) for t in items)
+    largest = max((t.dtype.num_bytes(t.num_elements) for t in items), default=0)
+    return round(optimizer.step_all * everything + optimizer.step_largest * largest)
+
+
+def kbit_upcast(weights: LoadedWeights) -> tuple[int, int]:
+    """(growth, transient) of `prepare_model_for_kbit_training`.
+
+    Every 16-bit parameter that is not quantised becomes float32, embeddings and head too; the old
+    and the new copy of the largest are alive together (peft 0.21.2 utils/other.py).
+    """
+    plain = [
+        loaded
+        for loaded in weights.rows
+        if loaded.row.is_parameter
+        and not loaded.quantized
+        and loaded.dtype.is_floating
+        and loaded.dtype is not FLOAT32
+        and loaded.weight_bytes
+    ]
+    growth = sum(
+        loaded.row.count
+        * (
+            round_block(FLOAT32.num_bytes(loaded.row.num_elements))
+            - round_block(loaded.weight_bytes)
+        )
+        for loaded in plain
+    )
+    transient = max((loaded.weight_bytes for loaded in plain), default=0)
+    return growth, transient
