@@ -108,22 +108,34 @@ def _refusal(
     if not placement.off_gpu or weights.quantization is None:
         return None
     name = _culprit(tree, placement)
-    size = format_bytes(int(tree.nodes[name].size))
-    gigabytes = tree.nodes[name].size / 1e9
-    sixteen = "" if _is_quantized(weights, name) else f", which stays {weights.dtype.name}"
+    size = int(tree.nodes[name].size)
+    sixteen = "" if _is_quantized(weights, name) else f", stays {weights.dtype.name}"
     works = _smallest_maps(scenario, weights, tree)
     advice = f"; smallest that work: {' or '.join(works)}" if works else ""
     return (
-        f"{name} takes {size} ({gigabytes:.2f} GB){sixteen} and finds no GPU with room, so modules "
-        "would go to the host, which bitsandbytes refuses (\"Some modules are dispatched on the "
-        f'CPU or the disk"){advice}'
+        f"{name} takes {format_bytes(size)} ({size / 1e9:.2f} GB){sixteen} and "
+        f"{_where(size, placement)}, so modules would go to the host, which bitsandbytes refuses "
+        f'("Some modules are dispatched on the CPU or the disk"){advice}'
     )
 
 
 def _culprit(tree: Tree, placement: Placement) -> str:
-    """The largest indivisible module that ended on the host."""
-    off = [path for path, device in placement.device_of.items() if device in ("cpu", "disk")]
-    return max(off, key=lambda path: tree.nodes[path].size)
+    """The largest indivisible module that some GPU cannot hold, else the largest on the host."""
+    caps = [cap for device, cap in placement.caps.items() if isinstance(device, int)]
+    placed = placement.device_of
+    too_large = [p for p in placed if any(tree.nodes[p].size > cap for cap in caps)]
+    off = [path for path, device in placed.items() if device in ("cpu", "disk")]
+    return max(too_large or off, key=lambda path: tree.nodes[path].size)
+
+
+def _where(size: int, placement: Placement) -> str:
+    caps = {d: cap for d, cap in placement.caps.items() if isinstance(d, int)}
+    short = [f"GPU {device}" for device, cap in caps.items() if size > cap]
+    if not short:
+        return "finds no GPU with room"
+    share = " (90 % of each cap is used)"
+    rest = "" if len(short) == len(caps) else ", and the others cannot take all that is left"
+    return f"is more than {' or '.join(short)} may take{share}{rest}"
 
 
 def _is_quantized(weights: LoadedWeights, path: str) -> bool:
