@@ -54,6 +54,8 @@ class Repo:
 
     id: str
     commit: str
+    revision: str | None
+    """As asked for: the cache remembers branches by name, which serves later runs offline."""
     sizes: Mapping[str, int | None]
     """Bytes of each file, None where the Hub does not say."""
 
@@ -150,7 +152,8 @@ def list_repo(name: str, asked: Asked) -> Repo:
         ),
     )
     sizes = {str(file.rfilename): file.size for file in info.siblings or ()}
-    return Repo(id=name, commit=info.sha or asked.revision or "main", sizes=sizes)
+    commit = info.sha or asked.revision or "main"
+    return Repo(id=name, commit=commit, revision=asked.revision, sizes=sizes)
 
 
 def download(repo: Repo, file: str, limit: int) -> bytes:
@@ -165,7 +168,7 @@ def download(repo: Repo, file: str, limit: int) -> bytes:
         )
     path = asking(
         repo.id,
-        lambda: hf_hub_download(repo.id, file, revision=repo.commit, library_name="willfit"),
+        lambda: hf_hub_download(repo.id, file, revision=repo.revision, library_name="willfit"),
     )
     return read_bounded(Path(path), limit)
 
