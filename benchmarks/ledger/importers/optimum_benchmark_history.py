@@ -36,7 +36,9 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
         elif task == "generate" and row["new_tokens"] is None:
             yield NotExpressed(kind=kind, reason="number of new tokens not recorded")
         else:
-            yield Expressed(kind=kind, scenario=_scenario(row, task), reading=_reading(counter))
+            yield Expressed(
+                kind=kind, scenario=_scenario(row, task), reading=_reading(task, counter)
+            )
 
 
 def _scenario(row: PublishedRow, task: str) -> Scenario:
@@ -66,14 +68,24 @@ def _scenario(row: PublishedRow, task: str) -> Scenario:
     )
 
 
-def _reading(counter: str) -> Reading:
-    if counter == "torch_max_memory_allocated":
-        return lambda estimate: _after_loading(estimate, "allocated_bytes")
-    if counter == "torch_max_memory_reserved":
-        return lambda estimate: _after_loading(estimate, "reserved_bytes")
-    return lambda estimate: _after_loading(estimate, "device_bytes")
+_AMOUNTS: Final = {
+    "torch_max_memory_allocated": "allocated_bytes",
+    "torch_max_memory_reserved": "reserved_bytes",
+    "nvml_used": "device_bytes",
+    "nvml_used_peak_memory": "device_bytes",
+}
 
 
-def _after_loading(estimate: Estimate, amount: str) -> int:
-    phases = [phase for phase in estimate.binding.phases if phase.name != "load"]
-    return max(int(getattr(phase, amount)) for phase in phases)
+def _reading(task: str, counter: str) -> Reading:
+    """Peaks are reset before each phase: a forward has no decoding, generate has both."""
+    phases = ("prefill",) if task == "forward" else ("prefill", "decode")
+
+    def read(estimate: Estimate) -> int:
+        amounts = [
+            int(getattr(phase, _AMOUNTS[counter]))
+            for phase in estimate.binding.phases
+            if phase.name in phases
+        ]
+        return max(amounts)
+
+    return read

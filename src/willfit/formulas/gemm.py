@@ -11,11 +11,35 @@ from typing import Final
 from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.quantization import BLOCK
 from willfit.formulas.weights import LoadedWeights
+from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Quantization
 from willfit.units import ceil_div
 
 CUSTOM_KERNEL_ROWS: Final = 4
 """Up to this many rows the fused 4-bit kernel always runs and dequantises nothing."""
+
+
+EXLLAMA_ROWS: Final = 2048
+"""Rows that the exllama kernels size their input scratch for (GPTQModel and AutoGPTQ default)."""
+
+
+def stored_scratch_bytes(model: ModelSpec) -> int:
+    """Scratch that a pre-quantised model's kernels hold from the first call on.
+
+    GPTQ 4 bit (exllama): one weight dequantised, 2·N·K of the largest, and 2·2,048·max(N, K).
+    Agrees within 35 MB with three published sizes (0.5B, 7B, 32B); read from no source: a lead.
+    """
+    quantization = model.quantization
+    if quantization is None or quantization.method != "gptq" or quantization.bits != 4:
+        return 0
+    shapes = [
+        (row.shape[0] * 8, row.shape[1]) for row in model.tensors if row.name.endswith("qweight")
+    ]
+    if not shapes:
+        return 0
+    largest = max(rows * columns for rows, columns in shapes)
+    widest = max(max(shape) for shape in shapes)
+    return 2 * largest + 2 * EXLLAMA_ROWS * widest
 
 
 @dataclass(frozen=True, kw_only=True)

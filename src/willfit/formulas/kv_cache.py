@@ -23,6 +23,9 @@ LLAMA_CPP_PAD: Final = 256
 """llama.cpp pads the number of cells to this (llama-context.cpp, GGML_PAD(n_ctx, 256))."""
 LLAMA_CPP_UBATCH: Final = 512
 """Default physical batch; the sliding cache holds window + one of these (llama-kv-cache-iswa)."""
+CACHE_OBJECTS_SINCE: Final = "4.36"
+"""transformers release with Cache objects; before, a step's new tuple of all layers was made while
+the old one was still held (LlamaAttention ``torch.cat`` into ``next_decoder_cache``)."""
 QUANTIZED_RESIDUAL: Final = 128
 """Tokens that transformers' QuantizedCache keeps unquantised (residual_length default)."""
 QUANTIZED_GROUP: Final = 64
@@ -69,6 +72,7 @@ def kv_cache(
         dtype=dtype,
         expanded_latent=not stack.at_least("transformers", "5.0"),
         encoder_len=encoder_len or 0,
+        tuples=not stack.at_least("transformers", CACHE_OBJECTS_SINCE),
     )
     if engine == "vllm":
         return _vllm(groups, sizes)
@@ -86,6 +90,8 @@ class _Sizes:
     expanded_latent: bool
     """transformers 4 caches the expanded K and V of MLA, 5 the latent."""
     encoder_len: int
+    tuples: bool = False
+    """Whether the old cache is held while a step makes the new one (before 4.36)."""
 
 
 def _elements_per_token(attention: Attention, sizes: _Sizes) -> tuple[int, int]:
@@ -160,7 +166,9 @@ def _dynamic(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
     return KvCache(
         steady_bytes=steady + states,
         prefill_bytes=prefill + states,
-        step_transient_bytes=max((_one_tensor(a, sizes) for _, a in caching), default=0),
+        step_transient_bytes=steady
+        if sizes.tuples
+        else max((_one_tensor(a, sizes) for _, a in caching), default=0),
         assumptions=("KV cache as transformers' DynamicCache holds it",),
     )
 

@@ -168,6 +168,7 @@ def _loaded_rows(
     model: ModelSpec, quantization: Quantization | None, dtype: DType, stack: Stack
 ) -> Iterator[LoadedRow]:
     rows = [row for row in model.tensors if _exists(row, stack)]
+    rows += _cached_rotary(model, dtype, stack)
     patterns = skip_patterns(model, quantization) if quantization is not None else ()
     by_layer = any(re.search(r"\d", pattern) for pattern in patterns)
     for row in rows:
@@ -179,6 +180,33 @@ def _loaded_rows(
                 yield _plain_row(part, model, dtype)
             else:
                 yield _quantized_row(part, quantization)
+
+
+CACHED_ROTARY_UNTIL: Final = {"llama": "4.38", "mistral": "4.45", "mixtral": "4.45", "qwen2": "4.45"}
+"""First release whose layers no longer keep cos and sin for every position, by model type."""
+
+
+def _cached_rotary(model: ModelSpec, dtype: DType, stack: Stack) -> list[TensorRow]:
+    """cos and sin of every layer in the working type: 2·L·max_position·D·e (older transformers).
+
+    modeling_llama.py `LlamaRotaryEmbedding._set_cos_sin_cache` of 4.35: two buffers a layer.
+    """
+    architecture = model.architecture
+    until = CACHED_ROTARY_UNTIL.get(str(model.config.get("model_type")))
+    if until is None or architecture is None or stack.at_least("transformers", until):
+        return []
+    heads = [g.attention for g in architecture.layers if g.attention is not None]
+    shape = (architecture.max_context or 0, heads[0].head_dim)
+    return [
+        TensorRow(
+            name=f"model.layers.{{0-{architecture.num_layers - 1}}}.self_attn.rotary_emb.{name}",
+            shape=shape,
+            dtype=dtype,
+            module="RotaryEmbedding",
+            kind=TensorKind.NON_PERSISTENT_BUFFER,
+        )
+        for name in ("cos_cached", "sin_cached")
+    ]
 
 
 def _exists(row: TensorRow, stack: Stack) -> bool:

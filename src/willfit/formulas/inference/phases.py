@@ -10,7 +10,7 @@ from willfit.dtypes import DType
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
 from willfit.formulas.attention import resolve_implementation as resolve_attention
-from willfit.formulas.gemm import Gemm
+from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
 from willfit.formulas.inference.logits import logits_bytes
 from willfit.formulas.kv_cache import KvCache, kv_cache
@@ -87,6 +87,7 @@ def inference_phases(
     stage = stage or Stage.whole(architecture)
     settings = fill_defaults(architecture, inference, weights.dtype, stack)
     run = _Run(
+        model=model,
         architecture=architecture,
         inference=inference,
         gpu=gpu,
@@ -100,6 +101,7 @@ def inference_phases(
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
+    model: ModelSpec
     architecture: Architecture
     inference: Inference
     gpu: Gpu | None
@@ -179,7 +181,7 @@ class _Run:
             "activations": stream if at_head else layer.activations,
             "logits": logits if at_head else 0,
             "temporaries": 0 if at_head else layer.temporaries,
-            "workspaces": cublas_workspace_bytes(self.gpu),
+            "workspaces": cublas_workspace_bytes(self.gpu) + stored_scratch_bytes(self.model),
         }
         choice = next(iter(choices.values()), None)
         return (
