@@ -17,7 +17,7 @@ from willfit.scenario.model import (
     StoredQuantization,
     TensorRow,
 )
-from willfit.sources.collapse import collapse
+from willfit.sources.collapse import collapse, collapse_names
 from willfit.sources.gguf_config import GgufConfig, Metadata, gguf_config
 from willfit.sources.gguf_header import GgufHeader, IncompleteError, parse_gguf
 from willfit.sources.limits import MAX_GGUF_HEADER_BYTES, unreadable
@@ -111,9 +111,7 @@ def gguf_spec(headers: Sequence[GgufHeader], *, name: str, where: str) -> ModelS
         stored_dtype=FLOAT16,
         architecture=architecture,
         config=found.config,
-        no_split=tuple(
-            sorted({r.name.partition("}.")[0] + "}" for r in rows if r.name.startswith("blk.{")})
-        ),
+        no_split=_blocks(tensor.name for tensor in tensors),
         quantization=_quantization(rows, metadata),
         stated_num_params=sum(row.num_elements * row.count for row in rows),
         assumptions=(*found.assumptions, *notes),
@@ -136,6 +134,12 @@ def _module(name: str, shape: tuple[int, ...]) -> str:
     if name.startswith(("token_embd", "position_embd", "token_types", "per_layer_token_embd")):
         return "Embedding"
     return {2: "Linear", 3: "Experts", 4: "Conv2d"}.get(len(shape), "Module")
+
+
+def _blocks(names: Iterable[str]) -> tuple[str, ...]:
+    """Patterns of the layers: ``blk.0`` … ``blk.31`` is ``blk.{0-31}``."""
+    blocks = {".".join(name.split(".")[:2]) for name in names if name.startswith("blk.")}
+    return collapse_names(sorted(blocks))
 
 
 def _quantization(rows: Iterable[TensorRow], metadata: Metadata) -> StoredQuantization | None:

@@ -175,7 +175,8 @@ def _refuse_missing(name: str) -> None:
     """Names that can only be paths end here; others may be a model's name."""
     if is_path_like(name):
         raise ModelNotFoundError(f"there is no file or folder {name}: check the path")
-    if name.endswith(_FILE_ENDINGS) and name.count("/") != 2 and ":" not in name:
+    remote = name.endswith(".gguf") and name.count("/") >= 2  # org/repo/file.gguf
+    if name.endswith(_FILE_ENDINGS) and not remote:
         raise ModelNotFoundError(f"there is no file {name} here: check the path")
 
 
