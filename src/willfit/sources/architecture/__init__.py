@@ -9,7 +9,7 @@ from typing import Any, Final
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 from willfit.sources.architecture.fields import Fields
 from willfit.sources.architecture.layers import layer_groups
-from willfit.sources.architecture.traits import PLAIN, TRAITS, Traits
+from willfit.sources.architecture.traits import Traits, traits_of
 
 _TEXT_KEYS: Final = ("text_config", "llm_config", "language_config")
 _NOT_UNDERSTOOD: Final = frozenset(
@@ -29,7 +29,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
         return None
     if fields.size("hidden_size") is None or fields.size("num_layers") is None:
         return None
-    traits = _traits(fields)
+    traits = traits_of(fields)
     if fields.flag("is_encoder_decoder") or fields.text("model_type") in (
         "t5", "mt5", "bart", "mbart", "pegasus", "whisper",
     ):  # fmt: skip
@@ -44,11 +44,6 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
             inherited = {"vocab_size": config.get("vocab_size")} if "vocab_size" in config else {}
             return {**inherited, **nested}
     return config
-
-
-def _traits(fields: Fields) -> Traits:
-    model_type = fields.text("model_type")
-    return TRAITS.get(model_type) or TRAITS.get(model_type.removesuffix("_text")) or PLAIN
 
 
 def _single_stack(fields: Fields, traits: Traits) -> Architecture:

@@ -29,8 +29,8 @@ def layer_groups(fields: Fields, traits: Traits, hidden_size: int) -> tuple[Laye
     counts: dict[tuple[str, bool, bool, int], int] = {}
     shared_from = num_layers - (fields.size("num_kv_shared_layers") or 0)
     for index, kind in enumerate(kinds):
-        sparse = _is_sparse(fields, index, num_layers)
-        width = _width(fields, index, hidden_size, sparse)
+        sparse = is_sparse(fields, index)
+        width = mlp_width(fields, index, hidden_size, sparse)
         key = (kind, sparse, index >= shared_from, width)
         counts[key] = counts.get(key, 0) + 1
     return tuple(_group(fields, traits, hidden_size, key, count) for key, count in counts.items())
@@ -118,7 +118,7 @@ def window_of(fields: Fields, traits: Traits) -> int | None:
     return fields.size("sliding_window", fields.size("local_attention", traits.window)) or None
 
 
-def _is_sparse(fields: Fields, index: int, num_layers: int) -> bool:
+def is_sparse(fields: Fields, index: int) -> bool:
     """Whether this layer's MLP is a mixture of experts."""
     if not (fields.size("num_experts") or 0) > 1:
         return False
@@ -138,7 +138,8 @@ def _is_sparse(fields: Fields, index: int, num_layers: int) -> bool:
     return (index + 1) % step == 0
 
 
-def _width(fields: Fields, index: int, hidden_size: int, sparse: bool) -> int:
+def mlp_width(fields: Fields, index: int, hidden_size: int, sparse: bool) -> int:
+    """Inner width of this layer's MLP, or of one of its experts."""
     if sparse:
         return fields.size("moe_intermediate_size") or _dense_width(fields, index, hidden_size)
     if fields.size("intermediate_size_mlp"):  # Llama-4's dense layers

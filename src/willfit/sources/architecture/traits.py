@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from willfit.sources.architecture.fields import Fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
@@ -99,3 +101,9 @@ TRAITS: Final[dict[str, Traits]] = {
 """Traits by ``model_type``; a type that is not here has a Llama-like decoder's."""
 
 PLAIN: Final = Traits()
+
+
+def traits_of(fields: Fields) -> Traits:
+    """The traits of a config's model type; a Llama-like decoder's where it is not listed."""
+    model_type = fields.text("model_type")
+    return TRAITS.get(model_type) or TRAITS.get(model_type.removesuffix("_text")) or PLAIN
