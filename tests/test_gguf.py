@@ -72,7 +72,9 @@ def write(path: Path, model: Model, **split: Any) -> Path:
         if isinstance(value, list):
             writer.add_array(name, value)
         else:
-            writer.add_float32(name, value) if isinstance(value, float) else writer.add_uint32(name, value)
+            writer.add_float32(name, value) if isinstance(value, float) else writer.add_uint32(
+                name, value
+            )
     writer.add_token_list([f"token {i}" for i in range(model.tokens)])
     for name, (shape, kind) in tensors_of(model).items():
         size, nbytes = GGML_QUANT_SIZES[kind]
@@ -126,7 +128,10 @@ def test_the_spec_of_a_llama(tmp_path: Path) -> None:
     # Q4_K: 144 bytes a 256; Q6_K 210; the last down and the head are Q6_K; norms float32
     q6 = 800 * 512 + 1024 * 512
     norms = 5 * 512
-    assert stored_bytes(spec) == (spec.num_params - q6 - norms) * 144 // 256 + q6 * 210 // 256 + norms * 4
+    assert (
+        stored_bytes(spec)
+        == (spec.num_params - q6 - norms) * 144 // 256 + q6 * 210 // 256 + norms * 4
+    )
     assert spec.quantization is not None
     assert spec.quantization.method == "gguf-q4_k"
     assert (spec.library, spec.source, spec.no_split) == ("gguf", "gguf", ("blk.{0-1}",))
@@ -375,7 +380,9 @@ def hub_url(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(
+            "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False
+        )
 
     return point
 

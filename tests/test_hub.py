@@ -70,7 +70,11 @@ def weights(tensors: dict[str, tuple[int, ...]], *, padding: int = 0) -> Sparse:
         size = 2
         for dim in shape:
             size *= dim
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, position + size]}
+        header[name] = {
+            "dtype": "BF16",
+            "shape": shape,
+            "data_offsets": [position, position + size],
+        }
         position += size
     content = json.dumps(header).encode()
     start = struct.pack("<Q", len(content)) + content
@@ -148,7 +152,9 @@ def ask(url: str, tmp_path: Path, *questions: dict[str, object], **env: str) -> 
 
 def test_shapes_come_from_headers_and_no_weights_are_served(hub: HubServer, tmp_path: Path) -> None:
     names = ["org/whole", "org/long-header", "org/sharded", "org/cdn", "gpt-two"]
-    for name, answer in zip(names, ask(hub.url, tmp_path, *({"name": n} for n in names)), strict=True):
+    for name, answer in zip(
+        names, ask(hub.url, tmp_path, *({"name": n} for n in names)), strict=True
+    ):
         assert answer.get("num_params") == NUM_PARAMS, (name, answer)
         assert answer["bytes"] == 2 * NUM_PARAMS
         assert (answer["source"], answer["dtype"]) == ("hub", "bfloat16")
@@ -160,7 +166,11 @@ def test_shapes_come_from_headers_and_no_weights_are_served(hub: HubServer, tmp_
     assert hub.served["org/long-header/model.safetensors"] == len(LONG_HEADER.start)
     for shard, tensors in SHARDS.items():
         assert 0 < hub.served[f"org/sharded/{shard}"] <= max(len(weights(tensors).start), probe)
-    ranges = [h for method, path, h in hub.requests if method == "GET" and "safetensors" in path and "index" not in path]
+    ranges = [
+        h
+        for method, path, h in hub.requests
+        if method == "GET" and "safetensors" in path and "index" not in path
+    ]
     assert ranges and all("range" in {k.lower() for k in headers} for headers in ranges)
 
 
@@ -174,7 +184,9 @@ def test_the_token_stays_with_the_hub(hub: HubServer, tmp_path: Path) -> None:
     hub.requests.clear()
     answer = ask(hub.url, tmp_path, {"name": "org/cdn"}, HF_TOKEN="hf_secret")[0]
     assert answer.get("num_params") == NUM_PARAMS, answer
-    sent = {path.startswith("/cdn"): "hf_secret" in str(headers) for _, path, headers in hub.requests}
+    sent = {
+        path.startswith("/cdn"): "hf_secret" in str(headers) for _, path, headers in hub.requests
+    }
     assert sent == {False: True, True: False}
 
 

@@ -128,7 +128,9 @@ def test_any_bytes_give_a_header_or_a_sentence(content: bytes) -> None:
 
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 ENTRIES = st.fixed_dictionaries(
@@ -190,7 +192,9 @@ def test_a_missing_or_foreign_shard_is_named(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1]}}))
     (tmp_path / names[0]).write_bytes(file_of({"a": entry([1], 0, 4)}, 4))
-    with pytest.raises(BrokenFileError, match=f"names 2 files and 1 are missing, such as {names[1]}"):
+    with pytest.raises(
+        BrokenFileError, match=f"names 2 files and 1 are missing, such as {names[1]}"
+    ):
         read_index(index)
     (tmp_path / names[1]).write_bytes(file_of({"other": entry([1], 0, 4)}, 4))
     with pytest.raises(BrokenFileError, match=f"{names[1]} lacks 1 tensors .* such as 'b'"):

@@ -68,7 +68,9 @@ class HubServer:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> HubServer:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
         self._thread.start()
         return self
 
@@ -124,7 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         content = repo.files.get(match["file"])
         if content is None:
-            return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return self._send(
+                404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}
+            )
         heavy = match["file"].endswith((".safetensors", ".gguf"))
         if repo.mode == "cdn" and heavy and not from_cdn:
             location = f"http://localhost:{self.server_hub.port}/cdn{path}"

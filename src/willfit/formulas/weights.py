@@ -254,7 +254,7 @@ def _target_dtype(row: TensorRow, model: ModelSpec, dtype: DType) -> DType:
 
 
 def _quantized_row(row: TensorRow, quantization: Quantization) -> LoadedRow:
-    n, k = row.shape
+    n, k = reversed(row.shape) if row.module == "Conv1D" else row.shape
     return LoadedRow(
         row=row,
         weight_bytes=packed_bytes(quantization.scheme, row.num_elements),

@@ -172,7 +172,8 @@ class _Layers:
         every = indices(range(self.num_layers))
         self._attention(f"model.layers.{every}.self_attn")
         self._mlps()
-        for norm in self.style.norms:
+        parallel = self.fields.flag("use_parallel_residual")  # StableLM-12B: one norm feeds both
+        for norm in self.style.norms[:1] if parallel else self.style.norms:
             self._norm(f"model.layers.{every}.{norm}", h)
         self._norm("model.norm", h)
         self._rotary()
