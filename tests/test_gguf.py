@@ -376,6 +376,9 @@ def hub_url(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Points the client, which is already imported here, at another Hub."""
     from huggingface_hub import constants
 
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
     def point(url: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         template = url + "/{repo_id}/resolve/{revision}/{filename}"

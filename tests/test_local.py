@@ -240,18 +240,17 @@ def test_no_permission_for_real(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", config__json=CONFIG)
     (folder / "config.json").chmod(0)
     code = (
-        "import os; os.setuid(65534)\nfrom willfit.errors import ModelAccessError\n"
+        "import os\nfrom willfit.errors import ModelAccessError\n"
         "from willfit.sources.local import read_config\nfrom pathlib import Path\n"
+        "os.setuid(65534)\n"
         f"try: read_config(Path({str(folder / 'config.json')!r}))\n"
         "except ModelAccessError as error: print(error)"
     )
     for part in (*tmp_path.parents, tmp_path, folder):
-        if part.stat().st_uid == 0 and str(part).startswith("/tmp/"):
+        if len(part.parts) > 2:  # below the temporary folder, which everybody may enter
             part.chmod(0o755)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    if "Error" in done.stderr:
-        pytest.skip(f"that user cannot import willfit: {done.stderr[-80:]}")
-    assert "no permission to read" in done.stdout
+    assert "no permission to read" in done.stdout, done.stderr
 
 
 NAMES = ["", "   ", "a\x00b", "a\nb", "x" * 5000]

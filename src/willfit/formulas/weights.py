@@ -182,7 +182,12 @@ def _loaded_rows(
                 yield _quantized_row(part, quantization)
 
 
-CACHED_ROTARY_UNTIL: Final = {"llama": "4.38", "mistral": "4.45", "mixtral": "4.45", "qwen2": "4.45"}
+CACHED_ROTARY_UNTIL: Final = {
+    "llama": "4.38",
+    "mistral": "4.45",
+    "mixtral": "4.45",
+    "qwen2": "4.45",
+}
 """First release whose layers no longer keep cos and sin for every position, by model type."""
 
 

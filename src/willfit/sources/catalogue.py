@@ -111,6 +111,15 @@ def entries() -> list[Entry]:
     ]
 
 
+def sdpa_flag(model: str) -> bool | None:
+    """Whether the real class of this entry has ``_supports_sdpa``; None for other libraries."""
+    record = _record(model)
+    if record.get("library", "transformers") != "transformers":
+        return None
+    table = _read("tables.jsonl", _index()["tables"][record["tables"]["declared"]])
+    return bool(table.get("sdpa", True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Names:
     exact: Mapping[str, str]

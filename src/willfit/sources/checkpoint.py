@@ -25,8 +25,15 @@ from willfit.scenario.model import (
 )
 from willfit.sources.collapse import NamedTensor
 from willfit.sources.headers import rows_from_headers, unpacked_count
+from willfit.sources.limits import MAX_DIMENSION
 from willfit.sources.stored import QUANTIZED_MODULE, quantized_rows, stored_quantization
 
+_MODEL_KEYS: Final = frozenset(
+    {"model_type", "architectures", "architecture", "_class_name", "hidden_size", "d_model"}
+)
+_COUNT: Final = re.compile(r"layers?$|_blocks?$|experts$|^depths?$")
+"""Fields that count modules: each one of them is built, so absurd ones cost time."""
+MAX_COUNT: Final = 10_000
 _LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
@@ -334,10 +341,17 @@ def _bits_of(rows: Sequence[TensorRow]) -> float:
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what is JSON but no model config."""
-    known = {"model_type", "architectures", "architecture", "_class_name", "hidden_size", "d_model"}
-    if not known & config.keys():
+    """Refuse what is JSON but no model config, and counts that no model has."""
+    if not _MODEL_KEYS & config.keys():
+        held = ", ".join(sorted(config)[:5])[:120] or "nothing"
         raise BrokenFileError(
             f"{where} is not a model config: it has none of model_type, architectures or "
-            f"hidden_size, but {', '.join(sorted(config)[:5]) or 'nothing'}"[:300]
+            f"hidden_size, but {held}"
         )
+    for place in (config, *(value for value in config.values() if isinstance(value, Mapping))):
+        for key, value in place.items():
+            bound = MAX_COUNT if _COUNT.search(key) else MAX_DIMENSION
+            if isinstance(value, (int, float)) and abs(value) > bound:
+                raise BrokenFileError(
+                    f"{where} has {key[:60]} = {value:.4g}, more than any model has: it is damaged"
+                )

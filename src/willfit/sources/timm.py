@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from willfit.errors import ModelAccessError, ModelNotFoundError, UnsupportedError
+from willfit.errors import InputError, ModelAccessError, ModelNotFoundError, UnsupportedError
 from willfit.scenario.model import ModelSpec
 from willfit.sources.source import Asked, Source
 
@@ -22,7 +22,12 @@ class TimmSource(Source):
         from willfit.sources import catalogue
 
         full = name if "/" in name else f"timm/{name}"
-        return catalogue.load(full) or self._from_hub(full)
+        found = catalogue.load(full)
+        if found is not None and found.library != "timm":
+            raise InputError(
+                f"{found.id} is a {found.library} model, not a timm one: leave --library-name out"
+            )
+        return found or self._from_hub(full)
 
     def _from_hub(self, name: str) -> ModelSpec | None:
         from willfit.sources.hub import HubSource

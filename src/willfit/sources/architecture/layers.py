@@ -41,6 +41,9 @@ def layer_kinds(fields: Fields, traits: Traits, num_layers: int) -> list[str]:
     listed = fields.items("layer_types") or fields.items("layers_block_type")
     if listed is not None:
         return _listed(listed, num_layers)
+    sliding = fields.items("hybrid_layer_pattern")  # MiMo-V2: 1 is a sliding layer
+    if sliding is not None:
+        return ["sliding" if item == 1 else "full" for item in sliding[:num_layers]]
     pattern = fields.text("hybrid_override_pattern")
     if pattern:
         return [_PATTERN.get(letter, "full") for letter in pattern[:num_layers]]
@@ -113,6 +116,9 @@ def window_of(fields: Fields, traits: Traits) -> int | None:
         "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "smollm3",
     ):  # fmt: skip
         return None  # these configuration classes default use_sliding_window to False
+    previous = fields.size("sliding_window_size")  # previous tokens, the query not among them
+    if previous:
+        return previous + 1
     if "sliding_window" in fields.config and fields.config["sliding_window"] is None:
         return None
     return fields.size("sliding_window", fields.size("local_attention", traits.window)) or None
@@ -271,6 +277,9 @@ def _num_kv_heads(fields: Fields, heads: int, kind: str) -> int:
         return 1 if fields.flag("multi_query", True) else heads
     if fields.text("model_type") == "gpt_bigcode":
         return 1 if fields.flag("multi_query", True) else heads
+    sliding_only = fields.size("swa_num_key_value_heads")
+    if sliding_only and kind == "sliding":
+        return sliding_only
     full_only = fields.size("num_global_key_value_heads")
     if full_only and kind == "full":
         return full_only

@@ -35,9 +35,7 @@ def bert_table(config: Mapping[str, Any]) -> Table:
     out.linear(f"{path}.output.dense", h, width, bias=True)
     out.norm(f"{path}.output.LayerNorm", h, bias=True, module="LayerNorm")
     _head(out, fields, name, prefix, word)
-    return Table(
-        model_class=name, rows=tuple(out.rows), no_split=(embeddings, path), composite=()
-    )
+    return Table(model_class=name, rows=tuple(out.rows), no_split=(embeddings, path), composite=())
 
 
 def _prefix(name: str) -> str:

@@ -33,9 +33,7 @@ class Builder:
     ) -> None:
         """One parameter (or a pattern of equal ones); the dtype is the loader's business."""
         self.rows.append(
-            TensorRow(
-                name=name, shape=tuple(shape), dtype=FLOAT32, module=module, tied_to=tied_to
-            )
+            TensorRow(name=name, shape=tuple(shape), dtype=FLOAT32, module=module, tied_to=tied_to)
         )
 
     def linear(self, name: str, out: int, inner: int, *, bias: bool = False) -> None:
