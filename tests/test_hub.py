@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from support.hub_server import COMMIT, HubServer, Repo, Sparse
 
 CONFIG = {
@@ -57,7 +55,7 @@ def shapes(layers: range, *, ends: bool) -> dict[str, tuple[int, ...]]:
         found[f"{at}mlp.down_proj.weight"] = (64, 128)
         found |= {f"{at}{n}_layernorm.weight": (64,) for n in ("input", "post_attention")}
     if ends:
-        found |= {n: (1000, 64) for n in ("model.embed_tokens.weight", "lm_head.weight")}
+        found |= dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (1000, 64))
         found["model.norm.weight"] = (64,)
     return found
 
