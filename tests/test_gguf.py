@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,9 +62,14 @@ def tensors_of(model: Model) -> dict[str, tuple[tuple[int, ...], GGMLQuantizatio
 
 def write(path: Path, model: Model, **split: Any) -> Path:
     writer = gguf.GGUFWriter(path, model.arch, **split)
-    base = {"block_count": model.layers, "embedding_length": HIDDEN, "context_length": 4096,
-            "feed_forward_length": WIDTH, "attention.head_count": 8,
-            "attention.head_count_kv": 4}  # fmt: skip
+    base = {
+        "block_count": model.layers,
+        "embedding_length": HIDDEN,
+        "context_length": 4096,
+        "feed_forward_length": WIDTH,
+        "attention.head_count": 8,
+        "attention.head_count_kv": 4,
+    }
     for key, value in (base | model.numbers).items():
         name = f"{model.arch}.{key}"
         if isinstance(value, list):
@@ -160,7 +166,9 @@ def layers(spec: ModelSpec) -> list[tuple[int, object, object, object]]:
 ARCHITECTURES: dict[str, tuple[Model, list[tuple[object, ...]]]] = {
     "key_length wins": (Model("qwen3", {"attention.key_length": 128}), [(2, 4, 128, None)]),
     "gemma2: every other": (
-        Model("gemma2", {"attention.sliding_window": 256, "final_logit_softcapping": 30.0}, layers=4),
+        Model(
+            "gemma2", {"attention.sliding_window": 256, "final_logit_softcapping": 30.0}, layers=4
+        ),
         [(2, 4, 64, 256), (2, 4, 64, None)],
     ),
     "gemma3: one of six": (
@@ -168,19 +176,34 @@ ARCHITECTURES: dict[str, tuple[Model, list[tuple[object, ...]]]] = {
         [(1, 4, 64, None), (5, 4, 64, 256)],
     ),
     "a pattern by layer": (
-        Model("gemma4", {"attention.sliding_window": 128,
-                         "attention.sliding_window_pattern": [True, True, False, True]}, layers=4),
+        Model(
+            "gemma4",
+            {
+                "attention.sliding_window": 128,
+                "attention.sliding_window_pattern": [True, True, False, True],
+            },
+            layers=4,
+        ),
         [(1, 4, 64, None), (3, 4, 64, 128)],
     ),
     "gpt-oss: every other": (
-        Model("gpt-oss", {"attention.sliding_window": 128, "expert_count": 4, "expert_used_count": 2},
-              experts=4),
+        Model(
+            "gpt-oss",
+            {"attention.sliding_window": 128, "expert_count": 4, "expert_used_count": 2},
+            experts=4,
+        ),
         [(1, 4, 64, 128), (1, 4, 64, None)],
     ),
-    "phi3 as llama.cpp has it": (Model("phi3", {"attention.sliding_window": 128}), [(2, 4, 64, None)]),
+    "phi3 as llama.cpp has it": (
+        Model("phi3", {"attention.sliding_window": 128}),
+        [(2, 4, 64, None)],
+    ),
     "heads by layer": (
-        Model("deci", {"attention.head_count_kv": [4, 2, 2], "feed_forward_length": [1024, 512, 512]},
-              layers=3),
+        Model(
+            "deci",
+            {"attention.head_count_kv": [4, 2, 2], "feed_forward_length": [1024, 512, 512]},
+            layers=3,
+        ),
         [(1, 4, 64, None), (2, 2, 64, None)],
     ),
     "conv layers (LFM2)": (
@@ -188,17 +211,34 @@ ARCHITECTURES: dict[str, tuple[Model, list[tuple[object, ...]]]] = {
         [(1, 4, 64, None), (2, None, None, None)],
     ),
     "hybrid (Jamba)": (
-        Model("jamba", {"attention.head_count_kv": [0, 0, 4, 0], "ssm.conv_kernel": 4,
-                        "ssm.inner_size": 1024, "ssm.state_size": 16, "ssm.time_step_rank": 32},
-              layers=4),
+        Model(
+            "jamba",
+            {
+                "attention.head_count_kv": [0, 0, 4, 0],
+                "ssm.conv_kernel": 4,
+                "ssm.inner_size": 1024,
+                "ssm.state_size": 16,
+                "ssm.time_step_rank": 32,
+            },
+            layers=4,
+        ),
         [(1, 4, 64, None), (3, None, None, None)],
     ),
     "prediction layers are not run": (
-        Model("glm4moe", {"nextn_predict_layers": 1, "expert_count": 4, "expert_used_count": 2,
-                          "leading_dense_block_count": 1}, layers=3, experts=4),
+        Model(
+            "glm4moe",
+            {
+                "nextn_predict_layers": 1,
+                "expert_count": 4,
+                "expert_used_count": 2,
+                "leading_dense_block_count": 1,
+            },
+            layers=3,
+            experts=4,
+        ),
         [(1, 4, 64, None), (1, 4, 64, None)],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ARCHITECTURES)
@@ -208,11 +248,19 @@ def test_metadata_gives_the_layers(case: str, tmp_path: Path) -> None:
 
 
 def test_experts_and_latent_attention(tmp_path: Path) -> None:
-    numbers = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 256,
-               "expert_shared_count": 1, "leading_dense_block_count": 1,
-               "attention.kv_lora_rank": 128, "attention.key_length": 160,
-               "attention.key_length_mla": 96, "attention.value_length_mla": 64,
-               "rope.dimension_count": 32, "attention.head_count_kv": 1}  # fmt: skip
+    numbers = {
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "expert_feed_forward_length": 256,
+        "expert_shared_count": 1,
+        "leading_dense_block_count": 1,
+        "attention.kv_lora_rank": 128,
+        "attention.key_length": 160,
+        "attention.key_length_mla": 96,
+        "attention.value_length_mla": 64,
+        "rope.dimension_count": 32,
+        "attention.head_count_kv": 1,
+    }
     new = read_gguf(write(tmp_path / "new.gguf", Model("deepseek2", numbers, layers=3, experts=4)))
     assert new.architecture is not None
     attention = new.architecture.layers[0].attention
@@ -273,7 +321,7 @@ def test_a_file_cut_anywhere_is_truncated(real: tuple[bytes, int], tmp_path: Pat
     path = tmp_path / "cut.gguf"
     for end in [*range(0, len(header), 7), len(header) - 1]:
         path.write_bytes(header[:end])
-        with pytest.raises(BrokenFileError, match="truncated|ends within|lies"):
+        with pytest.raises(BrokenFileError, match=r"truncated|ends within|lies"):
             read_gguf(path)
     assert total > len(header)
     path.write_bytes(header)
@@ -301,26 +349,74 @@ LIES: dict[str, tuple[bytes, type[WillfitError], str]] = {
     "another file": (b"PK\x03\x04" + bytes(60), BrokenFileError, "does not start with GGUF"),
     "version 1": (head(1) + bytes(64), UnsupportedError, "version 1, expected 2 or 3"),
     "big endian": (head(3 << 24) + bytes(64), UnsupportedError, "big-endian"),
-    "absurd tensor count": (head(3, 2**60), BrokenFileError, "announces 1,152,921,504,606,846,976 tensors"),
+    "absurd tensor count": (
+        head(3, 2**60),
+        BrokenFileError,
+        "announces 1,152,921,504,606,846,976 tensors",
+    ),
     "absurd pair count": (head(3, 0, 2**60), BrokenFileError, "1,152,921,504,606,846,976 settings"),
-    "long key": (head(3, 0, 1) + struct.pack("<Q", 2**62) + bytes(99), BrokenFileError, "truncated or lies"),
-    "long array": (head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 4, 2**60)), BrokenFileError, "truncated or lies"),
-    "many texts": (head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 8, 2**60)), BrokenFileError, "truncated or lies"),
-    "nested arrays": (head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 9, 1) * 40), BrokenFileError, "unknown type 9"),
-    "many arrays": (head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 9, 2**40)), BrokenFileError, "array of arrays"),
+    "long key": (
+        head(3, 0, 1) + struct.pack("<Q", 2**62) + bytes(99),
+        BrokenFileError,
+        "truncated or lies",
+    ),
+    "long array": (
+        head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 4, 2**60)),
+        BrokenFileError,
+        "truncated or lies",
+    ),
+    "many texts": (
+        head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 8, 2**60)),
+        BrokenFileError,
+        "truncated or lies",
+    ),
+    "nested arrays": (
+        head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 9, 1) * 40),
+        BrokenFileError,
+        "unknown type 9",
+    ),
+    "many arrays": (
+        head(3, 0, 1) + pair(b"a", 9, struct.pack("<IQ", 9, 2**40)),
+        BrokenFileError,
+        "array of arrays",
+    ),
     "unknown value": (head(3, 0, 1) + pair(b"a", 77, b""), BrokenFileError, "unknown type 77"),
     "not UTF-8": (head(3, 0, 1) + pair(b"\xff\xfe", 4, bytes(4)), BrokenFileError, "not UTF-8"),
     "a key twice": (head(3, 0, 2) + pair(b"a", 0, b"1") * 2, BrokenFileError, "'a' twice"),
-    "alignment 0": (head(3, 0, 1) + pair(b"general.alignment", 4, bytes(4)), BrokenFileError, "aligned to 0"),
-    "unknown element": (head(3, 1) + tensor(b"w", (4,), 99, 0), UnsupportedError, "element type 99"),
+    "alignment 0": (
+        head(3, 0, 1) + pair(b"general.alignment", 4, bytes(4)),
+        BrokenFileError,
+        "aligned to 0",
+    ),
+    "unknown element": (
+        head(3, 1) + tensor(b"w", (4,), 99, 0),
+        UnsupportedError,
+        "element type 99",
+    ),
     "nine dimensions": (head(3, 1) + tensor(b"w", (1,) * 9, 0, 0), BrokenFileError, "9 dimensions"),
     "huge dimension": (head(3, 1) + tensor(b"w", (2**60,), 0, 0), BrokenFileError, "has the shape"),
-    "half a block": (head(3, 1) + tensor(b"w", (100,), 12, 0), BrokenFileError, "[100], impossible in blocks of q4_k"),
-    "overlap": (head(3, 2) + tensor(b"a", (4,), 0, 0) + tensor(b"b", (4,), 0, 8) + bytes(99), BrokenFileError, "'b' overlaps"),
-    "a tensor twice": (head(3, 2) + tensor(b"a", (4,), 0, 0) + tensor(b"a", (4,), 0, 32) + bytes(99), BrokenFileError, "twice"),
+    "half a block": (
+        head(3, 1) + tensor(b"w", (100,), 12, 0),
+        BrokenFileError,
+        "[100], impossible in blocks of q4_k",
+    ),
+    "overlap": (
+        head(3, 2) + tensor(b"a", (4,), 0, 0) + tensor(b"b", (4,), 0, 8) + bytes(99),
+        BrokenFileError,
+        "'b' overlaps",
+    ),
+    "a tensor twice": (
+        head(3, 2) + tensor(b"a", (4,), 0, 0) + tensor(b"a", (4,), 0, 32) + bytes(99),
+        BrokenFileError,
+        "twice",
+    ),
     "no tensors": (head() + bytes(64), BrokenFileError, "holds no tensors"),
-    "braces": (head(3, 1) + tensor(b"w{0-9}", (4,), 0, 0) + bytes(99), BrokenFileError, "no usable name"),
-}  # fmt: skip
+    "braces": (
+        head(3, 1) + tensor(b"w{0-9}", (4,), 0, 0) + bytes(99),
+        BrokenFileError,
+        "no usable name",
+    ),
+}
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -335,12 +431,10 @@ def test_a_lying_file_is_refused_with_its_reason(lie: str, tmp_path: Path) -> No
 
 
 def read_or_refuse(content: bytes, file_bytes: int | None) -> None:
-    try:
-        parse_gguf(content, "file", file_bytes)
-    except WillfitError as error:
-        assert str(error)
-    except IncompleteError:
-        assert file_bytes != len(content)
+    with contextlib.suppress(
+        WillfitError, *([] if file_bytes == len(content) else [IncompleteError])
+    ):
+        parse_gguf(content, "file", file_bytes)  # any other exception fails
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -360,12 +454,8 @@ def test_a_damaged_file_gives_a_spec_or_a_sentence(
         damaged[at : at + 1] = data.draw(st.binary(min_size=0, max_size=9))
     path = tmp_path_factory.getbasetemp() / "damaged.gguf"
     path.write_bytes(bytes(damaged) + bytes(max(total - len(damaged), 0)))
-    try:
-        spec = read_gguf(path)
-    except WillfitError as error:
-        assert str(error)
-    else:
-        assert spec.num_params >= 0
+    with contextlib.suppress(WillfitError):  # any other exception fails
+        assert read_gguf(path).num_params >= 0
 
 
 @pytest.fixture
@@ -396,16 +486,22 @@ def test_remote_files_by_range_requests(tmp_path: Path, hub_url: Callable[[str],
     parts = {f"p/{path.name}": path.read_bytes() for path in tmp_path.glob("p-*.gguf")}
     expected = read_gguf(tmp_path / "s.gguf").num_params
     files: dict[str, bytes | Sparse] = {
-        "m-Q4_K_M.gguf": Sparse(content, len(content)), "m-Q8_0.gguf": small, **parts,
+        "m-Q4_K_M.gguf": Sparse(content, len(content)),
+        "m-Q8_0.gguf": small,
+        **parts,
         "cut.gguf": small[:500],
-    }  # fmt: skip
+    }
     with HubServer({"org/m": Repo(files=files)}) as hub:
         hub_url(hub.url)
         first = min(parts)
         for name in [
-            f"{hub.url}/org/m/resolve/main/m-Q4_K_M.gguf", f"{hub.url}/org/m/blob/main/m-Q8_0.gguf",
-            "org/m/m-Q4_K_M.gguf", "org/m:Q4_K_M", "org/m:q8_0", f"org/m/{first}",
-        ]:  # fmt: skip
+            f"{hub.url}/org/m/resolve/main/m-Q4_K_M.gguf",
+            f"{hub.url}/org/m/blob/main/m-Q8_0.gguf",
+            "org/m/m-Q4_K_M.gguf",
+            "org/m:Q4_K_M",
+            "org/m:q8_0",
+            f"org/m/{first}",
+        ]:
             spec = resolve(name)
             assert (spec.num_params, spec.id) == (expected, name)
         assert hub.served["org/m/m-Q4_K_M.gguf"] <= 3 * 4 * 2**20

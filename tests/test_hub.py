@@ -14,12 +14,20 @@ import pytest
 from support.hub_server import COMMIT, HubServer, Repo, Sparse
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-    "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 512,
-    "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
-}  # fmt: skip
+}
 # 1000·64 twice, and per layer: q 64·64, k and v 32·64 each, o 64·64, three of 128·64, two norms
 LAYER = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64 + 2 * 64
 NUM_PARAMS = 2 * 1000 * 64 + 2 * LAYER + 64
@@ -110,9 +118,20 @@ def hub() -> Iterator[HubServer]:
         "org/no-ranges": repo("no_ranges", **{"model.safetensors": Sparse(WHOLE.start, 10**10)}),
         "org/pickled": Repo(files={**CONFIG_FILE, "pytorch_model.bin": b"\x80"}),
         "gpt-two": repo(),
-        **{f"org/{mode}": repo(mode) for mode in (
-            "gated", "private", "bad_token", "disabled", "html", "broken", "busy", "slow", "drops",
-        )},
+        **{
+            f"org/{mode}": repo(mode)
+            for mode in (
+                "gated",
+                "private",
+                "bad_token",
+                "disabled",
+                "html",
+                "broken",
+                "busy",
+                "slow",
+                "drops",
+            )
+        },
         "org/only-gguf": Repo(files={f"m-Q{n}_K.gguf": b"GGUF" for n in (2, 4, 8)}),
         "org/adapter": Repo(files={"adapter_config.json": b"{}", "adapter_model.safetensors": b""}),
         "org/pipeline": Repo(files={"model_index.json": b"{}", "README.md": b""}),
@@ -124,13 +143,23 @@ def hub() -> Iterator[HubServer]:
         "org/cut-header": repo(**{"model.safetensors": Sparse(WHOLE.start[:900], 900)}),
         "org/cut-weights": repo(**{"model.safetensors": Sparse(WHOLE.start, len(WHOLE) - 10)}),
         "org/lost-shard": Repo(files={**CONFIG_FILE, **INDEX, first: sharded[first]}),
-        "org/wrong-shard": Repo(files={**CONFIG_FILE, **INDEX, first: sharded[first],
-                                       second: weights({"other.weight": (2, 2)})}),
-        "org/escaping": Repo(files={**CONFIG_FILE, "model.safetensors.index.json":
-                                    index({"../../x.safetensors": {"w": (1,)}})}),
+        "org/wrong-shard": Repo(
+            files={
+                **CONFIG_FILE,
+                **INDEX,
+                first: sharded[first],
+                second: weights({"other.weight": (2, 2)}),
+            }
+        ),
+        "org/escaping": Repo(
+            files={
+                **CONFIG_FILE,
+                "model.safetensors.index.json": index({"../../x.safetensors": {"w": (1,)}}),
+            }
+        ),
         "org/untold-config": repo(**{"config.json": b'{"answer": 42}'}),
         "org/two-sets": Repo(files={**CONFIG_FILE, "a.safetensors": WHOLE, "b.safetensors": WHOLE}),
-    }  # fmt: skip
+    }
     with HubServer(repos) as server:
         yield server
 
@@ -138,8 +167,13 @@ def hub() -> Iterator[HubServer]:
 def ask(url: str, tmp_path: Path, *questions: dict[str, object], **env: str) -> list[dict]:
     """Resolve names with the real client in a fresh process, its endpoint being ``url``."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    clean |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_ETAG_TIMEOUT": "2",
-              "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
+    clean |= {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_ETAG_TIMEOUT": "2",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     command = [sys.executable, "-c", SCRIPT, json.dumps(questions)]
     done = subprocess.run(
         command, env={**clean, **env}, capture_output=True, text=True, timeout=120, cwd=tmp_path
@@ -169,7 +203,8 @@ def test_shapes_come_from_headers_and_no_weights_are_served(hub: HubServer, tmp_
         for method, path, h in hub.requests
         if method == "GET" and "safetensors" in path and "index" not in path
     ]
-    assert ranges and all("range" in {k.lower() for k in headers} for headers in ranges)
+    assert ranges
+    assert all("range" in {k.lower() for k in headers} for headers in ranges)
 
 
 def test_a_server_without_ranges_is_cut_off(hub: HubServer, tmp_path: Path) -> None:
@@ -213,8 +248,12 @@ SENTENCES = {
     "org/wrong-shard": ("BrokenFileError", "model-00002-of-00002.safetensors lacks 9 tensors"),
     "org/escaping": ("BrokenFileError", "'../../x.safetensors'", "beside it"),
     "org/untold-config": ("BrokenFileError", "not a model config", "answer"),
-    "no-such-model-name": ("ModelNotFoundError", "has no model 'no-such-model-name'", "did you mean"),
-}  # fmt: skip
+    "no-such-model-name": (
+        "ModelNotFoundError",
+        "has no model 'no-such-model-name'",
+        "did you mean",
+    ),
+}
 
 
 def test_each_failure_has_its_sentence(hub: HubServer, tmp_path: Path) -> None:
@@ -235,8 +274,12 @@ def test_pickled_weights_are_left_alone(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_a_revision_is_asked_for_and_missed(hub: HubServer, tmp_path: Path) -> None:
-    good, bad = ask(hub.url, tmp_path, {"name": "org/whole", "revision": COMMIT},
-                    {"name": "org/whole", "revision": "v9"})  # fmt: skip
+    good, bad = ask(
+        hub.url,
+        tmp_path,
+        {"name": "org/whole", "revision": COMMIT},
+        {"name": "org/whole", "revision": "v9"},
+    )
     assert good["num_params"] == NUM_PARAMS
     assert bad["error"] == "ModelAccessError"
     assert "no such revision" in bad["message"]

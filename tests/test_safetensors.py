@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -43,8 +44,22 @@ def read(tmp_path: Path, content: bytes) -> object:
 def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("safetensors.torch")
-    types = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8",
-             "uint8", "bool", "float8_e4m3fn", "float8_e5m2", "complex64", "uint16"]  # fmt: skip
+    types = [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "bool",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "complex64",
+        "uint16",
+    ]
     tensors = {
         f"layers.{i}.{name}": torch.zeros((3, 2 + i), dtype=getattr(torch, name))
         for i, name in enumerate(types)
@@ -80,33 +95,54 @@ LIES = {
     "not UTF-8": (file_of(b'{"\xff": 1}'), "not valid JSON"),
     "a list": (file_of([1, 2]), "holds a JSON list"),
     "deep": (file_of(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "nested too deeply"),
-    "deep, not for the parser": (file_of(b'{"a":' + b"[" * 90 + b"]" * 90 + b"}"), f"more than {MAX_DEPTH}"),
+    "deep, not for the parser": (
+        file_of(b'{"a":' + b"[" * 90 + b"]" * 90 + b"}"),
+        f"more than {MAX_DEPTH}",
+    ),
     "twice": (file_of(b'{"a":1,"a":2}'), "the key 'a' is there twice"),
     "NaN": (file_of(b'{"a":NaN}'), "NaN is not a JSON number"),
-    "no shape": (file_of({"w": {"dtype": "F32", "data_offsets": [0, 4]}}, 4), "needs a dtype, a shape"),
+    "no shape": (
+        file_of({"w": {"dtype": "F32", "data_offsets": [0, 4]}}, 4),
+        "needs a dtype, a shape",
+    ),
     "negative shape": (file_of({"w": entry([-1], 0, 4)}, 4), "needs a dtype, a shape"),
     "text for a shape": (file_of({"w": entry(["1"], 0, 4)}, 4), "needs a dtype, a shape"),
     "true for a shape": (file_of({"w": entry([True], 0, 4)}, 4), "needs a dtype, a shape"),
     "fraction": (file_of({"w": entry([1.5], 0, 6)}, 6), "needs a dtype, a shape"),
     "absurd shape": (file_of({"w": entry([10**30], 0, 4)}, 4), "needs a dtype, a shape"),
-    "three offsets": (file_of({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, 8), "two data_offsets"),
+    "three offsets": (
+        file_of({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, 8),
+        "two data_offsets",
+    ),
     "not an entry": (file_of({"w": 7}), "needs a dtype, a shape"),
     # 2·3 float32 are 24 bytes and the offsets hold 20
-    "wrong size": (file_of({"w": entry([2, 3], 0, 20)}, 20), "take 24 bytes and its data_offsets [0, 20] hold 20"),
+    "wrong size": (
+        file_of({"w": entry([2, 3], 0, 20)}, 20),
+        "take 24 bytes and its data_offsets [0, 20] hold 20",
+    ),
     "backwards": (file_of({"w": entry([1], 4, 0)}, 4), "lies about its size"),
-    "overlap": (file_of({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, 12), "'b' overlaps the data of 'a'"),
-    "hole": (file_of({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, 12), "leaves a hole of 4 bytes"),
-    "truncated": (file_of({"w": entry([25], 0, 100)}, 60), "describes 100 bytes of weights and 60 are there"),
+    "overlap": (
+        file_of({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, 12),
+        "'b' overlaps the data of 'a'",
+    ),
+    "hole": (
+        file_of({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, 12),
+        "leaves a hole of 4 bytes",
+    ),
+    "truncated": (
+        file_of({"w": entry([25], 0, 100)}, 60),
+        "describes 100 bytes of weights and 60 are there",
+    ),
     "trailing": (file_of({"w": entry([1], 0, 4)}, 9), "5 bytes that its header does not describe"),
     "braces in a name": (file_of({"w.{0-9}": entry([1], 0, 4)}, 4), "name that no module can have"),
     "control characters": (file_of({"w\n": entry([1], 0, 4)}, 4), "name that no module can have"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lying_header_is_refused_with_its_reason(lie: str, tmp_path: Path) -> None:
     content, words = LIES[lie]
-    with pytest.raises(BrokenFileError, match="model.safetensors") as caught:
+    with pytest.raises(BrokenFileError, match=r"model\.safetensors") as caught:
         read(tmp_path, content)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -119,11 +155,9 @@ def test_an_unknown_type_is_unsupported_not_guessed(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=400))
 def test_any_bytes_give_a_header_or_a_sentence(content: bytes) -> None:
-    try:
+    with contextlib.suppress(WillfitError):  # any other exception fails
         length = header_length(content, "file", len(content))
         parse_header(content[8 : 8 + length], "file", len(content))
-    except WillfitError as error:
-        assert str(error)
 
 
 JSONS = st.recursive(

@@ -5,6 +5,7 @@ It counts what it serves of every file, and can be gated, slow or broken by repo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -115,8 +116,17 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": file, "size": repo.listed_sizes.get(file, len(repo.files.get(file, b"")))}
             for file in names
         ]
-        info = {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "private": False,
-                "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}  # fmt: skip
+        info = {
+            "_id": "1",
+            "id": name,
+            "modelId": name,
+            "sha": COMMIT,
+            "private": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": siblings,
+        }
         return self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
 
     def _file(self, path: str, *, from_cdn: bool) -> None:
@@ -134,15 +144,24 @@ class _Handler(BaseHTTPRequestHandler):
             location = f"http://localhost:{self.server_hub.port}/cdn{path}"
             etag = hashlib.sha1(path.encode()).hexdigest()
             return self._send(
-                302, b"", {"Location": location, "X-Repo-Commit": COMMIT, "X-Linked-ETag": etag,
-                           "X-Linked-Size": str(len(content))},
-            )  # fmt: skip
+                302,
+                b"",
+                {
+                    "Location": location,
+                    "X-Repo-Commit": COMMIT,
+                    "X-Linked-ETag": etag,
+                    "X-Linked-Size": str(len(content)),
+                },
+            )
         return self._content(repo, f"{match['repo']}/{match['file']}", content)
 
     def _content(self, repo: Repo, name: str, content: bytes | Sparse) -> None:
         total = len(content)
-        headers = {"ETag": f'"{hashlib.sha1(name.encode()).hexdigest()}"', "X-Repo-Commit": COMMIT,
-                   "Accept-Ranges": "bytes"}  # fmt: skip
+        headers = {
+            "ETag": f'"{hashlib.sha1(name.encode()).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+        }
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if asked and repo.mode != "no_ranges":
             first, last = int(asked[1]), min(int(asked[2]), total - 1)
@@ -174,20 +193,31 @@ class _Handler(BaseHTTPRequestHandler):
         """Whether the repository's mode already answered."""
         answers = {
             "private": (401, b"", {"X-Error-Code": "RepoNotFound"}),
-            "bad_token": (401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"}),
+            "bad_token": (
+                401,
+                b"{}",
+                {"X-Error-Message": "Invalid credentials in Authorization header"},
+            ),
             "disabled": (403, b"{}", {"X-Error-Message": "Access to this resource is disabled."}),
             "html": (200, b"<!DOCTYPE html><html>Please log in to this network</html>", {}),
             "broken": (502, b"<html>Bad gateway</html>", {}),
             "busy": (429, b"", {}),
-        }  # fmt: skip
+        }
         if repo.mode == "slow":
             time.sleep(self.server_hub.slow_seconds)
         if repo.mode == "drops":
             self.close_connection = True
             return True
         if repo.mode == "gated" and not listing:
-            self._send(403, b"", {"X-Error-Code": "GatedRepo", "X-Repo-Commit": COMMIT,
-                                  "X-Error-Message": f"Access to model {name} is restricted"})  # fmt: skip
+            self._send(
+                403,
+                b"",
+                {
+                    "X-Error-Code": "GatedRepo",
+                    "X-Repo-Commit": COMMIT,
+                    "X-Error-Message": f"Access to model {name} is restricted",
+                },
+            )
             return True
         if repo.mode in answers:
             self._send(*answers[repo.mode])
@@ -201,9 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self._head(status, {"Content-Length": str(len(body)), **headers})
-        if self.command == "GET":
-            self.wfile.write(body)
+        with contextlib.suppress(OSError):  # a reader that gave up waiting
+            self._head(status, {"Content-Length": str(len(body)), **headers})
+            if self.command == "GET":
+                self.wfile.write(body)
 
 
 def _slice(content: bytes | Sparse, first: int, last: int) -> bytes:

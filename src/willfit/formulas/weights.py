@@ -250,6 +250,7 @@ def _target_dtype(row: TensorRow, model: ModelSpec, dtype: DType) -> DType:
         not row.dtype.is_floating
         or row.kind is TensorKind.NON_PERSISTENT_BUFFER
         or row.module == QUANTIZED_MODULE
+        or model.library == "gguf"  # llama.cpp keeps every tensor in the type of the file
     )
     if stays:
         return row.dtype

@@ -24,7 +24,7 @@ from willfit.scenario.model import (
     Unknown,
 )
 from willfit.sources.collapse import NamedTensor
-from willfit.sources.headers import rows_from_headers, unpacked_count
+from willfit.sources.headers import resident, rows_from_headers, unpacked_count
 from willfit.sources.limits import MAX_DIMENSION
 from willfit.sources.stored import QUANTIZED_MODULE, quantized_rows, stored_quantization
 
@@ -303,7 +303,7 @@ def _loaded_tensors(
     predicting = isinstance(layers, int) and isinstance(extra, int) and extra > 0
     kept: list[NamedTensor] = []
     notes: Counter[str] = Counter()
-    for tensor in found.tensors:
+    for tensor in resident(found.tensors):
         number = _LAYER.search(tensor.name) if predicting else None
         if number is not None and len(number[1]) < 9 and int(number[1]) >= int(layers or 0):
             notes["multi-token-prediction layers are in the files and are not loaded"] += 1

@@ -101,7 +101,10 @@ def gguf_config(metadata: Metadata, rows: Sequence[TensorRow]) -> GgufConfig:
         value = metadata.number(key)
         if value:
             config[name] = value
-    config["num_attention_heads"] = metadata.whole("attention.head_count") or None
+    heads = metadata.whole("attention.head_count")
+    config["num_attention_heads"] = heads or None
+    if heads:  # llama.cpp's own default, which is not every configuration class's
+        config.setdefault("head_dim", hidden // heads)
     config["num_key_value_heads"] = metadata.whole("attention.head_count_kv") or None
     config["intermediate_size"] = metadata.whole("feed_forward_length") or None
     config["vocab_size"] = _vocabulary(metadata, rows)

@@ -23,6 +23,7 @@ _STATE_NAMES: Final = frozenset(
         "W_q", "meta", "weight_scales", "qscale",
         # bitsandbytes
         "SCB", "weight_format", "absmax", "quant_map", "nested_absmax", "nested_quant_map",
+        "nested_offset",
         # compressed-tensors, fp8, modelopt, quanto
         "weight_packed", "weight_shape", "weight_zero_point", "weight_g_idx", "weight_scale",
         "weight_scale_inv", "weight_scale_2", "weight_global_scale", "input_scale",
@@ -64,12 +65,31 @@ def rows_from_headers(
     )
 
 
+def resident(tensors: Iterable[NamedTensor]) -> list[NamedTensor]:
+    """The tensors that stay after loading: bitsandbytes' texts do not, the offset in them does.
+
+    ``quant_state.bitsandbytes__nf4`` is JSON as bytes, with the offset of a double quantisation in
+    it; ``weight_format`` names a layout (bitsandbytes 0.50.2 functional.py `QuantState`,
+    nn/modules.py `Linear8bitLt`).
+    """
+    listed = list(tensors)
+    names = {tensor.name for tensor in listed}
+    kept: list[NamedTensor] = []
+    for tensor in listed:
+        path, _, last = tensor.name.rpartition(".")
+        if last.startswith("bitsandbytes__"):
+            weight = path.removesuffix(".quant_state")
+            if f"{weight}.nested_absmax" in names:
+                offset = f"{weight}.nested_offset"
+                kept.append(NamedTensor(name=offset, shape=(), dtype="float32"))
+        elif last != "weight_format":
+            kept.append(tensor)
+    return kept
+
+
 def owner_of(name: str) -> str:
     """Path of the module that owns a tensor; bitsandbytes hangs its state below ``weight``."""
-    path, _, last = name.rpartition(".")
-    if last.startswith("bitsandbytes__"):
-        path = path.rpartition(".")[0]
-    return path.removesuffix(".weight") if path.endswith(".weight") else path
+    return name.rpartition(".")[0].removesuffix(".weight")
 
 
 def _kind(tensor: NamedTensor) -> TensorKind:
