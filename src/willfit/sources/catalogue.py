@@ -163,10 +163,16 @@ def _moved(organisation: str, short: str) -> str | None:
 
 
 def _likeness(wanted: str, short: str, candidate: str) -> float:
-    own = candidate.rpartition("/")[2]
+    """How alike two names are; the same numbers in them (3, 8b) weigh most, ``meta-`` nothing."""
+    own = candidate.rpartition("/")[2].removeprefix("meta-")
     whole = difflib.SequenceMatcher(None, wanted, candidate).ratio()
-    part = difflib.SequenceMatcher(None, short, own).ratio()
-    return max(whole, part) + 0.1 * min(whole, part)
+    part = difflib.SequenceMatcher(None, short.removeprefix("meta-"), own).ratio()
+    same_numbers = _numbers(short) == _numbers(own)
+    return max(whole, part) + 0.1 * min(whole, part) + (0.2 if same_numbers else 0.0)
+
+
+def _numbers(name: str) -> set[str]:
+    return set(re.findall(r"\d+(?:\.\d+)?", name))
 
 
 def _read(file: str, place: list[int]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def with_auto_class(spec: ModelSpec, auto_class: str | None, num_labels: int | N
 
 
 def _base(spec: ModelSpec) -> ModelSpec:
+    if spec.library != "transformers":
+        return spec  # timm has one class a model
     variant = spec.variants.get("AutoModel")
     if variant is None:
         rows = tuple(row for row in spec.tensors if not _is_head(row))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
+from willfit.sources.architecture.defaults import text_type, with_defaults
 from willfit.sources.architecture.fields import Fields
 from willfit.sources.architecture.layers import layer_groups
 from willfit.sources.architecture.traits import Traits, traits_of
@@ -41,8 +42,20 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     for key in _TEXT_KEYS:
         nested = config.get(key)
         if isinstance(nested, Mapping):
-            inherited = {"vocab_size": config.get("vocab_size")} if "vocab_size" in config else {}
-            return {**inherited, **nested}
+            inherited: dict[str, Any] = {}
+            if "vocab_size" in config:
+                inherited["vocab_size"] = config["vocab_size"]
+            if "model_type" not in nested:
+                inherited["model_type"] = text_type(config.get("model_type")) or ""
+            return with_defaults({**inherited, **nested}, nested=True)
+    return _with_num_layers(with_defaults(config))
+
+
+def _with_num_layers(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nemotron-H's later configs list their layers and leave the count to the list."""
+    listed = config.get("layers_block_type")
+    if isinstance(listed, (list, tuple)) and "num_hidden_layers" not in config:
+        return {**config, "num_hidden_layers": len(listed)}
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from willfit.errors import InputError
@@ -22,18 +23,39 @@ _PATTERN: Final = {"M": "linear", "*": "full", "-": "none", "E": "none"}
 """Letters of Nemotron-H's ``hybrid_override_pattern``."""
 
 
+_Key = tuple[str, bool, bool, int, bool]
+"""What tells layers apart: kind, sparse MLP, shared cache, MLP width, an indexer of its own."""
+
+
 def layer_groups(fields: Fields, traits: Traits, hidden_size: int) -> tuple[LayerGroup, ...]:
     """Equal layers counted together, from the config's own list or the library's default rule."""
     num_layers = fields.need("num_layers")
     kinds = layer_kinds(fields, traits, num_layers)
-    counts: dict[tuple[str, bool, bool, int], int] = {}
+    counts: dict[_Key, int] = {}
     shared_from = num_layers - (fields.size("num_kv_shared_layers") or 0)
-    for index, kind in enumerate(kinds):
+    crossing = fields.items("cross_attention_layers") or []  # Mllama: they see the image alone
+    for index, own_kind in enumerate(kinds):
+        kind = "cross" if index in crossing else own_kind
         sparse = is_sparse(fields, index)
         width = mlp_width(fields, index, hidden_size, sparse)
-        key = (kind, sparse, index >= shared_from, width)
+        key = (kind, sparse, index >= shared_from, width, _indexes(fields, index))
         counts[key] = counts.get(key, 0) + 1
     return tuple(_group(fields, traits, hidden_size, key, count) for key, count in counts.items())
+
+
+def _indexes(fields: Fields, index: int) -> bool:
+    """Whether a sparse-attention layer caches its own indexer keys (GLM-5's others share one).
+
+    Rule of GlmMoeDsaConfig: the listed types, else a pattern, else every n-th after an offset.
+    """
+    listed = fields.items("indexer_types") or fields.items("index_topk_pattern")
+    if listed is not None and index < len(listed):
+        return str(listed[index]) == "full"
+    pattern = fields.text("index_topk_pattern")
+    if index < len(pattern):
+        return pattern[index] == "F"
+    every = max(fields.size("index_topk_freq", 1) or 1, 1)
+    return max(index - (fields.size("index_skip_topk_offset", 2) or 0) + 1, 0) % every == 0
 
 
 def layer_kinds(fields: Fields, traits: Traits, num_layers: int) -> list[str]:
@@ -163,21 +185,24 @@ def _dense_width(fields: Fields, index: int, hidden_size: int) -> int:
 
 
 def _group(
-    fields: Fields, traits: Traits, hidden_size: int, key: tuple[str, bool, bool, int], count: int
+    fields: Fields, traits: Traits, hidden_size: int, key: _Key, count: int
 ) -> LayerGroup:
-    kind, sparse, shared, width = key
+    kind, sparse, shared, width, indexes = key
     mixer: Recurrent | None = None
     if kind in ("linear", "hybrid"):
         mixer = _linear(fields, hidden_size)
     elif kind == "conv":
         mixer = recurrent.short_convolution(fields, hidden_size)
-    attends = kind in ("full", "sliding", "chunked", "hybrid")
+    attends = kind in ("full", "sliding", "chunked", "hybrid", "cross")
+    softmax = attention(fields, traits, hidden_size, kind) if attends else None
+    if softmax is not None and softmax.indexer_dim and not indexes:
+        softmax = replace(softmax, indexer_dim=0)
     return LayerGroup(
         count=count,
-        attention=attention(fields, traits, hidden_size, kind) if attends else None,
+        attention=softmax,
         recurrent=mixer,
         mlp=_mlp(fields, traits, width, sparse),
-        shares_cache=shared and attends,
+        shares_cache=(shared and attends) or kind == "cross",
     )
 
 
@@ -225,7 +250,7 @@ def _gated(fields: Fields, traits: Traits) -> bool:
 def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> Attention:
     """The attention of a layer of this kind."""
     heads = fields.need("num_heads")
-    head_dim = _head_dim(fields, hidden_size, heads)
+    head_dim = head_dim_of(fields, traits, hidden_size, heads)
     window = None
     if kind == "sliding":
         window = window_of(fields, traits) or traits.window
@@ -247,7 +272,7 @@ def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> At
         )
     return Attention(
         num_heads=heads,
-        num_kv_heads=_num_kv_heads(fields, heads, kind),
+        num_kv_heads=_num_kv_heads(fields, traits, heads, kind),
         head_dim=_head_dim_of_kind(fields, head_dim, kind),
         v_head_dim=fields.size("v_head_dim") or _head_dim_of_kind(fields, head_dim, kind),
         window=window,
@@ -256,11 +281,13 @@ def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> At
         or any(fields.flag(n) for n in ("use_qk_norm", "qk_layernorm", "qk_norm")),
         softcap=fields.number("attn_logit_softcapping"),
         causal=traits.decoder,
+        cross=kind == "cross",
     )
 
 
-def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
-    explicit = fields.size("head_dim") or fields.size("d_kv")
+def head_dim_of(fields: Fields, traits: Traits, hidden_size: int, heads: int) -> int:
+    """The config's head size, else its class's default, else hidden size / heads."""
+    explicit = fields.size("head_dim") or fields.size("d_kv") or traits.head_dim
     return explicit or max(hidden_size // heads, 1)
 
 
@@ -270,7 +297,7 @@ def _head_dim_of_kind(fields: Fields, head_dim: int, kind: str) -> int:
     return wider if wider and kind == "full" else head_dim
 
 
-def _num_kv_heads(fields: Fields, heads: int, kind: str) -> int:
+def _num_kv_heads(fields: Fields, traits: Traits, heads: int, kind: str) -> int:
     if fields.text("model_type") == "falcon" or "new_decoder_architecture" in fields.config:
         if fields.flag("new_decoder_architecture"):
             return heads  # broadcast to every head before caching (modeling_falcon._split_heads)
@@ -284,4 +311,10 @@ def _num_kv_heads(fields: Fields, heads: int, kind: str) -> int:
     if full_only and kind == "full":
         return full_only
     nested = fields.nested("attn_config").size("kv_n_heads")
-    return fields.size("num_key_value_heads") or nested or heads
+    return fields.size("num_key_value_heads") or nested or default_kv_heads(fields, traits, heads)
+
+
+def default_kv_heads(fields: Fields, traits: Traits, heads: int) -> int:
+    """Key heads where the config names none: null means all heads, absent the class's default."""
+    absent = "num_key_value_heads" not in fields.config
+    return (traits.num_kv_heads if absent else None) or heads

@@ -31,6 +31,10 @@ class Traits:
     """Default of the hidden dropout where the config is silent."""
     max_context: int | None = None
     """Default of the longest context where the config is silent."""
+    head_dim: int | None = None
+    """Default head size where the config is silent and hidden / heads is not it."""
+    num_kv_heads: int | None = None
+    """Default number of key heads where the config is silent and it is not all heads."""
 
 
 _LAYER_NORM = {"rms_norm": False, "gated": False}
@@ -57,21 +61,36 @@ TRAITS: Final[dict[str, Traits]] = {
     "cohere2": Traits(rms_norm=False, parallel_residual=True, norms_per_layer=1, full_every=4),
     "olmo": Traits(rms_norm=False),
     "dbrx": Traits(rms_norm=False),
-    "gemma2": Traits(sdpa=False, norms_per_layer=4, full_every=2, window=4096),
-    "gemma3": Traits(norms_per_layer=4, qk_norm=True, full_every=6, window=4096),
-    "gemma3_text": Traits(norms_per_layer=4, qk_norm=True, full_every=6, window=4096),
-    "gemma3n_text": Traits(norms_per_layer=4, qk_norm=True, full_every=5, window=512),
+    "gemma2": Traits(
+        head_dim=256, num_kv_heads=4, sdpa=False, norms_per_layer=4, full_every=2, window=4096
+    ),
+    "gemma3": Traits(
+        head_dim=256, num_kv_heads=4, norms_per_layer=4, qk_norm=True, full_every=6, window=4096
+    ),
+    "gemma3_text": Traits(
+        head_dim=256, num_kv_heads=4, norms_per_layer=4, qk_norm=True, full_every=6, window=4096
+    ),
+    "gemma3n_text": Traits(
+        head_dim=256, num_kv_heads=2, norms_per_layer=4, qk_norm=True, full_every=5, window=512
+    ),
     "gemma4_text": Traits(sdpa=False, norms_per_layer=4, qk_norm=True, full_every=6, window=512),
-    "gpt_oss": Traits(sdpa=False, full_every=2, window=128),
-    "mimo_v2_flash": Traits(sdpa=False),
-    "qwen3": Traits(qk_norm=True),
+    "gpt_oss": Traits(head_dim=64, num_kv_heads=8, sdpa=False, full_every=2, window=128),
+    "mimo_v2_flash": Traits(sdpa=False, head_dim=192, num_kv_heads=4),
+    "gemma": Traits(head_dim=256),
+    "glm": Traits(head_dim=128, num_kv_heads=2),
+    "seed_oss": Traits(head_dim=128, num_kv_heads=8),
+    "minimax_m2": Traits(head_dim=128, num_kv_heads=8),
+    "mistral": Traits(num_kv_heads=8),
+    "ministral": Traits(num_kv_heads=8),
+    "mixtral": Traits(num_kv_heads=8),
+    "qwen3": Traits(head_dim=128, qk_norm=True),
     "qwen3_moe": Traits(qk_norm=True),
     "olmo2": Traits(qk_norm=True),
     "olmo3": Traits(qk_norm=True, full_every=4, window=4096),
     "olmoe": Traits(qk_norm=True),
     "exaone4": Traits(qk_norm=True, full_every=4, window=4096),
-    "qwen3_next": Traits(qk_norm=True, full_every=4),
-    "glm4": Traits(norms_per_layer=4),
+    "qwen3_next": Traits(head_dim=256, num_kv_heads=2, qk_norm=True, full_every=4),
+    "glm4": Traits(head_dim=128, num_kv_heads=2, norms_per_layer=4),
     "mamba": Traits(sdpa=False, norms_per_layer=1),
     "mamba2": Traits(sdpa=False, norms_per_layer=1),
     "falcon_mamba": Traits(sdpa=False, norms_per_layer=1),

@@ -13,7 +13,13 @@ from typing import Any, Final
 from willfit.errors import UnsupportedError
 from willfit.scenario.model import Unknown
 from willfit.sources.architecture.fields import Fields
-from willfit.sources.architecture.layers import is_sparse, layer_kinds, mlp_width
+from willfit.sources.architecture.layers import (
+    default_kv_heads,
+    head_dim_of,
+    is_sparse,
+    layer_kinds,
+    mlp_width,
+)
 from willfit.sources.architecture.traits import Traits, traits_of
 from willfit.sources.tables.table import Builder, Table, indices
 
@@ -153,8 +159,10 @@ class _Layers:
         self.num_layers = fields.need("num_layers")
         self.vocab = fields.need("vocab_size")
         self.heads = fields.need("num_heads")
-        self.kv_heads = fields.size("num_key_value_heads") or self.heads
-        self.head_dim = fields.size("head_dim") or self.h // self.heads
+        self.kv_heads = fields.size("num_key_value_heads") or default_kv_heads(
+            fields, traits, self.heads
+        )
+        self.head_dim = head_dim_of(fields, traits, self.h, self.heads)
         self.rank = fields.size("kv_lora_rank") or 0
         self.out = Builder()
 

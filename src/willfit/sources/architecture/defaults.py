@@ -1,0 +1,56 @@
+"""What a config leaves out: the defaults of transformers' configuration class for its type.
+
+A config saved by transformers states the fields of its outer part; of a nested text part it keeps
+only those that differ from the class's defaults, so a vision–language model needs them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Final
+
+from willfit.sources.architecture.fields import SYNONYMS
+
+_ESSENTIAL: Final = frozenset(
+    key
+    for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size")
+    for key in SYNONYMS[name]
+) | {"vocab_size", "num_decoder_layers", "encoder_layers"}
+"""Fields without which an outer config is not one: never filled in there."""
+
+
+@lru_cache(maxsize=1)
+def config_defaults() -> Mapping[str, Mapping[str, Any]]:
+    """Literal defaults by ``model_type``; the file names the release that they were read from."""
+    text = resources.files("willfit.data").joinpath("config_defaults.json").read_text("utf-8")
+    table: Mapping[str, Mapping[str, Any]] = json.loads(text)["defaults"]
+    return table
+
+
+def with_defaults(config: Mapping[str, Any], *, nested: bool = False) -> Mapping[str, Any]:
+    """The config and, for fields that it has under no name, its class's defaults.
+
+    A null stays null: the class then computes the value, or the model goes without.
+    """
+    known = config_defaults().get(str(config.get("model_type")), {})
+    filled = {
+        key: value
+        for key, value in known.items()
+        if key != "text_config"
+        and (nested or key not in _ESSENTIAL)
+        and not any(name in config for name in _names(key))
+    }
+    return {**filled, **config} if filled else config
+
+
+def text_type(model_type: object) -> str | None:
+    """Model type of the text part that a composite type has by default: llama for llava."""
+    name = config_defaults().get(str(model_type), {}).get("text_config")
+    return name if isinstance(name, str) else None
+
+
+def _names(key: str) -> tuple[str, ...]:
+    return next((names for names in SYNONYMS.values() if key in names), (key,))
