@@ -82,6 +82,7 @@ class Recorder:
 
     def reset_peak(self) -> None:
         """Forget the peak: from here on it starts at what is alive."""
+        self.peak_bytes = self.live_bytes
 
     def top(self, count: int = 10) -> list[tuple[int, str]]:
         """The largest storages alive now, with the operator that made each."""
