@@ -374,6 +374,46 @@ def test_an_unknown_family_needs_its_code(tmp_path: Path) -> None:
         resolve(str(write(tmp_path / "m", config__json=json.dumps(config))))
 
 
+def test_timm_names_come_from_the_catalogue_first() -> None:
+    for name, library in [("timm/resnet50.a1_in1k", None), ("resnet50.a1_in1k", "timm")]:
+        spec = resolve(name, library_name=library, offline=True)
+        assert (spec.id, spec.library, spec.source) == (
+            "timm/resnet50.a1_in1k",
+            "timm",
+            "catalogue",
+        )
+    with pytest.raises(InputError, match=r"timm/never_heard_of.*timm and willfit\[trace\]"):
+        resolve("never_heard_of", library_name="timm", offline=True)
+
+
+def test_a_timm_checkpoint_is_read_by_its_tensors(tmp_path: Path) -> None:
+    torch, library = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Linear(8, 5)
+    )
+    library.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    write(tmp_path, config__json='{"architecture": "resnet50", "num_classes": 5}')
+    spec = resolve(str(tmp_path))
+    assert (spec.library, spec.model_class, spec.architecture) == ("timm", "resnet50", None)
+    assert spec.num_params == sum(p.numel() for p in model.parameters())
+    # running mean and variance of 8 float32, and a counter of 8 bytes
+    buffers = [row for row in spec.tensors if not row.is_parameter]
+    assert sum(row.dtype.num_bytes(row.num_elements) for row in buffers) == 2 * 8 * 4 + 8
+
+
+def test_prediction_layers_are_not_counted(saved: Path, tmp_path: Path) -> None:
+    """DeepSeek-V3 stores a layer after the last, for multi-token prediction, that nobody loads."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((saved / "llama" / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    layer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32
+    spec = resolve(str(tmp_path))
+    assert spec.num_params == sum(p.numel() for p in built("llama").parameters()) - layer
+    assert any("multi-token-prediction" in note for note in spec.assumptions)
+
+
 FILES = {
     ("config.json", "model.safetensors", "optimizer.safetensors"): (None, ("model.safetensors",)),
     ("model.safetensors.index.json", "model-00001-of-00002.safetensors"): (

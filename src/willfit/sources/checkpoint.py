@@ -10,82 +10,30 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from willfit.dtypes import DTYPES, FLOAT32, DType
-from willfit.errors import BrokenFileError, InputError, UnsupportedError, WillfitError
-from willfit.scenario.model import (
-    Architecture,
-    ModelSpec,
-    StoredQuantization,
-    TensorKind,
-    TensorRow,
-    Unknown,
-)
+from willfit.errors import UnsupportedError
+from willfit.scenario.model import ModelSpec, StoredQuantization, TensorKind, TensorRow
 from willfit.sources.collapse import NamedTensor
+from willfit.sources.configs import config_dtype, declared_class, library_of
 from willfit.sources.headers import resident, rows_from_headers, unpacked_count
-from willfit.sources.limits import MAX_DIMENSION
 from willfit.sources.stored import QUANTIZED_MODULE, quantized_rows, stored_quantization
+from willfit.sources.structure import Checkpoint, Structure, known_architecture, structure_of
 
-_MODEL_KEYS: Final = frozenset(
-    {"model_type", "architectures", "architecture", "_class_name", "hidden_size", "d_model"}
-)
-_COUNT: Final = re.compile(r"layers?$|_blocks?$|experts$|^depths?$")
-"""Fields that count modules: each one of them is built, so absurd ones cost time."""
-MAX_COUNT: Final = 10_000
 _LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """What was found of a model, before it becomes a spec."""
-
-    id: str
-    source: str
-    """``hub`` or ``local``."""
-    config: Mapping[str, Any]
-    """Empty where there is none beside the weights."""
-    tensors: tuple[NamedTensor, ...] = ()
-    """Tensors of the file headers; empty where only the config is known."""
-    why_no_headers: str = ""
-    """Why `tensors` is empty, for the reader."""
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Structure:
-    """What a config says of the model's modules, in the words of `tables.Table`."""
-
-    model_class: str
-    rows: tuple[TensorRow, ...]
-    no_split: tuple[str, ...] = ()
-    composite: tuple[str, ...] = ()
-    keep_in_fp32: tuple[str, ...] = ()
-    assumptions: tuple[str, ...] = ()
-    unknowns: tuple[Unknown, ...] = ()
 
 
 def spec_of(found: Checkpoint) -> ModelSpec:
     """The spec of a checkpoint; raises `UnsupportedError` where neither side gives its tensors."""
     quantization = stored_quantization(found.config)
-    structure, reason = _structure(found)
+    structure, reason = structure_of(found)
     if structure is None and not found.tensors:
         raise UnsupportedError(reason)
     if not found.tensors and structure is not None:
         return _from_config(found, structure, quantization)
     return _from_headers(found, structure, reason, quantization)
-
-
-def config_dtype(config: Mapping[str, Any]) -> DType | None:
-    """Type that the config names, where it does (transformers' ``dtype``, once ``torch_dtype``)."""
-    for place in (config, config.get("text_config")):
-        for key in ("dtype", "torch_dtype"):
-            name = place.get(key) if isinstance(place, Mapping) else None
-            known = DTYPES.get(str(name).removeprefix("torch."))
-            if known is not None and known.is_floating:
-                return known
-    return None
 
 
 def _from_config(
@@ -128,7 +76,7 @@ def _from_headers(
     counted = unpacked_count(rows, quantization) if quantization else _num_params(rows)
     if structure is None:
         notes.append(f"module classes by tensor names: {reason}")
-        structure = Structure(model_class=_declared_class(found.config), rows=())
+        structure = Structure(model_class=declared_class(found.config), rows=())
     else:
         expected = _num_params(structure.rows)
         if quantization is None and expected == counted:
@@ -160,7 +108,7 @@ def _spec(
     stated: int,
     notes: Sequence[str],
 ) -> ModelSpec:
-    architecture, more = _architecture(found)
+    architecture, more = known_architecture(found)
     return ModelSpec(
         id=found.id,
         library=library_of(found.config),
@@ -179,82 +127,6 @@ def _spec(
         assumptions=(*notes, *more, *structure.assumptions),
         unknowns=structure.unknowns,
     )
-
-
-def library_of(config: Mapping[str, Any]) -> str:
-    """``timm``, ``diffusers`` or ``transformers``: whose fields the config has."""
-    if "model_type" not in config and isinstance(config.get("architecture"), str):
-        return "timm"
-    return "diffusers" if "_class_name" in config else "transformers"
-
-
-def _architecture(found: Checkpoint) -> tuple[Architecture | None, list[str]]:
-    if library_of(found.config) != "transformers" or not found.config:
-        return None, []
-    from willfit.sources.architecture import architecture_of
-
-    try:
-        return architecture_of(found.config), []
-    except InputError as error:
-        if not found.tensors:
-            raise InputError(f"{found.id}: {error}") from error
-        return None, [f"weights only, the layers are not known: {error}"]
-
-
-def _structure(found: Checkpoint) -> tuple[Structure | None, str]:
-    """The table of the config, or the reason why there is none."""
-    config = found.config
-    if not config:
-        return None, "there is no config.json beside the weights"
-    if library_of(config) != "transformers":
-        return None, f"{library_of(config)} models are known by their tensors alone"
-    from willfit.sources.tables import tensor_table
-
-    try:
-        table = tensor_table(config)
-    except (UnsupportedError, InputError) as error:
-        if isinstance(error, InputError) and not found.tensors:
-            raise InputError(f"{found.id}: {error}") from error
-        return _traced(found, error) if not found.tensors else (None, str(error))
-    return Structure(
-        model_class=table.model_class,
-        rows=tuple(table.rows),
-        no_split=tuple(table.no_split),
-        composite=tuple(table.composite),
-        keep_in_fp32=tuple(table.keep_in_fp32),
-        assumptions=tuple(table.assumptions),
-        unknowns=tuple(table.unknowns),
-    ), ""
-
-
-def _traced(found: Checkpoint, unknown: WillfitError) -> tuple[Structure | None, str]:
-    """The table of the real class on the meta device, where torch is installed."""
-    from importlib.util import find_spec
-
-    if found.config.get("auto_map") and "model_type" in found.config:
-        unknown = UnsupportedError(f"{unknown} (its code lies in its own repository)")
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        return None, f"{found.id}: {unknown}"
-    from willfit.trace.meta_build import build_transformers
-
-    try:
-        built = build_transformers(found.config)
-    except (InputError, UnsupportedError) as error:
-        return None, f"{found.id}: {unknown}; and {error}"
-    return Structure(
-        model_class=built.model_class,
-        rows=built.rows,
-        no_split=built.no_split,
-        composite=built.composite,
-        keep_in_fp32=built.keep_in_fp32,
-    ), ""
-
-
-def _declared_class(config: Mapping[str, Any]) -> str:
-    names = config.get("architectures")
-    if isinstance(names, list) and names and isinstance(names[0], str):
-        return names[0]
-    return str(config.get("architecture") or config.get("_class_name") or "unknown class")[:80]
 
 
 def _num_params(rows: Iterable[TensorRow]) -> int:
@@ -338,20 +210,3 @@ def _method_of(rows: Sequence[TensorRow]) -> str:
 def _bits_of(rows: Sequence[TensorRow]) -> float:
     words = {row.dtype.name for row in rows if row.module == QUANTIZED_MODULE}
     return 4 if words & {"int32", "uint8"} else 8
-
-
-def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what is JSON but no model config, and counts that no model has."""
-    if not _MODEL_KEYS & config.keys():
-        held = ", ".join(sorted(config)[:5])[:120] or "nothing"
-        raise BrokenFileError(
-            f"{where} is not a model config: it has none of model_type, architectures or "
-            f"hidden_size, but {held}"
-        )
-    for place in (config, *(value for value in config.values() if isinstance(value, Mapping))):
-        for key, value in place.items():
-            bound = MAX_COUNT if _COUNT.search(key) else MAX_DIMENSION
-            if isinstance(value, (int, float)) and abs(value) > bound:
-                raise BrokenFileError(
-                    f"{where} has {key[:60]} = {value:.4g}, more than any model has: it is damaged"
-                )

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from willfit.errors import BrokenFileError, InputError, ModelAccessError
 from willfit.scenario.model import ModelSpec
-from willfit.sources.checkpoint import Checkpoint, check_config, spec_of
+from willfit.sources.checkpoint import spec_of
 from willfit.sources.collapse import NamedTensor
+from willfit.sources.configs import check_config
 from willfit.sources.hub_errors import asking, offline
 from willfit.sources.limits import (
     MAX_CONFIG_BYTES,
@@ -36,6 +37,7 @@ from willfit.sources.safetensors import (
     read_header,
 )
 from willfit.sources.source import Asked, Source
+from willfit.sources.structure import Checkpoint
 from willfit.sources.weight_files import WeightFiles, pick_weights
 from willfit.units import KIB, format_bytes
 
@@ -133,7 +135,6 @@ class HubSource(Source):
                 config=config,
                 tensors=tensors,
                 why_no_headers=note,
-                trust_remote_code=self.asked.trust_remote_code,
             )
         )
 

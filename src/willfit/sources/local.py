@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from willfit.errors import InputError, ModelNotFoundError
 from willfit.scenario.model import ModelSpec
-from willfit.sources.checkpoint import Checkpoint, check_config, spec_of
+from willfit.sources.checkpoint import spec_of
 from willfit.sources.collapse import NamedTensor
+from willfit.sources.configs import check_config
 from willfit.sources.limits import MAX_CONFIG_BYTES, json_object, read_bounded, unreadable
 from willfit.sources.safetensors import joined, read_header, read_index
 from willfit.sources.source import Asked, Source
+from willfit.sources.structure import Checkpoint
 from willfit.sources.weight_files import WeightFiles, pick_weights, shard
 
 _FILE_ENDINGS: Final = (".json", ".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
@@ -126,7 +128,6 @@ class LocalSource(Source):
                 config=config,
                 tensors=tensors,
                 why_no_headers=why_none,
-                trust_remote_code=self.asked.trust_remote_code,
             )
         )
 

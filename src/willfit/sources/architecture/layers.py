@@ -184,9 +184,7 @@ def _dense_width(fields: Fields, index: int, hidden_size: int) -> int:
     return nested or fields.size("intermediate_size") or ratio * hidden_size
 
 
-def _group(
-    fields: Fields, traits: Traits, hidden_size: int, key: _Key, count: int
-) -> LayerGroup:
+def _group(fields: Fields, traits: Traits, hidden_size: int, key: _Key, count: int) -> LayerGroup:
     kind, sparse, shared, width, indexes = key
     mixer: Recurrent | None = None
     if kind in ("linear", "hybrid"):
