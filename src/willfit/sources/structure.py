@@ -71,7 +71,9 @@ def _traced(found: Checkpoint, unknown: WillfitError) -> tuple[Structure | None,
     from importlib.util import find_spec
 
     if found.config.get("auto_map") and "model_type" in found.config:
-        unknown = UnsupportedError(f"{unknown} (its code lies in its own repository and is not run here)")
+        unknown = UnsupportedError(
+            f"{unknown} (its code lies in its own repository and is not run here)"
+        )
     if find_spec("torch") is None or find_spec("transformers") is None:
         return None, f"{found.id}: {unknown}"
     from willfit.trace.meta_build import build_transformers
