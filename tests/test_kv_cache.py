@@ -262,8 +262,8 @@ def test_every_config_of_the_catalogue_gives_the_librarys_layer_kinds(shared: Pa
         ours: dict[tuple[str, Any], int] = {}
         for group in spec.architecture.layers:
             key = (_our_kind(group), group.attention.window if group.attention else None)
-            if group.shares_cache:
-                key = ("none", None)
+            if group.shares_cache and not (group.attention and group.attention.cross):
+                key = ("none", None)  # Mllama's image layers have a cache layer, empty for text
             ours[key] = ours.get(key, 0) + group.count
         checked += 1
         if ours != theirs:

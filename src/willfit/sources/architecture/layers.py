@@ -13,7 +13,8 @@ from willfit.sources.architecture.traits import Traits
 
 _NAMES: Final = {
     "full_attention": "full", "attention": "full", "global": "full", "hybrid": "hybrid",
-    "indexed_attention": "full", "deepseek_sparse_attention": "full", "sliding_attention": "sliding", "local": "sliding",
+    "indexed_attention": "full", "deepseek_sparse_attention": "full",
+    "sliding_attention": "sliding", "local": "sliding",
     "chunked_attention": "chunked", "linear_attention": "linear", "mamba": "linear",
     "conv": "conv", "moe": "none", "mlp": "none",
 }  # fmt: skip
@@ -210,10 +211,10 @@ def _linear(fields: Fields, hidden_size: int) -> Recurrent:
     if any(fields.size(n) for n in ("mamba_n_heads", "mamba_num_heads", "mamba_d_ssm")) or (
         fields.text("model_type") in ("mamba2", "granitemoehybrid", "nemotron_h", "falcon_h1")
     ):
-        return recurrent.mamba2(fields, hidden_size)
+        return recurrent.mamba2(fields)
     if fields.text("model_type") == "minimax":
         heads = fields.need("num_heads")
-        return recurrent.lightning(fields, heads, fields.size("head_dim") or hidden_size // heads)
+        return recurrent.lightning(heads, fields.size("head_dim") or hidden_size // heads)
     return recurrent.mamba(fields, hidden_size)
 
 

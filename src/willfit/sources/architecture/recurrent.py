@@ -26,7 +26,7 @@ def mamba(fields: Fields, hidden_size: int) -> Recurrent:
     )
 
 
-def mamba2(fields: Fields, hidden_size: int) -> Recurrent:
+def mamba2(fields: Fields) -> Recurrent:
     """Mamba-2: conv (D + 2·G·N, K) and state (heads, head_dim, N)."""
     heads = _first(fields, "mamba_n_heads", "mamba_num_heads", "num_heads", default=128)
     head_dim = _first(fields, "mamba_d_head", "mamba_head_dim", "head_dim", default=64)
@@ -64,7 +64,7 @@ def short_convolution(fields: Fields, hidden_size: int) -> Recurrent:
     return Recurrent(conv_elements=hidden_size * kernel, state_elements=0, inner_size=hidden_size)
 
 
-def lightning(fields: Fields, num_heads: int, head_dim: int) -> Recurrent:
+def lightning(num_heads: int, head_dim: int) -> Recurrent:
     """MiniMax-01 lightning attention: a (heads, D, D) state."""
     return Recurrent(
         conv_elements=0,
