@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from willfit.errors import InputError, ModelAccessError, ModelNotFoundError, WillfitError
 from willfit.sources.resolve import not_found
 
 _Result = TypeVar("_Result")
+
+_NO_ROUTE: Final = frozenset({"NewConnectionError", "ConnectionRefusedError", "gaierror"})
+"""Nobody answered at all; urllib3 derives the first of them from its timeout."""
 
 
 def asking(repo: str, call: Callable[[], _Result]) -> _Result:
@@ -60,13 +63,20 @@ def explain(repo: str, error: BaseException) -> InputError:
     return _by_kind(repo, kinds, chain)
 
 
+def _near(repo: str) -> str:
+    """The catalogue's names that look most like this one, as a hint."""
+    from willfit.sources.catalogue import nearest
+
+    return f"such as {' or '.join(nearest(repo, 2))}"
+
+
 def offline(repo: str) -> InputError:
     """The sentence for a model that only the network could tell of."""
     if "/" not in repo:
         return not_found(repo, f"no model known offline is called {repo!r}")
     return ModelAccessError(
         f"{repo} is neither in the catalogue nor in the cache, and offline mode is on: "
-        "unset HF_HUB_OFFLINE, or name a local folder or one of 'willfit models'"
+        f"unset HF_HUB_OFFLINE, or name a local folder or one of 'willfit models', {_near(repo)}"
     )
 
 
@@ -90,7 +100,7 @@ def _by_status(repo: str, status: int) -> InputError:
 
 
 def _by_kind(repo: str, kinds: set[str], chain: list[BaseException]) -> InputError:
-    if any("Timeout" in kind for kind in kinds):
+    if any("Timeout" in kind for kind in kinds) and not kinds & _NO_ROUTE:
         return ModelAccessError(
             f"the Hub did not answer in time while reading {repo}: try again, or allow longer "
             "with HF_HUB_ETAG_TIMEOUT=60 HF_HUB_DOWNLOAD_TIMEOUT=60"
@@ -99,14 +109,14 @@ def _by_kind(repo: str, kinds: set[str], chain: list[BaseException]) -> InputErr
         return ModelAccessError(
             f"no secure connection to the Hub while reading {repo}: check proxy and certificates"
         )
-    if kinds & {"ConnectError", "ConnectionError", "gaierror", "NetworkError", "MaxRetryError"}:
+    if kinds & (_NO_ROUTE | {"ConnectError", "ConnectionError", "NetworkError", "MaxRetryError"}):
         if "/" not in repo:
             return not_found(
                 repo, f"the catalogue has no {repo!r}, and the Hub cannot be reached to ask it"
             )
         return ModelAccessError(
             f"{repo} is not in the catalogue, and the Hub cannot be reached: check the network, "
-            "or name a local folder or one of 'willfit models'"
+            f"or name a local folder or one of 'willfit models', {_near(repo)}"
         )
     if kinds & {"JSONDecodeError", "FileMetadataError", "RemoteProtocolError", "DecodingError"}:
         return ModelAccessError(
