@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from willfit.errors import InputError, UnsupportedError
-from willfit.estimate import Estimate
+from willfit.results import Estimate
 from willfit.estimator import estimate
 from willfit.report.contract import estimate_json
 from willfit.scenario import (

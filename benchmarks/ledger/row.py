@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from willfit.estimate import Estimate
+from willfit.results import Estimate
 from willfit.scenario import Scenario
 
 PublishedRow = Mapping[str, Any]

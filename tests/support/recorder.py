@@ -147,7 +147,8 @@ def _sdpa(kernel: str) -> Any:
             return aten._scaled_dot_product_flash_attention(
                 query, key, value, dropout_p, is_causal, False, scale=scale
             )[0]
-        assert kernel == "efficient" and not enable_gqa
+        assert kernel == "efficient"
+        assert not enable_gqa
         return aten._scaled_dot_product_efficient_attention(
             query, key, value, _float_bias(attn_mask, query), True, dropout_p, is_causal,
             scale=scale,

@@ -12,7 +12,7 @@ from typing import Final
 from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16, parse_dtype
-from willfit.estimate import Estimate
+from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Stack, Workload
 from willfit.scenario.stack import TESTED
 from willfit.sources.resolve import resolve

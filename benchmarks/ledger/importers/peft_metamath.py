@@ -12,7 +12,7 @@ from typing import Any, Final
 from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.estimate import Estimate
+from willfit.results import Estimate
 from willfit.scenario import Loading, Lora, Machine, Scenario, Stack, Training, Workload
 from willfit.scenario.stack import TESTED
 from willfit.sources.resolve import resolve

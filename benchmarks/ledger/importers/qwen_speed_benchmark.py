@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
-from willfit.estimate import Estimate
+from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, Scenario, Stack, Workload
 from willfit.scenario.stack import TESTED, release
 from willfit.sources.resolve import resolve

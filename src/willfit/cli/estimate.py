@@ -9,7 +9,7 @@ from typing import Final
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser
 from willfit.errors import InputError
-from willfit.estimate import Estimate
+from willfit.results import Estimate
 
 DONE: Final = 0
 DOES_NOT_FIT: Final = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from willfit.estimate import Component, GpuEstimate, PhaseEstimate
+from willfit.results import Component, GpuEstimate, PhaseEstimate
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.scenario.machine import Gpu, Machine
 from willfit.scenario.model import Unknown

@@ -8,7 +8,7 @@ from typing import Final
 
 from willfit.dtypes import parse_dtype
 from willfit.errors import InputError
-from willfit.estimate import DtypeRow
+from willfit.results import DtypeRow
 from willfit.formulas.largest_layer import largest_layer
 from willfit.formulas.weights import LoadedWeights, load_weights
 from willfit.scenario import Loading, ModelSpec, Quantization, Stack

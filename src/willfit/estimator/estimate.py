@@ -8,7 +8,7 @@ from functools import reduce
 
 from willfit.allocator.rounding import reserved_bytes
 from willfit.devices import context_of
-from willfit.estimate import Estimate, GpuEstimate, HostEstimate, Limits
+from willfit.results import Estimate, GpuEstimate, HostEstimate, Limits
 from willfit.estimator.assemble import Overheads, gpu_estimate
 from willfit.estimator.dtype_table import dtype_rows
 from willfit.estimator.limits import (

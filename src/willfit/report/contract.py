@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Final
 
 from willfit.dtypes import DType
-from willfit.estimate import Component, Estimate, GpuEstimate, PhaseEstimate
+from willfit.results import Component, Estimate, GpuEstimate, PhaseEstimate
 from willfit.scenario.model import ModelSpec
 
 SCHEMA: Final = "willfit.estimate/1"

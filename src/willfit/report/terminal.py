@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from willfit.estimate import Component, Estimate, GpuEstimate
+from willfit.results import Component, Estimate, GpuEstimate
 from willfit.report.text import Style, bar, table, wrapped
 from willfit.units import format_bytes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from willfit.devices import cublas_workspace_bytes
 from willfit.dtypes import FLOAT32, DType
@@ -27,6 +28,12 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Lora, Strategy, Training
+
+FUSED_QKV: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
+"""Names of projections that make q, k and v at once."""
+VIEWS_FUSED_QKV: Final = ("gpt_neox", "phi3")
+"""Model types whose v is a view of it, and whose rotary embedding concatenates (transformers 5.23
+modeling_gpt_neox.py, modeling_phi3.py); Falcon indexes, which copies, and GPT-2 views all three."""
 
 
 def training_phases(
@@ -122,7 +129,13 @@ class _Step:
             trained=self.adapter is None,
             quantized=quantized,
             autocast=autocast is not None,
+            fused_qkv=self._has_module(*FUSED_QKV),
+            fused_gate_up=self._has_module("gate_up_proj"),
+            views_fused_qkv=str(self.model.config.get("model_type")) in VIEWS_FUSED_QKV,
         )
+
+    def _has_module(self, *names: str) -> bool:
+        return any(row.owner.rpartition(".")[2] in names for row in self.model.tensors)
 
     @cached_property
     def _trainables(self) -> tuple[static.Trainable, ...]:

@@ -30,6 +30,12 @@ class Stream:
     """Whether the layer's own weights are trained (full fine-tuning)."""
     quantized: bool
     autocast: bool
+    fused_qkv: bool = False
+    """One projection makes q, k and v: one input, cast once."""
+    fused_gate_up: bool = False
+    """One projection makes gate and up."""
+    views_fused_qkv: bool = False
+    """v is a view of the fused projection, rotary makes new q and k by concatenation."""
 
 
 def layer_bytes_per_token(
@@ -51,16 +57,20 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
     """RMSNorm keeps its input in float32, 4·h, and 4 for its scale; Gemma and trained ones more.
 
     Trained weight: the normalised tensor in the stream's type, e·h (Gemma: float32). LayerNorm
-    keeps its input as it is, e·h, and two float32 statistics. q and k norms: the same per head.
+    keeps its input as it is, e·h (parallel branches share it), and two float32 statistics. q and k
+    norms: the same per head, on what their projections give, which is in the compute type.
     """
     h, e = architecture.hidden_size, stream.residual.block_bytes
     if not architecture.rms_norm:
-        return architecture.norms_per_layer * (e * h + 8)
+        inputs = 1 if architecture.parallel_residual else architecture.norms_per_layer
+        return inputs * e * h + 8 * architecture.norms_per_layer
     normalised = (4 if architecture.norm_keeps_fp32 else e) if stream.trained else 0
     kept: float = architecture.norms_per_layer * ((4 + normalised) * h + 4)
     attention = group.attention
     if attention is not None and attention.qk_norm:
         heads = attention.num_heads + attention.num_kv_heads
+        if stream.trained and not architecture.norm_keeps_fp32:
+            normalised = stream.compute.block_bytes
         kept += (4 + normalised) * attention.head_dim * heads + 4 * heads
     return kept
 
@@ -75,16 +85,17 @@ def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream
     e = stream.compute.block_bytes
     h = architecture.hidden_size
     if stream.autocast and stream.residual is FLOAT32:
-        gated = group.mlp is not None and group.mlp.gated
-        return e * h * (5 if gated else 4)
-    return e * h * (1 if architecture.parallel_residual else 2)
+        gated = group.mlp is not None and group.mlp.gated and not stream.fused_gate_up
+        return e * h * ((1 if stream.fused_qkv else 3) + (2 if gated else 1))
+    shared = architecture.parallel_residual and architecture.norms_per_layer == 1
+    return e * h * (1 if shared else 2)
 
 
 def _mlp(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
     """Gated: gate, up and the activated gate, 3·I·e; trained: their product too.
 
     Ungated: the activation's input, and trained its output. Experts: the same for every one of
-    the k experts of a token, with the gathered input and the weighted output.
+    the k experts of a token, with the weighted output and, trained, the gathered input.
     """
     e = _mlp_dtype(stream).block_bytes
     if mlp.num_experts:
@@ -93,7 +104,8 @@ def _mlp(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
         tensors = _width_tensors(architecture, mlp, stream)
         shared = tensors * e * mlp.shared_intermediate_size
         router = 4 * mlp.num_experts + 8 * k
-        return tensors * e * width + 2 * e * h * k + shared + router
+        gathered = (2 if stream.trained else 1) * e * h * k
+        return tensors * e * width + gathered + shared + router
     return _width_tensors(architecture, mlp, stream) * e * mlp.intermediate_size
 
 
@@ -167,9 +179,27 @@ def _input_of(role: str) -> str:
 def attention_saved(
     attention: Attention, shape: AttentionShape, kernel: str, stream: Stream
 ) -> int:
-    """What the attention call keeps; a short convolution or MLA's latent comes with it."""
+    """What the attention call keeps, and what the trained output projection does.
+
+    The fused kernels keep their output, which that projection reads; eager and math do not. Where v
+    is a view of a fused projection (not in eager, nor repeated), all of that is kept; rotary by
+    concatenation lays q out by heads, flash its output likewise, and the projection reads a copy.
+    MLA's latents come with it.
+    """
     kept = saved_bytes(shape, kernel)
+    if stream.trained and kernel in ("eager", "math"):
+        kept += shape.output_bytes()
+    if stream.views_fused_qkv and kernel not in ("eager", "math"):
+        kept += _fused_view_bytes(shape, kernel, stream)
     if attention.kv_lora_rank is not None:
         width = attention.kv_lora_rank + (attention.q_lora_rank or 0)
         kept += shape.batch * shape.q_len * (4 + stream.residual.block_bytes) * width
     return kept
+
+
+def _fused_view_bytes(shape: AttentionShape, kernel: str, stream: Stream) -> int:
+    """e·B·S·D·(H + H_kv) that v's view keeps besides v, and flash's copied output."""
+    repeated = shape.masked and shape.grouped
+    heads = 0 if repeated else shape.num_heads + shape.num_kv_heads
+    kept = shape.dtype.num_bytes(shape.batch * shape.q_len * shape.head_dim * heads)
+    return kept + (shape.output_bytes() if stream.trained and kernel == "flash" else 0)
