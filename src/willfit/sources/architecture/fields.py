@@ -94,7 +94,8 @@ class Fields:
 
 
 def _whole(key: str, value: Any, ceiling: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or (isinstance(value, float) and not value.is_integer()):
         raise InputError(f"{key} is {str(value)[:40]!r}: expected a whole number")
     if not 0 <= value <= ceiling:
         raise InputError(f"{key} is {value}: expected a whole number from 0 to {ceiling:,}")
