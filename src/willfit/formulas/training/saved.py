@@ -187,6 +187,8 @@ def attention_saved(
     MLA's latents come with it.
     """
     kept = saved_bytes(shape, kernel)
+    if shape.masked and shape.num_kv_heads == 1 and kernel in ("efficient", "cudnn"):
+        kept -= _unrepeated_bytes(shape)
     if stream.trained and kernel in ("eager", "math"):
         kept += shape.output_bytes()
     if stream.views_fused_qkv and kernel not in ("eager", "math"):
@@ -195,6 +197,12 @@ def attention_saved(
         width = attention.kv_lora_rank + (attention.q_lora_rank or 0)
         kept += shape.batch * shape.q_len * (4 + stream.residual.block_bytes) * width
     return kept
+
+
+def _unrepeated_bytes(shape: AttentionShape) -> int:
+    """e·B·(H − 1)·S·(D + D_v): one head of K and V is repeated by a stride of zero, no copy."""
+    width = (shape.num_heads - 1) * (shape.head_dim + shape.v_head_dim)
+    return shape.dtype.num_bytes(shape.batch * shape.kv_len * width)
 
 
 def _fused_view_bytes(shape: AttentionShape, kernel: str, stream: Stream) -> int:
