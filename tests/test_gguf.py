@@ -53,9 +53,12 @@ def tensors_of(model: Model) -> dict[str, tuple[tuple[int, ...], GGMLQuantizatio
         found |= {f"{at}attn_{n}.weight": ((HIDDEN, HIDDEN), Q4_K) for n in ("q", "output")}
         found |= {f"{at}attn_{n}.weight": ((model.kv_width, HIDDEN), Q4_K) for n in "kv"}
         found |= {f"{at}{n}_norm.weight": ((HIDDEN,), F32) for n in ("attn", "ffn")}
-        lead = (model.experts,) if model.experts else ()
-        end = "_exps.weight" if model.experts else ".weight"
+        experts = model.experts if i >= model.numbers.get("leading_dense_block_count", 0) else 0
+        lead = (experts,) if experts else ()
+        end = "_exps.weight" if experts else ".weight"
         found |= {f"{at}ffn_{n}{end}": ((*lead, WIDTH, HIDDEN), Q4_K) for n in ("gate", "up")}
+        if experts:
+            found[f"{at}ffn_gate_inp.weight"] = ((experts, HIDDEN), F32)
         found[f"{at}ffn_down{end}"] = ((*lead, HIDDEN, WIDTH), down)
     return found
 
@@ -275,6 +278,12 @@ def test_experts_and_latent_attention(tmp_path: Path) -> None:
     assert before.architecture is not None
     assert before.architecture.layers[0].attention is not None
     assert before.architecture.layers[0].attention.kv_lora_rank is None
+
+
+def test_absurd_depth_is_refused_before_it_costs_memory(tmp_path: Path) -> None:
+    numbers = {"block_count": 2**31, "ssm.inner_size": 1024, "attention.head_count": 0}
+    with pytest.raises(BrokenFileError, match="announces 2,147,483,648 layers"):
+        read_gguf(write(tmp_path / "m.gguf", Model("mamba", numbers)))
 
 
 def test_an_unknown_architecture_still_has_weights(tmp_path: Path) -> None:

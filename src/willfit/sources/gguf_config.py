@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from willfit.errors import BrokenFileError
 from willfit.scenario.model import TensorRow
+from willfit.sources.architecture.defaults import config_defaults
+from willfit.sources.architecture.fields import MAX_LAYERS
 from willfit.sources.gguf_header import LongArray
 
 MODEL_TYPES: Final[Mapping[str, str]] = {
@@ -46,6 +49,11 @@ _SIZES: Final[Mapping[str, str]] = {
     "shortconv.l_cache": "conv_L_cache",
 }
 """Config field by metadata key, both meaning the same number."""
+
+_NO_SHAPE: Final = frozenset(
+    {"hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "text_config"}
+)
+"""Defaults of a class that hold for every size of it."""
 
 _LLAMA4_CHUNK: Final = 8192
 """Chunk of Llama-4's local layers, which llama.cpp fixes (llama-model.cpp, ``LLM_ARCH_LLAMA4``)."""
@@ -113,17 +121,37 @@ def gguf_config(metadata: Metadata, rows: Sequence[TensorRow]) -> GgufConfig:
     notes = [*_latent(metadata, config), *_windows(metadata, config)]
     _state_space(metadata, config, num_layers)
     _decoder(metadata, config)
+    config["mlp_layer_types"] = _mlp_kinds(rows, num_layers) if config.get("num_experts") else None
     present = {name: value for name, value in config.items() if value is not None}
     return GgufConfig(
-        config=present,
+        config={**_silent(config["model_type"]), **present},
         per_layer=_per_layer(metadata, num_layers),
         assumptions=tuple(notes),
     )
 
 
+def _silent(model_type: str) -> dict[str, None]:
+    """Nulls for what a GGUF leaves out: the class's defaults are of another size of the model."""
+    return {name: None for name in config_defaults().get(model_type, ()) if name not in _NO_SHAPE}
+
+
+def _mlp_kinds(rows: Sequence[TensorRow], num_layers: int) -> list[str]:
+    """Which layers have experts: those with a router."""
+    routers = {name for row in rows if ".ffn_gate_inp." in row.name for name in row.names()}
+    return [
+        "sparse" if f"blk.{i}.ffn_gate_inp.weight" in routers else "dense"
+        for i in range(num_layers)
+    ]
+
+
 def _num_layers(metadata: Metadata) -> int:
     """Layers that run: multi-token-prediction layers are in the file and are not counted."""
-    return max(metadata.whole("block_count") - metadata.whole("nextn_predict_layers"), 0)
+    blocks = metadata.whole("block_count")
+    if blocks > MAX_LAYERS:
+        raise BrokenFileError(
+            f"this GGUF announces {blocks:,} layers, more than any model has: it is damaged"
+        )
+    return max(blocks - metadata.whole("nextn_predict_layers"), 0)
 
 
 def _model_type(metadata: Metadata) -> str:
