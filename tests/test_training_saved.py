@@ -7,7 +7,6 @@ every kernel, mask and type tells another term apart, and two shapes tell widths
 from __future__ import annotations
 
 import pytest
-
 from tests.support.training import kept_by_class, kept_by_formula
 
 BOUND = 0.003

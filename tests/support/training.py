@@ -6,9 +6,9 @@ import contextlib
 from typing import Any
 
 import torch
-
 from tests.support.meta_spec import meta_model, spec_of_model
 from tests.support.recorder import Recorder
+
 from willfit.dtypes import DTYPES
 from willfit.formulas.training import training_phases
 from willfit.formulas.weights import load_weights

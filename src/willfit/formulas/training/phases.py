@@ -234,19 +234,22 @@ class _Step:
         return 2 * self.settings.tokens * per_token
 
     def _casts(self) -> int:
-        """Autocast's half-precision copies of float32 weights, kept until backward has used them."""
-        if not self._stream.autocast or self.weights.dtype is not FLOAT32:
+        """Autocast's half-precision copies of float32 weights, adapters' too, kept for backward."""
+        if not self._stream.autocast:
             return 0
-        return sum(
+        adapter = self.adapter
+        casts = 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
+        return casts + sum(
             2 * loaded.row.num_elements * loaded.row.count
             for loaded in self.weights.rows
-            if loaded.row.module in ("Linear", "Conv1D")
+            if loaded.dtype is FLOAT32
+            and loaded.row.module in ("Linear", "Conv1D")
             and loaded.row.name.endswith("weight")
             and not loaded.quantized
         )
 
     def _largest_backward(self, kept: int) -> _Backward:
-        """The worst of: at the loss; in the last layer's backward; at the end, gradients complete."""
+        """The worst of: at the loss; in the last layer's backward; at the end, all gradients."""
         gradients = self._sharded.gradients
         accumulated = gradients if self.settings.accumulation > 1 else 0
         final = self._final_norm()

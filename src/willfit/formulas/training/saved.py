@@ -49,7 +49,7 @@ def layer_bytes_per_token(
     if architecture.dropout:
         kept += 2 * architecture.hidden_size  # native_dropout keeps a one-byte mask
     if adapter is not None:
-        kept += lora_inputs(architecture, group, stream, adapter)
+        kept += lora_inputs(architecture, stream, adapter)
     return kept
 
 
@@ -123,9 +123,7 @@ def _width_tensors(architecture: Architecture, mlp: Mlp, stream: Stream) -> int:
     return inner + (1 if stream.trained else 0)
 
 
-def lora_inputs(
-    architecture: Architecture, group: LayerGroup, stream: Stream, adapter: Adapter
-) -> float:
+def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) -> float:
     """What adapters keep of their inputs: one copy per module where it is cast or dropped out.
 
     PEFT casts the input to the adapter's type for every module (`_cast_input_dtype`), autocast
