@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from willfit.dtypes import BFLOAT16
+from willfit.dtypes import BFLOAT16, parse_dtype
 from willfit.formulas.kv_cache import kv_cache
 from willfit.scenario import Stack
+from willfit.scenario.model import LayerGroup
 from willfit.sources.architecture import architecture_of
 from willfit.sources.catalogue import load
 from willfit.units import GIB
@@ -54,7 +55,13 @@ CONFIGS = [
     "Qwen/Qwen3-Next-80B-A3B-Instruct",
     "state-spaces/mamba-130m-hf",
     "ibm-granite/granite-4.0-h-350m",
+    "mistralai/Mamba-Codestral-7B-v0.1",
+    "tiiuae/falcon-mamba-7b",
+    "deepseek-ai/DeepSeek-V3.2",
+    "zai-org/GLM-5",
+    "XiaomiMiMo/MiMo-V2-Flash",
 ]
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 WINDOW = 24
 LENGTHS = [10, 40]  # below and above the window
 
@@ -95,7 +102,7 @@ def held_by_transformers(config: dict[str, Any], batch: int, length: int, steps:
     from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
     loaded = AutoConfig.for_model(**config)
-    name = "cache_params" if config["model_type"] == "mamba" else "past_key_values"
+    name = "cache_params" if "mamba" in config["model_type"] else "past_key_values"
     # GPT-2 asks a mask for a value, which the meta device does not have; it is small enough
     with torch.device("cpu" if config["model_type"] == "gpt2" else "meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(loaded, dtype=torch.bfloat16).eval()
@@ -153,7 +160,8 @@ def test_bytes_equal_those_of_transformers_caches(model: str, length: int) -> No
 )
 def test_32k_tokens_where_other_tools_are_up_to_25_times_off(model: str, gib: float) -> None:
     spec = load(model)
-    assert spec is not None and spec.architecture is not None
+    assert spec is not None
+    assert spec.architecture is not None
     ours = kv_cache(
         spec.architecture, batch_size=1, context_len=32_768, dtype=BFLOAT16, stack=Stack()
     )
@@ -163,18 +171,20 @@ def test_32k_tokens_where_other_tools_are_up_to_25_times_off(model: str, gib: fl
 def test_qwen3_next_is_12_full_layers_and_36_fixed_states() -> None:
     # 12 × 2 × 2 heads × 256 × 32,768 × 2 B = 0.75 GiB; the states add well under 0.1 GiB
     spec = load("Qwen/Qwen3-Next-80B-A3B-Instruct")
-    assert spec is not None and spec.architecture is not None
+    assert spec is not None
+    assert spec.architecture is not None
     ours = kv_cache(
         spec.architecture, batch_size=1, context_len=32_768, dtype=BFLOAT16, stack=Stack()
     )
     full = 12 * 2 * 2 * 256 * 32_768 * 2
-    assert 0.75 * GIB == full
+    assert full == 0.75 * GIB
     assert 0 < ours.steady_bytes - full < 0.1 * GIB
 
 
 def test_the_engine_decides_and_is_named() -> None:
     spec = load("mistralai/Mistral-7B-v0.1")
-    assert spec is not None and spec.architecture is not None
+    assert spec is not None
+    assert spec.architecture is not None
     found = {
         engine: kv_cache(
             spec.architecture,
@@ -200,7 +210,8 @@ def test_llama_cpp_prints_these_sizes(
     model: str, context: int, dtype: Any, printed_mib: int
 ) -> None:
     spec = load(model)
-    assert spec is not None and spec.architecture is not None
+    assert spec is not None
+    assert spec.architecture is not None
     ours = kv_cache(
         spec.architecture,
         batch_size=1,
@@ -223,7 +234,8 @@ def test_more_batch_or_context_never_takes_less(
     model: str, batch: int, context: int, cache: Any, engine: Any
 ) -> None:
     spec = load(model)
-    assert spec is not None and spec.architecture is not None
+    assert spec is not None
+    assert spec.architecture is not None
 
     def steady(batch_size: int, context_len: int) -> int:
         return kv_cache(
@@ -288,3 +300,154 @@ def _our_kind(group: Any) -> str:
     if group.attention is not None:
         return "both" if group.recurrent is not None else "attention"
     return "states" if group.recurrent is not None else "none"
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "data" / "kv_published.json").read_text())
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['engine']}-{row['tokens']}")
+def test_equals_what_engines_printed(row: dict[str, Any]) -> None:
+    """Sizes from public logs; the tolerance is the printed rounding alone."""
+    spec = load(row["model"])
+    if spec is None:
+        config = json.loads((SHARED / "models" / row["model"] / "config.json").read_text())
+        architecture = architecture_of(config)
+    else:
+        architecture = spec.architecture
+    assert architecture is not None
+    ours = kv_cache(
+        architecture,
+        batch_size=row["batch_size"],
+        context_len=row["tokens"],
+        dtype=parse_dtype(row["dtype"]),
+        stack=Stack(),
+        engine=row["engine"],
+    )
+    if row.get("at_most"):  # room for these tokens, of which the blocks fill nearly all
+        assert 0.98 * row["bytes"] < ours.steady_bytes <= row["bytes"]
+    else:
+        assert ours.steady_bytes == pytest.approx(row["bytes"], rel=row["tolerance"], abs=0)
+
+
+@pytest.mark.parametrize(
+    ("version", "per_token"),
+    [
+        ("4.57.0", 61 * 128 * (192 + 128) * 2),  # 128 heads, K 192 and V 128 wide
+        ("5.14.0", 61 * 128 * (192 + 128) * 2),
+        ("5.15.0", 61 * (512 + 64) * 2),  # the latent and the rotary part, once for all heads
+    ],
+)
+def test_deepseek_latents_are_cached_since_5_15(version: str, per_token: int) -> None:
+    spec = load("deepseek-ai/DeepSeek-V3")
+    assert spec is not None
+    assert spec.architecture is not None
+    stack = Stack(versions={**Stack().versions, "transformers": version})
+    ours = kv_cache(spec.architecture, batch_size=1, context_len=1000, dtype=BFLOAT16, stack=stack)
+    assert ours.steady_bytes == 1000 * per_token
+
+
+def test_an_image_is_cached_by_the_layers_that_see_it() -> None:
+    spec = load("meta-llama/Llama-3.2-11B-Vision")
+    assert spec is not None
+    assert spec.architecture is not None
+    text, image = (
+        kv_cache(
+            spec.architecture,
+            batch_size=1,
+            context_len=100,
+            dtype=BFLOAT16,
+            stack=Stack(),
+            encoder_len=length,
+        ).steady_bytes
+        for length in (0, 1601)
+    )
+    assert text == 32 * 100 * 8 * 128 * 2 * 2
+    assert image - text == 8 * 1601 * 8 * 128 * 2 * 2
+
+
+# decoder tokens 24 + 2, encoder tokens 12 (Whisper's encoder always gives 1,500)
+@pytest.mark.parametrize(
+    ("model", "encoder_len"), [("google-t5/t5-small", 12), ("openai/whisper-tiny", 1500)]
+)
+def test_encoder_decoders_cache_the_encoder_once(model: str, encoder_len: int) -> None:
+    import torch
+    import transformers
+    from transformers import AutoConfig, DynamicCache, EncoderDecoderCache
+
+    spec = load(model)
+    assert spec is not None
+    assert spec.architecture is not None
+    loaded = AutoConfig.for_model(**spec.config)
+    with torch.device("meta"), torch.no_grad():
+        net = getattr(transformers, spec.config["architectures"][0])(loaded).bfloat16().eval()
+        cache = EncoderDecoderCache(DynamicCache(config=loaded), DynamicCache(config=loaded))
+        if model.startswith("openai"):
+            given_ = {"input_features": torch.zeros(2, loaded.num_mel_bins, 3000).bfloat16()}
+        else:
+            given_ = {"input_ids": torch.zeros(2, encoder_len, dtype=torch.long)}
+        for tokens in (24, 1, 1):
+            out = net(
+                **given_,
+                decoder_input_ids=torch.zeros(2, tokens, dtype=torch.long),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            given_ = {"encoder_outputs": (out.encoder_last_hidden_state,)}
+    held = _storages(cache.self_attention_cache) + _storages(cache.cross_attention_cache)
+    ours = kv_cache(
+        spec.architecture,
+        batch_size=2,
+        context_len=26,
+        new_tokens=2,
+        dtype=BFLOAT16,
+        stack=Stack(),
+        encoder_len=encoder_len,
+    )
+    assert ours.steady_bytes == sum(held)
+
+
+@given(model=st.sampled_from(CONFIGS), context=st.integers(200, 20_000), new=st.integers(1, 150))
+def test_quantised_takes_no_more_and_static_no_less_than_dynamic(
+    model: str, context: int, new: int
+) -> None:
+    spec = load(model)
+    assert spec is not None
+    assert spec.architecture is not None
+    sizes = {
+        cache: kv_cache(
+            spec.architecture,
+            batch_size=2,
+            context_len=context,
+            new_tokens=new,
+            dtype=BFLOAT16,
+            stack=Stack(),
+            cache=cache,  # type: ignore[arg-type]
+        )
+        for cache in ("dynamic", "static", "quantized", "offloaded")
+    }
+    dynamic = sizes["dynamic"]
+    assert sizes["quantized"].steady_bytes <= dynamic.steady_bytes
+    assert sizes["static"].steady_bytes >= dynamic.steady_bytes
+    offloaded = sizes["offloaded"]
+    assert offloaded.steady_bytes + offloaded.host_bytes == dynamic.steady_bytes
+
+
+@given(model=st.sampled_from(CONFIGS), context=st.integers(2, 9_000), batch=st.integers(1, 4))
+def test_layers_add_up(model: str, context: int, batch: int) -> None:
+    spec = load(model)
+    assert spec is not None
+    assert spec.architecture is not None
+    shares: list[tuple[LayerGroup, ...] | None] = [(group,) for group in spec.architecture.layers]
+    parts = [
+        kv_cache(
+            spec.architecture,
+            batch_size=batch,
+            context_len=context,
+            dtype=BFLOAT16,
+            stack=Stack(),
+            layers=share,
+        )
+        for share in [None, *shares]
+    ]
+    assert parts[0].steady_bytes == sum(part.steady_bytes for part in parts[1:])
+    assert parts[0].prefill_bytes == sum(part.prefill_bytes for part in parts[1:])

@@ -27,7 +27,13 @@ CACHE_OBJECTS_SINCE: Final = "4.36"
 """transformers release with Cache objects; before, a step's new tuple of all layers was made while
 the old one was still held (LlamaAttention ``torch.cat`` into ``next_decoder_cache``)."""
 QUANTIZED_RESIDUAL: Final = 128
-"""Tokens that transformers' QuantizedCache keeps unquantised (residual_length default)."""
+"""Generated tokens that transformers' QuantizedCache gathers before it quantises everything again
+(residual_length default): at most one fewer wait unquantised; the prompt is quantised at once."""
+LATENT_SINCE: Final = "5.15"
+"""First transformers release that caches MLA's latent (DeepSeek-V2/V3 and descendants); 5.14 and
+before cached expanded K and V (``past_key_values.update`` of modeling_deepseek_v3.py)."""
+INDEXED_LATENT_SINCE: Final = "5.18"
+"""The same for sparse-attention models (modeling_deepseek_v32.py, modeling_glm_moe_dsa.py)."""
 QUANTIZED_GROUP: Final = 64
 """Elements per scale and zero point of the quantised cache (q_group_size default)."""
 
@@ -60,7 +66,7 @@ def kv_cache(
     layers: tuple[LayerGroup, ...] | None = None,
     encoder_len: int | None = None,
 ) -> KvCache:
-    """The cache of ``context_len`` tokens (``new_tokens`` of them generated) in ``batch_size`` rows.
+    """The cache of ``context_len`` tokens, ``new_tokens`` of them generated, a row.
 
     ``layers`` restricts it to one GPU's share of a split.
     """
@@ -70,7 +76,9 @@ def kv_cache(
         context_len=context_len,
         prompt_len=max(context_len - new_tokens, 1),
         dtype=dtype,
-        expanded_latent=not stack.at_least("transformers", "5.0"),
+        expanded_latent=not stack.at_least("transformers", LATENT_SINCE),
+        expanded_indexed=not stack.at_least("transformers", INDEXED_LATENT_SINCE),
+        new_tokens=new_tokens,
         encoder_len=encoder_len or 0,
         tuples=not stack.at_least("transformers", CACHE_OBJECTS_SINCE),
     )
@@ -88,8 +96,11 @@ class _Sizes:
     prompt_len: int
     dtype: DType
     expanded_latent: bool
-    """transformers 4 caches the expanded K and V of MLA, 5 the latent."""
+    """Whether MLA is cached as expanded K and V (older transformers) rather than as its latent."""
+    expanded_indexed: bool
+    """The same of MLA with a sparse-attention indexer, which changed later."""
     encoder_len: int
+    new_tokens: int = 1
     tuples: bool = False
     """Whether the old cache is held while a step makes the new one (before 4.36)."""
 
@@ -100,12 +111,16 @@ def _elements_per_token(attention: Attention, sizes: _Sizes) -> tuple[int, int]:
     Ordinary: H_kv·D and H_kv·D_v. MLA in transformers 5 and in engines: the latent and the
     rotary part, once for all heads. An indexer (DSA) adds its own key.
     """
-    if attention.kv_lora_rank is not None and not sizes.expanded_latent:
+    if attention.kv_lora_rank is not None and not _expanded(attention, sizes):
         return attention.kv_lora_rank, attention.qk_rope_head_dim + attention.indexer_dim
     return (
         attention.num_kv_heads * attention.head_dim,
         attention.num_kv_heads * attention.v_head_dim + attention.indexer_dim,
     )
+
+
+def _expanded(attention: Attention, sizes: _Sizes) -> bool:
+    return sizes.expanded_indexed if attention.indexer_dim else sizes.expanded_latent
 
 
 def _held(attention: Attention, tokens: int) -> int:
@@ -138,8 +153,18 @@ def state_bytes(recurrent: Recurrent, batch_size: int, dtype: DType) -> int:
     )
 
 
-def _states(groups: Iterable[LayerGroup], sizes: _Sizes) -> int:
+def _image_layers(groups: Iterable[LayerGroup], sizes: _Sizes) -> int:
+    """K and V of the image in layers that attend to nothing else (Mllama)."""
     return sum(
+        group.count * _cross_bytes(group.attention, sizes)
+        for group in groups
+        if group.shares_cache and group.attention is not None
+    )
+
+
+def _states(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> int:
+    """What does not grow with the context: recurrent states, and the image's K and V."""
+    return _image_layers(groups, sizes) + sum(
         group.count * state_bytes(group.recurrent, sizes.batch_size, sizes.dtype)
         for group in groups
         if group.recurrent is not None
@@ -177,7 +202,7 @@ def _one_tensor(attention: Attention, sizes: _Sizes) -> int:
     key, value = _elements_per_token(attention, sizes)
     tokens = _held(attention, sizes.context_len)
     transient = sizes.dtype.num_bytes(sizes.batch_size * tokens * max(key, value))
-    if attention.kv_lora_rank is not None and not sizes.expanded_latent:
+    if attention.kv_lora_rank is not None and not _expanded(attention, sizes):
         heads = attention.num_heads * (attention.head_dim + attention.v_head_dim)
         transient += sizes.dtype.num_bytes(sizes.batch_size * tokens * heads)
     return transient
@@ -196,9 +221,10 @@ def _static(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
 
 
 def _quantized(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
-    """4-bit groups of 64 with two 16-bit scalars, the last 128 tokens as they are.
+    """4-bit groups of 64 with two 16-bit scalars, up to 127 generated tokens as they are.
 
-    Every step rebuilds one whole layer in the model's type (QuantizedLayer.update).
+    Every step rebuilds one whole layer in the model's type (QuantizedLayer.update). transformers
+    refuses this cache where any layer is not full attention: the result then says so.
     """
     caching = _caching(groups)
     total = sum(n * _quantized_layer(a, sizes) for n, a in caching) + _states(groups, sizes)
@@ -208,13 +234,29 @@ def _quantized(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
         steady_bytes=total,
         prefill_bytes=prefill + _states(groups, sizes) + whole,
         step_transient_bytes=2 * whole,
-        assumptions=("KV cache quantised to 4 bit in groups of 64, 128 tokens unquantised",),
+        assumptions=(
+            "KV cache quantised to 4 bit in groups of 64, up to 127 new tokens unquantised",
+            *(_REFUSED if _states_or_windows(groups) else ()),
+        ),
+    )
+
+
+_REFUSED: Final = (
+    "transformers refuses a quantised cache for a model with sliding or linear-attention layers: "
+    "the figure is what it would take",
+)
+
+
+def _states_or_windows(groups: Iterable[LayerGroup]) -> bool:
+    return any(
+        group.recurrent is not None or group.attention is None or group.attention.window is not None
+        for group in groups
     )
 
 
 def _quantized_layer(attention: Attention, sizes: _Sizes) -> int:
     tokens = _held(attention, sizes.context_len)
-    plain = min(tokens, QUANTIZED_RESIDUAL)
+    plain = min(tokens, sizes.new_tokens, QUANTIZED_RESIDUAL - 1)
     key, value = _elements_per_token(attention, sizes)
     elements = sizes.batch_size * (tokens - plain) * (key + value)
     packed = ceil_div(elements, 2) + ceil_div(elements, QUANTIZED_GROUP) * 2 * 2
@@ -270,7 +312,7 @@ def _paged(attention: Attention, tokens: int) -> int:
 def _with_latent(sizes: _Sizes) -> _Sizes:
     from dataclasses import replace
 
-    return replace(sizes, expanded_latent=False)
+    return replace(sizes, expanded_latent=False, expanded_indexed=False)
 
 
 def _llama_cpp(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
