@@ -1,7 +1,7 @@
 """Start-up, side by side in one run: willfit's first answer against accelerate's own command.
 
-``python -m benchmarks.startup [--runs N] [--python PY] [--peer-python PY]`` times whole processes in
-turn (A B A B …), prints the median of each and the ratio, and fails where a promise is broken:
+``python -m benchmarks.startup [--runs N] [--python PY] [--peer-python PY]`` times whole processes
+in turn (A B A B …), prints the median of each and the ratio, and fails where a promise is broken:
 ``estimate`` ≤ 0.4 s and ≤ 1/8 of the peer, ``--help`` ≤ 0.25 s. ``--python`` may be an environment
 with only the core; ``--peer-python`` needs accelerate and transformers.
 """

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from willfit.errors import InputError, UnsupportedError
-from willfit.results import Estimate
 from willfit.estimator import estimate
 from willfit.report.contract import estimate_json
+from willfit.results import Estimate
 from willfit.scenario import (
     Inference,
     Loading,
@@ -178,7 +178,7 @@ def test_t5_11b_in_8_bit_on_a_15_gb_card_keeps_wo_out_of_int8() -> None:
 
 
 def test_the_fine_tuning_thread_ends_well() -> None:
-    """r 64 on all linear layers, 1,024 tokens, one T4: out of memory; checkpointing made it train."""
+    """R 64 on all linear layers, 1,024 tokens, one T4: out of memory; checkpointing made it train."""
     wide = Lora(r=64, target_modules=("all-linear",))
     base = {"method": "qlora", "lora": wide, "max_length": 1024, "optimizer": "paged_adamw_32bit"}
     failed = answer("llama-3-8b", "T4:14.75GiB", training=lora(**base), quantization=NF4)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.support.meta_spec import meta_model, spec_of_model
+
 from willfit.dtypes import FLOAT16, FLOAT32
 from willfit.formulas.placement import balanced_caps, build_tree, place
 from willfit.formulas.weights import load_weights
@@ -103,7 +103,7 @@ def test_bloom_3b_in_the_guides_maps_as_transformers_itself_decides(
     settings = BitsAndBytesConfig(load_in_4bit=scheme == "nf4", load_in_8bit=scheme == "int8",
                                   bnb_4bit_quant_type="nf4")  # fmt: skip
     quantizer = AutoHfQuantizer.from_config(settings)
-    quantizer.validate_environment = lambda *args, **kwargs: None
+    quantizer.validate_environment = lambda *_, **__: None
     with local_torch_dtype(torch.float16), torch.device("meta"):  # as from_pretrained builds it
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
         quantizer.preprocess_model(model=model, device_map="auto")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.support.meta_spec import meta_model, spec_of_model
+
 from willfit.dtypes import BFLOAT16, FLOAT16, DType
 from willfit.errors import InputError
 from willfit.formulas.weights import load_weights

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from willfit.dtypes import DTYPES
 from willfit.errors import BrokenFileError, UnsupportedError, WillfitError
-from willfit.sources.collapse import collapse
+from willfit.scenario.collapse import collapse
 from willfit.sources.limits import MAX_DEPTH
 from willfit.sources.safetensors import (
     SAFETENSORS_BITS,

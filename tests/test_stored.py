@@ -12,10 +12,10 @@ import pytest
 from willfit.dtypes import DTYPES
 from willfit.errors import BrokenFileError, InputError, UnsupportedError
 from willfit.formulas.weights import load_weights
+from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import ModelSpec, TensorRow
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Loading, Quantization
-from willfit.sources.collapse import NamedTensor
 from willfit.sources.headers import owner_of, rows_from_headers
 from willfit.sources.resolve import resolve
 from willfit.sources.safetensors import SAFETENSORS_BITS, read_header

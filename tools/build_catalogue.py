@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import WillfitError
+from willfit.scenario.collapse import NamedTensor, collapse, row_json
 from willfit.scenario.model import TensorKind, TensorRow
-from willfit.sources.collapse import NamedTensor, collapse, row_json
 from willfit.sources.stored import quantized_rows, stored_quantization
 from willfit.trace.meta_build import BuiltTable, build_transformers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from benchmarks.ledger.summary import Summary, summarise
 from willfit.errors import WillfitError
 from willfit.estimator import estimate
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are those of the catalogue, never downloads
 DEFAULT_ROWS: Final = Path(__file__).resolve().parents[3] / "shared" / "measured"
 
 

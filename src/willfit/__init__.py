@@ -20,8 +20,8 @@ from willfit._version import __version__
 if TYPE_CHECKING:
     from willfit.devices import find_gpu, parse_machine
     from willfit.errors import InputError, UnsupportedError, WillfitError
-    from willfit.results import Estimate
     from willfit.estimator import estimate
+    from willfit.results import Estimate
     from willfit.scenario import Machine, ModelSpec, Pipeline, Scenario, Stack, Workload
     from willfit.sources.resolve import resolve as find_model
 

@@ -108,7 +108,7 @@ def _refuse_contradictions(options: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{flag} is an inference setting and contradicts --train {train}: leave one out"
                 if train
-                else f"{flag} is a training setting: add --train full, --train lora or --train qlora"
+                else f"{flag} is a training setting: add --train full, lora or qlora"
             )
     quantize = str(options.get("quantize") or "")
     contradictions = {
@@ -253,7 +253,7 @@ def _inference(options: Mapping[str, Any]) -> Inference:
     context, new = options.get("context"), options.get("max_new_tokens")
     if context is not None and new is not None and new > context:
         raise InputError(
-            f"--max-new-tokens {new} is more than --context {context}, which is prompt plus new tokens"
+            f"--max-new-tokens {new} is more than --context {context}: that is prompt + new tokens"
         )
     return Inference(
         batch_size=options.get("batch_size") or 1,

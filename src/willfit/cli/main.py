@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -59,7 +60,7 @@ def _top_level(argv: list[str]) -> int:
         epilog="commands:\n"
         + "\n".join(f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items())
         + "\n\n'willfit COMMAND --help' shows the settings of a command.",
-        formatter_class=_raw(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="willfit COMMAND [settings]",
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
@@ -75,12 +76,6 @@ def _top_level(argv: list[str]) -> int:
         return 0
     parser.print_help()
     return 0
-
-
-def _raw() -> type:
-    import argparse
-
-    return argparse.RawDescriptionHelpFormatter
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def parse_quantize(
         )
     if compute_dtype is not None and scheme == "int8":
         raise InputError(
-            "bnb_4bit_compute_dtype has no effect with int8, which computes in float16: leave it out"
+            "bnb_4bit_compute_dtype has no effect with int8, which computes in 16 bit: leave it out"
         )
     return Quantization(
         scheme=scheme,  # type: ignore[arg-type]  # checked above

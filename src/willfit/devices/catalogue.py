@@ -65,7 +65,7 @@ def _gpu(row: Mapping[str, Any]) -> Gpu:
     if missing or ("context_mib" in row and not row["sources"].get("context_bytes")):
         raise ValueError(f"{row['name']}: no source for {', '.join(missing) or 'context_bytes'}")
     context = row.get("context_mib")
-    low, high = row.get("context_range_mib") or (None, None)
+    spread = row.get("context_range_mib")
     capability = row["compute_capability"]
     return Gpu(
         name=row["name"],
@@ -74,7 +74,7 @@ def _gpu(row: Mapping[str, Any]) -> Gpu:
         bandwidth_bytes_per_s=round(row["bandwidth_gb_per_s"] * 1e9),
         flops={dtype: value * 1e12 for dtype, value in row["tflops"].items()},
         context_bytes=context * MIB if context else None,
-        context_range_bytes=(low * MIB, high * MIB) if low else None,
+        context_range_bytes=(spread[0] * MIB, spread[1] * MIB) if spread else None,
         vendor=row.get("vendor", "nvidia"),
         unified_memory=bool(row.get("unified_memory")),
         capacity_is_nominal=bool(row.get("capacity_is_nominal")),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from willfit.results import Component, GpuEstimate, PhaseEstimate
 from willfit.formulas.phase import ComponentName, Phase
+from willfit.results import Component, GpuEstimate, PhaseEstimate
 from willfit.scenario.machine import Gpu, Machine
 from willfit.scenario.model import Unknown
 from willfit.units import MIB, round_up

@@ -8,9 +8,9 @@ from typing import Final
 
 from willfit.dtypes import parse_dtype
 from willfit.errors import InputError
-from willfit.results import DtypeRow
 from willfit.formulas.largest_layer import largest_layer
 from willfit.formulas.weights import LoadedWeights, load_weights
+from willfit.results import DtypeRow
 from willfit.scenario import Loading, ModelSpec, Quantization, Stack
 
 DEFAULT_DTYPES: Final = ("float32", "bfloat16", "int8", "nf4")
@@ -40,7 +40,7 @@ def dtype_rows(model: ModelSpec, stack: Stack, names: Sequence[str] | None) -> t
                 else str(model.quantization and model.quantization.method)
             )
             raise InputError(
-                f"{model.id} is already quantised ({stored}) and loads as stored: leave --dtypes out"
+                f"{model.id} is already quantised ({stored}), loaded as stored: leave --dtypes out"
             )
         return (_row(model, "as stored", load_weights(model, Loading(), stack)),)
     return tuple(_named_row(model, stack, name) for name in names or DEFAULT_DTYPES)

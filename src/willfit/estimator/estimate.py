@@ -8,7 +8,6 @@ from functools import reduce
 
 from willfit.allocator.rounding import reserved_bytes
 from willfit.devices import context_of
-from willfit.results import Estimate, GpuEstimate, HostEstimate, Limits
 from willfit.estimator.assemble import Overheads, gpu_estimate
 from willfit.estimator.dtype_table import dtype_rows
 from willfit.estimator.limits import (
@@ -24,6 +23,7 @@ from willfit.formulas.largest_layer import largest_layer
 from willfit.formulas.loading import loading_phase, warmup_bytes
 from willfit.formulas.phase import Phases
 from willfit.formulas.weights import LoadedWeights, load_weights
+from willfit.results import Estimate, GpuEstimate, HostEstimate, Limits
 from willfit.scenario import Scenario
 from willfit.scenario.model import Unknown
 

@@ -104,13 +104,13 @@ def _checked(
 def _refusal(
     scenario: Scenario, weights: LoadedWeights, tree: Tree, placement: Placement
 ) -> str | None:
-    """bitsandbytes raises where a module is on the host (`validate_environment`)."""
+    """Bitsandbytes raises where a module is on the host (`validate_environment`)."""
     if not placement.off_gpu or weights.quantization is None:
         return None
     name = _culprit(tree, placement)
     size = int(tree.nodes[name].size)
     sixteen = "" if _is_quantized(weights, name) else f", stays {weights.dtype.name}"
-    works = _smallest_maps(scenario, weights, tree)
+    works = _smallest_maps(scenario, tree)
     advice = f"; smallest that work: {' or '.join(works)}" if works else ""
     return (
         f"{name} takes {format_bytes(size)} ({size / 1e9:.2f} GB){sixteen} and "
@@ -146,7 +146,7 @@ def _is_quantized(weights: LoadedWeights, path: str) -> bool:
     )
 
 
-def _smallest_maps(scenario: Scenario, weights: LoadedWeights, tree: Tree) -> list[str]:
+def _smallest_maps(scenario: Scenario, tree: Tree) -> list[str]:
     """Maps that work: each GPU's cap raised alone, then the smallest for one GPU; in whole MB."""
     given = scenario.workload.loading.max_memory or {}
     caps = {device: cap for device, cap in given.items() if isinstance(device, int)}
@@ -154,7 +154,7 @@ def _smallest_maps(scenario: Scenario, weights: LoadedWeights, tree: Tree) -> li
     candidates = [({k: v for k, v in caps.items() if k != index}, index) for index in caps]
     candidates.append(({}, 0))
     for others, index in candidates:
-        smallest = _smallest_cap(scenario, weights, tree, others, index)
+        smallest = _smallest_cap(tree, others, index)
         if smallest is not None:
             text = ", ".join(
                 f'{device}: "{cap // _MEGABYTE}MB"'
@@ -166,8 +166,6 @@ def _smallest_maps(scenario: Scenario, weights: LoadedWeights, tree: Tree) -> li
 
 
 def _smallest_cap(
-    scenario: Scenario,
-    weights: LoadedWeights,
     tree: Tree,
     others: Mapping[int, int],
     index: int,
@@ -228,7 +226,7 @@ def _layers_on(scenario: Scenario, placement: Placement, index: int) -> int:
 def _part(
     groups: tuple[LayerGroup, ...], layers: int, architecture: Architecture
 ) -> tuple[LayerGroup, ...]:
-    """This GPU's layers of each kind, in proportion (kinds alternate, so within one layer)."""
+    """The GPU's layers of each kind, in proportion (kinds alternate, so within one layer)."""
     total = sum(g.count for g in (*architecture.layers, *architecture.encoder_layers))
     parts = [(group, round(group.count * layers / max(total, 1))) for group in groups]
     return tuple(replace(group, count=count) for group, count in parts if count)

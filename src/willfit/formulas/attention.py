@@ -151,14 +151,14 @@ _Refusal = Callable[[AttentionShape, int, Stack], "str | None"]
 
 
 def _order(sm: int, stack: Stack) -> list[tuple[str, _Refusal]]:
-    """cuDNN first on sm_90 and sm_100 since torch 2.13; else flash, then memory-efficient."""
+    """CuDNN first on sm_90 and sm_100 since torch 2.13; else flash, then memory-efficient."""
     fused: list[tuple[str, _Refusal]] = [("flash", _flash), ("efficient", _efficient)]
     if sm // 10 in (9, 10) and stack.at_least("torch", "2.13"):
         return [("cudnn", _cudnn), *fused]
     return fused
 
 
-def _flash(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
+def _flash(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     if sm < 80:
         return f"needs sm_80, this is sm_{sm}"
     if shape.dtype not in _HALF:
@@ -182,7 +182,7 @@ def _efficient(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
     return None
 
 
-def _cudnn(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
+def _cudnn(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     if shape.dtype not in _HALF:
         return f"needs 16 bit, this is {shape.dtype.name}"
     limit = 256 if sm // 10 == 9 else 128

@@ -25,7 +25,7 @@ def largest_layer(model: ModelSpec, weights: LoadedWeights) -> tuple[str, int]:
 
 
 def _owners(rows: Iterable[LoadedRow]) -> Iterator[tuple[str, int]]:
-    """Every owning module with what one of its tensors takes; shared ones count where they stand."""
+    """Every owning module with what one tensor takes; shared ones count where they stand."""
     for loaded in rows:
         size = loaded.weight_bytes + sum(loaded.state_sizes)
         if loaded.row.tied_to is not None:

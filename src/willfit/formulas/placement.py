@@ -136,7 +136,11 @@ def balanced_caps(
 
     A user's map is taken as given; without one a single GPU gives 90 % of what is free.
     """
-    caps: dict[Device, float] = dict(max_memory) if max_memory else {**free, "cpu": cpu * 0.9}
+    caps: dict[Device, float] = {}
+    for device, cap in (max_memory or free).items():
+        caps[device] = cap
+    if max_memory is None:
+        caps["cpu"] = cpu * 0.9
     gpus = sorted(d for d, cap in caps.items() if isinstance(d, int) and cap > 0)
     if not gpus:
         return caps
@@ -155,7 +159,7 @@ def balanced_caps(
 
 
 def place(tree: Tree, caps: Mapping[Device, float]) -> Placement:
-    """Modules to devices in order, first device first; the first keeps room for the largest layer."""
+    """Modules to devices in order; the first device keeps room for the largest layer."""
     return _Placer(tree, caps).run()
 
 

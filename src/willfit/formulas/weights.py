@@ -18,10 +18,10 @@ from willfit.formulas.quantization import (
     skip_patterns,
     state_sizes,
 )
+from willfit.scenario.collapse import split_row
 from willfit.scenario.model import ModelSpec, TensorKind, TensorRow
 from willfit.scenario.stack import Stack, release
 from willfit.scenario.workload import Loading, Quantization
-from willfit.sources.collapse import split_row
 from willfit.sources.stored import QUANTIZED_MODULE
 
 TABLE_DTYPES: Final = (
@@ -131,8 +131,8 @@ def load_weights(model: ModelSpec, loading: Loading, stack: Stack) -> LoadedWeig
     quantization = loading.quantization
     if model.quantization is not None and quantization is not None:
         raise InputError(
-            f"{model.id} is already quantised ({model.quantization.method}) and cannot be quantised "
-            f"again to {quantization.scheme}: leave --quantize out, or name the original checkpoint"
+            f"{model.id} is already quantised ({model.quantization.method}) and cannot be "
+            f"quantised again to {quantization.scheme}: leave --quantize out, or name the original"
         )
     dtype, assumption = loading_dtype(model, loading, stack)
     rows = tuple(_loaded_rows(model, quantization, dtype, stack))
@@ -192,7 +192,7 @@ CACHED_ROTARY_UNTIL: Final = {
 
 
 def _cached_rotary(model: ModelSpec, dtype: DType, stack: Stack) -> list[TensorRow]:
-    """cos and sin of every layer in the working type: 2·L·max_position·D·e (older transformers).
+    """Cos and sin of every layer in the working type: 2·L·max_position·D·e (older transformers).
 
     modeling_llama.py `LlamaRotaryEmbedding._set_cos_sin_cache` of 4.35: two buffers a layer.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from willfit.results import Component, Estimate, GpuEstimate
 from willfit.report.text import Style, bar, table, wrapped
+from willfit.results import Component, Estimate, GpuEstimate
 from willfit.units import format_bytes
 
 _VERDICT: Final = {

@@ -226,6 +226,6 @@ def _variant(table: Mapping[str, Any]) -> Variant:
 
 
 def _rows(table: Mapping[str, Any]) -> tuple[TensorRow, ...]:
-    from willfit.sources.collapse import row_from_json
+    from willfit.scenario.collapse import row_from_json
 
     return tuple(row_from_json(cells) for cells in table["rows"])

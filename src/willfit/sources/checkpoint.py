@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from willfit.dtypes import DTYPES, FLOAT32, DType
 from willfit.errors import UnsupportedError
+from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import ModelSpec, StoredQuantization, TensorKind, TensorRow
-from willfit.sources.collapse import NamedTensor
 from willfit.sources.configs import config_dtype, declared_class, library_of
 from willfit.sources.headers import resident, rows_from_headers, unpacked_count
 from willfit.sources.stored import QUANTIZED_MODULE, quantized_rows, stored_quantization

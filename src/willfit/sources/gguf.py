@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from willfit.dtypes import FLOAT16
 from willfit.errors import BrokenFileError, InputError
+from willfit.scenario.collapse import collapse, collapse_names
 from willfit.scenario.model import (
     Architecture,
     LayerGroup,
@@ -17,7 +18,6 @@ from willfit.scenario.model import (
     StoredQuantization,
     TensorRow,
 )
-from willfit.sources.collapse import collapse, collapse_names
 from willfit.sources.gguf_config import GgufConfig, Metadata, gguf_config
 from willfit.sources.gguf_header import GgufHeader, IncompleteError, parse_gguf
 from willfit.sources.limits import MAX_GGUF_HEADER_BYTES, unreadable

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from willfit.dtypes import DTYPES
 from willfit.errors import BrokenFileError, UnsupportedError
-from willfit.sources.collapse import NamedTensor
+from willfit.scenario.collapse import NamedTensor
 from willfit.sources.limits import MAX_DIMENSION, MAX_GGUF_HEADER_BYTES, MAX_TENSORS
 from willfit.sources.safetensors import tensor_name_is_usable
 from willfit.units import format_bytes, round_up

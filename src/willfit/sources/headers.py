@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from willfit.scenario.collapse import NamedTensor, collapse
 from willfit.scenario.model import StoredQuantization, TensorKind, TensorRow
-from willfit.sources.collapse import NamedTensor, collapse
 from willfit.sources.stored import QUANTIZED_MODULE
 
 _CONV1D_TYPES: Final = frozenset(

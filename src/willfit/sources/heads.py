@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from willfit.errors import InputError, UnsupportedError
+from willfit.scenario.collapse import row_from_json
 from willfit.scenario.model import Architecture, ModelSpec, TensorRow
-from willfit.sources.collapse import row_from_json
 
 CLASSIFIER: Final = "AutoModelForSequenceClassification"
 _HEADS: Final = ("lm_head", "embed_out", "proj_out", "score", "classifier")
@@ -131,7 +131,7 @@ def _linear(spec: ModelSpec, name: str, out: int, inner: int, *, bias: bool) -> 
 
 
 def _decoder_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
-    """``score``: a Linear without bias on the last hidden state (GenericForSequenceClassification)."""
+    """``score``: a Linear without bias (GenericForSequenceClassification)."""
     body = tuple(row for row in spec.tensors if not _is_head(row))
     return (*body, *_linear(spec, "score", num_labels, hidden, bias=False))
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import BrokenFileError, InputError, ModelAccessError
+from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import ModelSpec
 from willfit.sources.checkpoint import spec_of
-from willfit.sources.collapse import NamedTensor
 from willfit.sources.configs import check_config
 from willfit.sources.hub_errors import asking, offline
 from willfit.sources.limits import (

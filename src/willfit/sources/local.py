@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import InputError, ModelNotFoundError
+from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import ModelSpec
 from willfit.sources.checkpoint import spec_of
-from willfit.sources.collapse import NamedTensor
 from willfit.sources.configs import check_config
 from willfit.sources.limits import MAX_CONFIG_BYTES, json_object, read_bounded, unreadable
 from willfit.sources.safetensors import joined, read_header, read_index

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import BrokenFileError, UnsupportedError
-from willfit.sources.collapse import NamedTensor
+from willfit.scenario.collapse import NamedTensor
 from willfit.sources.limits import (
     MAX_DIMENSION,
     MAX_HEADER_BYTES,

@@ -15,8 +15,8 @@ from typing import Final
 
 from willfit.dtypes import DTYPES, DType
 from willfit.errors import BrokenFileError, UnsupportedError
+from willfit.scenario.collapse import split_row
 from willfit.scenario.model import StoredQuantization, TensorRow
-from willfit.sources.collapse import split_row
 from willfit.sources.declared import stored_quantization
 from willfit.units import ceil_div
 

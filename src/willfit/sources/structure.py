@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from willfit.errors import InputError, UnsupportedError, WillfitError
+from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import Architecture, TensorRow, Unknown
-from willfit.sources.collapse import NamedTensor
 from willfit.sources.configs import library_of
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from willfit.errors import InputError, UnsupportedError
+from willfit.scenario.collapse import NamedTensor, collapse, collapse_names
 from willfit.scenario.model import TensorKind, TensorRow
-from willfit.sources.collapse import NamedTensor, collapse, collapse_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,7 @@ def build_transformers(
         loaded = transformers.AutoConfig.for_model(**facts)
         cls = _class(transformers, config, auto_class)
         with torch.device("meta"):
-            if auto_class is None:
-                model = cls(loaded)
-            else:
-                model = cls.from_config(loaded)
+            model = cls(loaded) if auto_class is None else cls.from_config(loaded)
     except Exception as error:  # whatever a strange config breaks in modelling code
         raise InputError(
             f"transformers {transformers.__version__} cannot build this config: "

@@ -170,7 +170,7 @@ def _mlp_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Moment
 def _dense_moments(
     architecture: Architecture, intermediate_size: int, gated: bool, run: Pass
 ) -> list[Moment]:
-    """Gated: activation, up and their product, 3·I beside 4·h of stream; else input and output, 2·I.
+    """Gated: activation, up and their product, 3·I beside 4·h of stream; else 2·I.
 
     With quantised weights the products before and after count too: one or two tensors of width I,
     and what the product needs.

@@ -17,9 +17,9 @@ from typing import Final
 from willfit.dtypes import FLOAT32, DType
 from willfit.errors import InputError
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
+from willfit.scenario.collapse import split_row
 from willfit.scenario.model import ModelSpec, TensorRow
 from willfit.scenario.workload import Lora
-from willfit.sources.collapse import split_row
 
 _TARGETS: Final = Path(__file__).resolve().parents[2] / "data" / "peft_targets.json"
 _LINEAR: Final = ("Linear", "Conv1D", "QuantizedLinear")

@@ -273,7 +273,7 @@ class _Layers:
         out.linear(f"{path}.down_proj", h, width, bias=bias)
 
     def _experts(self, path: str, width: int) -> None:
-        """Fused experts: gate_up (E, 2·I, h) and down (E, h, I), a router, perhaps a shared expert."""
+        """Fused experts: gate_up (E, 2·I, h), down (E, h, I), a router, perhaps a shared one."""
         out, h, fields = self.out, self.h, self.fields
         experts = fields.need("num_experts")
         out.weight(f"{path}.experts.gate_up_proj", (experts, 2 * width, h), "Experts")

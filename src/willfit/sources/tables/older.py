@@ -50,7 +50,7 @@ def neox_table(config: Mapping[str, Any]) -> Table:
 
 
 def opt_table(config: Mapping[str, Any]) -> Table:
-    """OPT: learned positions (+2), biases, tied head, projections where the embedding is narrower."""
+    """OPT: learned positions (+2), biases, tied head, projections of a narrower embedding."""
     fields, out = Fields(config), Builder()
     h, layers = fields.need("hidden_size"), fields.need("num_layers")
     width = fields.need("intermediate_size")

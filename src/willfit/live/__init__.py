@@ -1,0 +1,1 @@
+"""What touches the real machine: its GPUs, and later loading and measuring."""

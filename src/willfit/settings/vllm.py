@@ -1,0 +1,130 @@
+"""A ``vllm serve MODEL …`` command line. It is read as words, never run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any, Final
+
+from willfit.errors import InputError
+from willfit.settings.settings import (
+    Convert,
+    Settings,
+    convert_all,
+    nothing,
+    renamed,
+    switch,
+    whole,
+)
+
+_LAUNCHES: Final = (
+    ("vllm", "serve"),
+    ("python", "-m", "vllm.entrypoints.openai.api_server"),
+    ("python3", "-m", "vllm.entrypoints.openai.api_server"),
+)
+
+
+def recognise(command: str) -> bool:
+    """Whether a text is such a command, environment assignments before it aside."""
+    return _body(_words(command)) is not None
+
+
+def read(command: str) -> Settings:
+    """Model, context, sequences, cache type and parallelism of a server."""
+    body = _body(_words(command)) or []
+    model, options = _options(body)
+    flags, ignored = convert_all(options, TABLE, HARMLESS)
+    model = str(flags.pop("model", model or "")) or None
+    flags["engine"] = "vllm"
+    return Settings(
+        flags=flags,
+        model=model,
+        ignored=ignored,
+        assumptions=(
+            "vLLM fills gpu_memory_utilization of the GPU with cache pages; counted is what the "
+            "given sequences need",
+        ),
+    )
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command.replace("\\\n", " "))
+    except ValueError as error:
+        raise InputError(f"cannot read the command {command[:60]!r}: {error}") from None
+
+
+def _body(words: Sequence[str]) -> list[str] | None:
+    rest = list(words)
+    while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0]):
+        rest.pop(0)
+    for launch in _LAUNCHES:
+        if tuple(rest[: len(launch)]) == launch:
+            return rest[len(launch) :]
+    return None
+
+
+def _options(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    model: str | None = None
+    options: dict[str, Any] = {}
+    index = 0
+    while index < len(words):
+        word = words[index]
+        index += 1
+        if not word.startswith("-"):
+            model = model or word
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        key = _SHORT.get(name, name).replace("-", "_")
+        takes_value = index < len(words) and not words[index].startswith("--")
+        if equals:
+            options[key] = value
+        elif takes_value and key not in _SWITCHES:
+            options[key] = words[index]
+            index += 1
+        else:
+            options[key] = True
+    return model, options
+
+
+def _tensor_parallel(value: Any) -> dict[str, Any]:
+    degree = int(whole("tensor_parallel_size")(value)["tensor_parallel_size"])
+    return {"strategy": "tp"} if degree > 1 else {}
+
+
+def _context(value: Any) -> dict[str, Any]:
+    """``8192``, ``8k`` (1,000s) or ``8K`` (1,024s), as vLLM reads it."""
+    match = re.fullmatch(r"(\d{1,12})([kKmM]?)", str(value))
+    if match is None:
+        raise InputError(f"max-model-len is {str(value)[:40]!r}: expected a number of tokens")
+    factor = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[match[2]]
+    return {"context": int(match[1]) * factor}
+
+
+def _cache_dtype(value: Any) -> dict[str, Any]:
+    names = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
+    return {} if value == "auto" else {"kv_dtype": names.get(str(value), str(value))}
+
+
+TABLE: Final[dict[str, Convert]] = {
+    "model": renamed("model"),
+    "dtype": lambda value: {} if value == "auto" else {"dtype": str(value)},
+    "max_model_len": _context,
+    "max_num_seqs": whole("batch_size"),
+    "kv_cache_dtype": _cache_dtype,
+    "tensor_parallel_size": _tensor_parallel,
+    "trust_remote_code": switch("trust_remote_code"),
+    "revision": renamed("revision"),
+    "quantization": nothing,
+}
+_SHORT: Final = {"tp": "tensor_parallel_size", "q": "quantization"}
+_SWITCHES: Final = frozenset(
+    {"trust_remote_code", "enforce_eager", "enable_prefix_caching", "enable_auto_tool_choice",
+     "disable_log_requests", "enable_chunked_prefill", "enable_lora"}
+)  # fmt: skip
+HARMLESS: Final = (
+    "host", "port", "api_key", "served_model_name", "disable_log_requests", "seed",
+    "uvicorn_log_level", "enable_auto_tool_choice", "tool_call_parser", "chat_template",
+    "reasoning_parser", "tokenizer", "tokenizer_mode",
+)  # fmt: skip

@@ -1,0 +1,56 @@
+"""The ledger's fast subset: no source may get worse than what was reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.ledger.__main__ import judge_folder, main
+from benchmarks.ledger.row import Outcome
+from benchmarks.ledger.summary import summarise
+
+REACHED = {
+    # (source, start of the kind): (median, 95th percentile), rounded up from what was measured
+    ("optimum_benchmark_history", "generate:torch_max_memory_allocated"): (0.001, 0.002),
+    ("optimum_benchmark_history", "forward:torch_max_memory_allocated"): (0.005, 0.15),
+    (
+        "qwen_speed_benchmark",
+        "sum over GPUs of torch.cuda.max_memory_allocated (incl. model load), GiB",
+    ): (0.01, 0.15),
+    ("peft_metamath", "torch_max_memory_reserved"): (0.01, 0.08),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(shared: Path) -> list[Outcome]:
+    return judge_folder(shared / "measured")
+
+
+@pytest.mark.parametrize("key", sorted(REACHED))
+def test_a_source_is_no_worse_than_it_was(outcomes: list[Outcome], key: tuple[str, str]) -> None:
+    source, kind = key
+    members = [o for o in outcomes if o.source == source and o.kind.startswith(kind)]
+    summary = summarise(source, kind, members)
+    median, p95 = REACHED[key]
+    assert summary.num_expressed >= 8
+    assert summary.median is not None
+    assert summary.p95 is not None
+    assert summary.median <= median
+    assert summary.p95 <= p95
+
+
+def test_every_row_has_an_estimate_or_a_reason(outcomes: list[Outcome]) -> None:
+    assert len(outcomes) > 700
+    assert all((o.estimated_bytes is None) == (o.reason is not None) for o in outcomes)
+
+
+def test_the_json_has_the_documented_keys(shared: Path, tmp_path: Path) -> None:
+    target = tmp_path / "rows.json"
+    arguments = ["--rows", str(shared / "measured"), "--source", "peft_metamath"]
+    assert main([*arguments, "--json", str(target)]) == 0
+    rows = json.loads(target.read_text())["rows"]
+    assert rows[0].keys() == {
+        "id", "source", "tier", "task", "level", "kind", "measured_bytes", "estimated_bytes",
+        "low_bytes", "high_bytes", "reason",
+    }  # fmt: skip
