@@ -61,7 +61,7 @@ def _hub(asked: Asked) -> Source:
     return HubSource(asked=asked)
 
 
-SOURCES: Final[tuple[Callable[[Asked], Source], ...]] = (_local, _gguf, _timm, _catalogue, _hub)
+SOURCES: Final[tuple[Callable[[Asked], Source], ...]] = (_local, _catalogue, _gguf, _timm, _hub)
 """The sources in the order in which they are asked; each is made only when its turn comes."""
 
 
