@@ -78,7 +78,7 @@ _AMOUNTS: Final = {
 
 def _reading(task: str, counter: str) -> Reading:
     """Peaks are reset before each phase: a forward has no decoding, generate has both."""
-    phases = ("prefill",) if task == "forward" else ("prefill", "decode")
+    phases = ("prefill", "forward") if task == "forward" else ("prefill", "decode")
 
     def read(estimate: Estimate) -> int:
         amounts = [

@@ -60,6 +60,7 @@ def estimate(
         unknowns=outcome.unknowns,
         ignored_settings=tuple(ignored_settings),
         refused=outcome.refused,
+        notes=_notes(scenario),
     )
     return replace(result, limits=_limits(scenario, result)) if search_limits else result
 
@@ -213,6 +214,25 @@ def _limits(scenario: Scenario, result: Estimate) -> Limits:
             lambda n: fits(with_context(scenario, n)), ceiling=context_ceiling(scenario)
         ),
     )
+
+
+def _notes(scenario: Scenario) -> dict[str, str]:
+    """What the Trainer would do with several GPUs in a notebook, where nobody launches ranks.
+
+    transformers 5.23 training_args.py `_setup_devices`, trainer.py `_wrap_model`: DataParallel
+    unless the model was loaded in 4 or 8 bit, which stays on one GPU.
+    """
+    machine, workload = scenario.machine, scenario.workload
+    several = machine is not None and len(machine.gpus) > 1
+    if workload.training is None or not several or workload.loading.strategy is not None:
+        return {}
+    if workload.loading.quantization is not None:
+        what = (
+            "in a notebook the Trainer leaves all GPUs but the first idle for bitsandbytes models"
+        )
+    else:
+        what = "in a notebook the Trainer uses DataParallel (--strategy dp): GPU 0 gathers outputs"
+    return {"notebook": f"{what}; ddp needs accelerate launch or notebook_launcher"}
 
 
 def _unique(items: Sequence[str]) -> tuple[str, ...]:

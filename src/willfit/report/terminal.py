@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Final
 
-from willfit.report.text import Style, bar, table, wrapped
+from willfit.report.text import GLYPHS, Style, bar, table, wrapped
 from willfit.results import Component, Estimate, GpuEstimate
 from willfit.units import format_bytes
 
@@ -13,7 +15,12 @@ _VERDICT: Final = {
     "tight": ("tight: inside the range of what is not known", "yellow"),
     "does_not_fit": ("does not fit", "red"),
 }
-_WORDS: Final = {"load": "while loading", "prefill": "in prefill", "decode": "in decoding"}
+_WORDS: Final = {
+    "load": "while loading",
+    "prefill": "in prefill",
+    "forward": "in the forward pass",
+    "decode": "in decoding",
+}
 
 
 def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = True) -> str:
@@ -23,8 +30,8 @@ def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = 
     if estimate.dtypes:
         lines += [*_dtypes(estimate), ""]
     if breakdown:
-        for gpu in estimate.gpus:
-            lines += [*_breakdown(gpu, style), ""]
+        for gpus in _alike(estimate.gpus):
+            lines += [*_breakdown(gpus, style), ""]
         lines += [*_verdict(estimate, style), ""]
     lines += _remarks(estimate)
     return "\n".join(lines).rstrip() + "\n"
@@ -54,18 +61,31 @@ def _dtypes(estimate: Estimate) -> list[str]:
     return lines
 
 
-def _breakdown(gpu: GpuEstimate, style: Style) -> list[str]:
-    peak = gpu.peak
-    where = f"GPU {gpu.index} {gpu.name}" if gpu.capacity_bytes is not None else "one GPU"
+def _alike(gpus: Sequence[GpuEstimate]) -> list[list[GpuEstimate]]:
+    """Neighbouring GPUs with the same name and the same peak, shown once."""
+    groups: list[list[GpuEstimate]] = []
+    for gpu in gpus:
+        last = groups[-1][-1] if groups else None
+        if last is not None and (last.name, last.peak) == (gpu.name, gpu.peak):
+            groups[-1].append(gpu)
+        else:
+            groups.append([gpu])
+    return groups
+
+
+def _breakdown(gpus: Sequence[GpuEstimate], style: Style) -> list[str]:
+    gpu, peak = gpus[0], gpus[0].peak
     share = f" ({gpu.layers})" if gpu.layers else ""
     lines = wrapped(
-        f"{where}{share}: peak {_WORDS.get(peak.name, 'in ' + peak.name)}", first="", rest="  "
+        f"{_places(gpus)}{share}: peak {_WORDS.get(peak.name, 'in ' + peak.name)}",
+        first="",
+        rest="  ",
     )
     parts = [part for part in peak.components if part.num_bytes]
     name_width = max(len(part.name) for part in parts)
-    for part in parts:
-        lines += _part(part, name_width)
-    total = f"  {'device'.ljust(name_width)}  {format_bytes(peak.device_bytes):>10}"
+    for glyph, part in zip(cycle(GLYPHS), parts, strict=False):
+        lines += _part(glyph, part, name_width)
+    total = f"  device  {' ' * (name_width - 4)}{format_bytes(peak.device_bytes):>10}"
     detail = (
         f"  allocated {format_bytes(peak.allocated_bytes)}, "
         f"reserved {format_bytes(peak.reserved_bytes)}"
@@ -77,8 +97,17 @@ def _breakdown(gpu: GpuEstimate, style: Style) -> list[str]:
     return lines
 
 
-def _part(part: Component, name_width: int) -> list[str]:
-    head = f"  {part.name.ljust(name_width)}  {format_bytes(part.num_bytes):>10}  "
+def _places(gpus: Sequence[GpuEstimate]) -> str:
+    first, last = gpus[0], gpus[-1]
+    if first.capacity_bytes is None:
+        return "one GPU"
+    if first is last:
+        return f"GPU {first.index} {first.name}"
+    return f"GPU {first.index} to {last.index}, each {first.name}"
+
+
+def _part(glyph: str, part: Component, name_width: int) -> list[str]:
+    head = f"  {glyph} {part.name.ljust(name_width)}  {format_bytes(part.num_bytes):>10}  "
     return wrapped(part.note, first=head, rest=" " * len(head)) if part.note else [head.rstrip()]
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 WIDTH: Final = 80
+GLYPHS: Final = "█▓▒░▚▞▄▌▙▟"
+"""Fill of the parts of a bar, in their order."""
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -37,13 +39,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str =
 
 def bar(amounts: Sequence[int], capacity_bytes: int, width: int = 60) -> str:
     """A stacked bar of ``width`` cells against a capacity; what does not fit is drawn as ``!``."""
-    glyphs = "█▓▒░▞▚▖▘"
     scale = max(capacity_bytes, sum(amounts), 1)
     ends = [round(sum(amounts[: i + 1]) * width / scale) for i in range(len(amounts))]
     limit = round(capacity_bytes * width / scale)
     cells, start = "", 0
     for index, end in enumerate(ends):
-        cells += glyphs[index % len(glyphs)] * (end - start)
+        cells += GLYPHS[index % len(GLYPHS)] * (end - start)
         start = max(start, end)
     cells = cells.ljust(width, "·")
     return cells[:limit] + ("!" * (width - limit))

@@ -14,7 +14,7 @@ from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
 from willfit.formulas.inference.logits import logits_bytes
 from willfit.formulas.kv_cache import KvCache, kv_cache
-from willfit.formulas.phase import ComponentName, Phase, Phases, Stage
+from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases, Stage
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec, Unknown
@@ -185,10 +185,16 @@ class _Run:
         }
         choice = next(iter(choices.values()), None)
         return (
-            Phase(name="prefill" if name == "prefill" else "decode", components=parts,
+            Phase(name=self._phase_name(name), components=parts,
                   notes=self._notes(layer, at_head, choice, q_len)),
             choice,
         )  # fmt: skip
+
+    def _phase_name(self, name: str) -> PhaseName:
+        """A model that does not generate has one forward pass and no prefill."""
+        if not self.architecture.is_decoder:
+            return "forward"
+        return "prefill" if name == "prefill" else "decode"
 
     def _kernel(
         self, groups: tuple[LayerGroup, ...], window: int | None, q_len: int, kv_len: int

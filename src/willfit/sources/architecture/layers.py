@@ -178,7 +178,7 @@ def mlp_width(fields: Fields, index: int, hidden_size: int, sparse: bool) -> int
 
 def _dense_width(fields: Fields, index: int, hidden_size: int) -> int:
     listed = fields.items("intermediate_size")
-    if listed is not None:
+    if listed:
         return Fields({"n": listed[min(index, len(listed) - 1)]}).size("n") or 0
     nested = fields.nested("ffn_config").size("ffn_hidden_size")
     ratio = fields.size("expansion_ratio") or 4
