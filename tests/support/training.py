@@ -80,7 +80,7 @@ def _kept(
     model = built(name, layers, "eager" if kernel == "eager" else "sdpa")
     model = model.to(getattr(torch, dtype))
     if lora is not None:
-        model = _with_adapter(model, lora)
+        model = with_adapter(model, lora)
     elif not trained:
         model.requires_grad_(False)
     with Recorder(sdpa="flash" if kernel == "eager" else kernel) as recorder:
@@ -101,7 +101,8 @@ def _kept(
     return kept
 
 
-def _with_adapter(model: Any, lora: Lora) -> Any:
+def with_adapter(model: Any, lora: Lora) -> Any:
+    """The model with PEFT's own adapters."""
     import peft
 
     targets = list(lora.target_modules or ())

@@ -70,6 +70,8 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "ademamix_8bit": Optimizer(states=0, state_bytes=3 + 12 / 256),
     "paged_ademamix_32bit": Optimizer(states=0, state_bytes=12, paged=True),
     "paged_ademamix_8bit": Optimizer(states=0, state_bytes=3 + 12 / 256, paged=True),
+    "rmsprop_bnb": Optimizer(states=0, state_bytes=4),
+    "rmsprop_bnb_32bit": Optimizer(states=0, state_bytes=4),
     "rmsprop_bnb_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256),
     "adamw_torch_8bit": Optimizer(states=0, state_bytes=2 + 8 / 256, step_largest=2),
     "adamw_torch_4bit": Optimizer(states=0, state_bytes=1 + 8 / 128, step_largest=2),

@@ -35,6 +35,9 @@ VIEWS_FUSED_QKV: Final = ("gpt_neox", "phi3")
 """Model types whose v is a view of it, and whose rotary embedding concatenates (transformers 5.23
 modeling_gpt_neox.py, modeling_phi3.py); Falcon indexes, which copies, and GPT-2 views all three."""
 
+LOGITS_STAY_HALF_SINCE: Final = "4.45"
+"""transformers release whose models give logits in their own type; before, ``logits.float()``."""
+
 
 def training_phases(
     model: ModelSpec,
@@ -211,8 +214,21 @@ class _Step:
             layers = sum(group.count for group in groups)
             e = self._stream.residual.block_bytes
             inputs = layers * self.settings.tokens * self.architecture.hidden_size * e
-            return inputs + self._unfreed_int8(groups)
+            return inputs + self._unfreed_int8(groups) + self._head_cast()
         return sum(group.count * self._layer_kept(group) for group in groups) + self._casts()
+
+    def _head_cast(self) -> int:
+        """Autocast's copy of a float32 output head, outside every checkpoint: 2·V·h."""
+        if not self._stream.autocast or self.weights.dtype is not FLOAT32:
+            return 0
+        return 2 * self.architecture.vocab_size * self.architecture.hidden_size
+
+    def _layer_cast(self) -> int:
+        """Autocast's copies of a layer's weights in its MLP's backward: all but the last one's."""
+        layers = max(self.architecture.num_layers, 1)
+        down = max(map(self._mlp_width, self._all_groups()), default=0)
+        in_layers = self._casts() - self._head_cast()
+        return max(in_layers // layers - 2 * down * self.architecture.hidden_size, 0)
 
     def _unfreed_int8(self, groups: list[LayerGroup]) -> int:
         """LLM.int8 keeps product inputs in ``ctx``, which non-reentrant checkpointing cannot free.
@@ -249,32 +265,64 @@ class _Step:
         )
 
     def _largest_backward(self, kept: int) -> _Backward:
-        """The worst of: at the loss; in the last layer's backward; at the end, all gradients."""
+        """The worst moment: loss, last norm, last layer, first layer, embedding.
+
+        Layers' gradients appear from the last to the first, the embedding's at the very end.
+        """
         gradients = self._sharded.gradients
         accumulated = gradients if self.settings.accumulation > 1 else 0
-        final = self._final_norm()
-        at_loss = _Backward(
-            gradients=accumulated,
-            parts={"activations": kept + final, "logits": self._loss()},
-        )
-        one_layer = self._one_layer()
-        in_layers = _Backward(
-            gradients=max(accumulated, self._head_gradient()),
-            parts={"activations": kept + one_layer.activations,
-                   "temporaries": one_layer.temporaries, "logits": self._kept_logits()},
-        )  # fmt: skip
+        head, layer = self._head_gradient(), self._one_layer()
         first = max((self._layer_kept(group) for group in self._all_groups()), default=0)
-        embedding = self._embedding_gradient()
-        at_end = _Backward(
-            gradients=gradients,
-            parts={"activations": first, "temporaries": max(one_layer.temporaries, embedding),
-                   "logits": self._kept_logits()},
-        )  # fmt: skip
-        return max(at_loss, in_layers, at_end, key=lambda backward: backward.total)
+        missing = self._embedding_gradient() + self._layer_gradient()
+        logits = self._kept_logits()
+        stream = self.settings.tokens * self.architecture.hidden_size * 4
+        moments = [
+            _Backward(gradients=accumulated,
+                      parts={"activations": kept + self._final_norm(), "logits": self._loss()}),
+            _Backward(gradients=max(accumulated, head),
+                      parts={"activations": kept, "temporaries": self._norm_backward(),
+                             "logits": logits}),
+            _Backward(gradients=max(accumulated, head),
+                      parts={"activations": kept + layer.activations,
+                             "temporaries": layer.temporaries, "logits": logits}),
+            _Backward(gradients=max(accumulated, gradients - missing, 0),
+                      parts={"activations": first + self._layer_cast(), "logits": logits,
+                             "temporaries": layer.temporaries}),
+            _Backward(gradients=gradients,
+                      parts={"activations": 0, "logits": logits,
+                             "temporaries": stream + self._tied_gradient()}),
+        ]  # fmt: skip
+        return max(moments, key=lambda moment: moment.total)
+
+    def _norm_backward(self) -> int:
+        """The last norm's backward: 24·h a token where it is trained, 20·h where it is frozen.
+
+        Identified on llama, the saved float32 input among it (±1·h); LayerNorm: input, gradients.
+        """
+        if not self.architecture.rms_norm:
+            per_width = 4 * self._stream.residual.block_bytes
+        else:
+            per_width = 24 if self._stream.trained else 20
+        return per_width * self.settings.tokens * self.architecture.hidden_size
+
+    def _layer_gradient(self) -> int:
+        """Gradients that one layer lacks while its MLP is in backward: all but the last product's.
+
+        Shards are so much smaller that none is taken as missing.
+        """
+        whole_gradients = static.total_bytes(self._trainables)
+        if self.adapter is not None or self._sharded.gradients < whole_gradients:
+            return 0
+        layers = max(self.architecture.num_layers, 1)
+        rows = [row for row in self.weights.rows if row.row.count >= layers]
+        down = max(map(self._mlp_width, self._all_groups()), default=0)
+        whole = sum(row.total_bytes for row in rows) // layers
+        own = self.weights.dtype.num_bytes(down * self.architecture.hidden_size)
+        return max(whole - own, 0)
 
     def _final_norm(self) -> int:
-        """The last norm keeps its float32 input; the head keeps what it is given."""
-        e = self._stream.residual.block_bytes
+        """The last norm keeps its float32 input; a trained head keeps what it is given."""
+        e = self._stream.residual.block_bytes if self._stream.trained else 0
         return self.settings.tokens * self.architecture.hidden_size * (4 + e)
 
     def _loss(self) -> int:
@@ -297,7 +345,9 @@ class _Step:
     def _kept_logits(self) -> int:
         if not self.settings.keeps_outputs or self.model.classifier:
             return 0
-        return kept_logits_bytes(self.architecture, self.settings.tokens, self._logits_dtype)
+        upcast = not self.stack.at_least("transformers", LOGITS_STAY_HALF_SINCE)
+        dtype = FLOAT32 if upcast else self._logits_dtype
+        return kept_logits_bytes(self.architecture, self.settings.tokens, dtype)
 
     def _kept_cache(self) -> int:
         """K and V that ``outputs.past_key_values`` keeps alive (use_cache is on unless told)."""
@@ -315,15 +365,18 @@ class _Step:
     def _one_layer(self) -> _OneLayer:
         """One layer in backward: recomputed activations under checkpointing, and temporaries.
 
-        Gradients of the product, of up and of gate, 3·I·e, and about 1.1·h·e of the stream; or the
-        attention backward where that is more. A quantised base dequantises its largest weight.
+        Gradients of the product, of up and of gate, 3·I·e, and about 1.1·h·e of the stream; where
+        the layer is trained its saved product is freed first: 2·I·e and 2.1·h·e. Or the attention
+        backward where that is more. A quantised base dequantises its largest weight.
         """
         groups = self._all_groups()
         recomputed = max((self._layer_kept(group) for group in groups), default=0)
         e = max(self._stream.compute.block_bytes, self._mlp_element_bytes())
         tokens = self.settings.tokens
         widths = [self._mlp_width(group) for group in groups]
-        mlp = tokens * e * (3 * max(widths, default=0) + 1.1 * self.architecture.hidden_size)
+        inner, outer = (2, 2.1) if self._stream.trained else (3, 1.1)
+        widest = max(widths, default=0)
+        mlp = tokens * e * (inner * widest + outer * self.architecture.hidden_size)
         attention = max(
             (
                 backward_temporary_bytes(self._shape(g.attention), self._kernel(g.attention))
@@ -333,7 +386,7 @@ class _Step:
             default=0,
         )
         return _OneLayer(
-            activations=recomputed if self.settings.checkpointing else 0,
+            activations=recomputed + self._layer_cast() if self.settings.checkpointing else 0,
             temporaries=max(round(mlp), attention) + self._dequantised(),
         )
 
@@ -368,8 +421,16 @@ class _Step:
         return e * self.architecture.vocab_size * self.architecture.hidden_size
 
     def _embedding_gradient(self) -> int:
-        """A trained embedding's gradient is dense; a tied one is added to the head's."""
-        return self._head_gradient()
+        """The gradient that the input embedding makes last; a tied one is there from the head."""
+        return 0 if self._tied else self._head_gradient()
+
+    def _tied_gradient(self) -> int:
+        """A tied embedding's dense gradient, before it is added to the head's."""
+        return self._head_gradient() if self._tied else 0
+
+    @cached_property
+    def _tied(self) -> bool:
+        return any(row.tied_to is not None for row in self.model.tensors)
 
     def _phase(
         self, name: PhaseName, *, gradients: int, parts: Mapping[ComponentName, int]

@@ -1,0 +1,114 @@
+"""Optimizer states and step temporaries against the optimizers themselves, really stepped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.support.recorder import Recorder
+
+from willfit.dtypes import DTYPES
+from willfit.errors import InputError
+from willfit.formulas.training.optimizers import OPTIMIZERS, find_optimizer, state_bytes
+from willfit.formulas.training.static import Trainable, step_temporary_bytes
+
+ROWS, COLUMNS = 256, 512
+SIZE = ROWS * COLUMNS
+STEP = 64
+"""Step counters and other scalars."""
+
+
+def _torch_optimizer(name: str, parameter: Any) -> Any:
+    from transformers.optimization import Adafactor
+
+    makers = {
+        "adamw_torch": lambda p: torch.optim.AdamW(p, foreach=True),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, foreach=True),
+        "adagrad": lambda p: torch.optim.Adagrad(p, foreach=True),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, foreach=True),
+        "adafactor": lambda p: Adafactor(p, lr=0.1, relative_step=False, scale_parameter=False),
+    }
+    return makers[name]([parameter])
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_are_what_the_optimizer_holds(name: str, dtype: str) -> None:
+    parameter = torch.nn.Parameter(torch.randn(ROWS, COLUMNS).to(getattr(torch, dtype)))
+    optimizer = _torch_optimizer(name, parameter)
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    held = sum(
+        value.untyped_storage().nbytes()
+        for value in optimizer.state[parameter].values()
+        if isinstance(value, torch.Tensor) and value.numel() > 1
+    )
+    estimate = state_bytes(OPTIMIZERS[name], (ROWS, COLUMNS), DTYPES[dtype].block_bytes)
+    assert estimate == held
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adagrad", "rmsprop"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_steady_step_takes_the_temporaries_of_the_table(name: str, dtype: str) -> None:
+    with Recorder() as recorder:
+        parameter = torch.nn.Parameter(torch.empty(ROWS, COLUMNS, dtype=getattr(torch, dtype)))
+        optimizer = _torch_optimizer(name, parameter)
+        parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        before = recorder.mark("states exist")
+        recorder.reset_peak()
+        optimizer.step()
+        temporaries = recorder.peak_bytes - before
+    one = Trainable(shape=(ROWS, COLUMNS), count=1, dtype=DTYPES[dtype])
+    assert step_temporary_bytes(OPTIMIZERS[name], [one]) == pytest.approx(temporaries, abs=STEP)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "options"),
+    [("adamw_bnb_8bit", "AdamW", {"optim_bits": 8}), ("adamw_bnb_32bit", "AdamW", {}),
+     ("lion_8bit", "Lion", {"optim_bits": 8}), ("lion_32bit", "Lion", {}),
+     ("ademamix", "AdEMAMix", {}), ("ademamix_8bit", "AdEMAMix", {"optim_bits": 8}),
+     ("rmsprop_bnb_8bit", "RMSprop", {"optim_bits": 8}), ("rmsprop_bnb", "RMSprop", {})],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(ROWS, COLUMNS), (63, 64), (64, 64)])
+def test_bitsandbytes_states_are_its_own(
+    name: str, cls: str, options: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    import bitsandbytes
+
+    parameter = torch.nn.Parameter(torch.randn(shape))
+    optimizer = getattr(bitsandbytes.optim, cls)([parameter], lr=1e-3, **options)
+    parameter.grad = torch.randn(shape)
+    optimizer.init_state(optimizer.param_groups[0], parameter, 0, 0)
+    held = sum(
+        value.untyped_storage().nbytes()
+        for key, value in optimizer.state[parameter].items()
+        if isinstance(value, torch.Tensor) and not key.startswith("qmap")
+    )
+    assert state_bytes(OPTIMIZERS[name], shape, 4) == held
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("adamw_torch_fusd", "adamw_torch_fused"), ("adamw_8bits", "adamw_8bit"),
+     ("lyon_8bit", "lion_8bit")],
+)  # fmt: skip
+def test_an_unknown_optimizer_is_refused_with_the_nearest(given: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=nearest):
+        find_optimizer(given)
+
+
+def test_every_name_of_the_trainer_is_known_or_refused_on_purpose() -> None:
+    from transformers.training_args import OptimizerNames
+
+    assert {name.value for name in OptimizerNames} - set(OPTIMIZERS) == REFUSED
+
+
+REFUSED = {
+    "adamw_torch_npu_fused", "apollo_adamw", "apollo_adamw_layerwise", "galore_adafactor",
+    "galore_adafactor_layerwise", "galore_adamw", "galore_adamw_8bit",
+    "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "grokadamw", "schedule_free_adamw",
+    "schedule_free_radam", "schedule_free_sgd", "stable_adamw",
+}  # fmt: skip
+"""Optimizers of other packages, whose states nobody has measured here."""
