@@ -468,6 +468,10 @@ class _Step:
         notes = [f"attention kernel {', '.join(sorted(kernels))}"] if kernels else []
         if self.weights.quantization is not None and self.training.prepare_kbit is None:
             notes.append("prepare_model_for_kbit_training not called (--prepare-kbit if it is)")
+        if self.training.use_liger_kernel:
+            notes.append("Liger's norm and SwiGLU keep less than counted: an upper bound")
+        if any(group.recurrent is not None for group in self._all_groups()):
+            notes.append("activations of linear-attention layers are rough: checked by no run")
         if self.settings.optimizer.paged:
             notes.append("paged optimizer states in managed memory, counted as host RAM")
         return tuple(notes)
