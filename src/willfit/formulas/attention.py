@@ -45,6 +45,10 @@ class AttentionShape:
     """Whether a mask tensor is passed (padding, packing, a window shorter than the context)."""
     training: bool
     causal: bool = True
+    eager_score_bytes: int | None = None
+    """Bytes per score of eager attention in 16 bit where the class has its own."""
+    broadcasts_kv: bool = False
+    """Whether eager attention copies K and V to all heads one after the other."""
     softcapped: bool = False
     """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
 
@@ -281,7 +285,10 @@ def _eager_forward(shape: AttentionShape) -> int:
     (ATen/native/SoftMax.cpp). K and V are repeated to all heads.
     """
     per_score = 10 if shape.dtype is BFLOAT16 else 8
-    return per_score * shape.score_elements + shape.repeated_kv_bytes()
+    if shape.dtype in _HALF and shape.eager_score_bytes is not None:
+        per_score = shape.eager_score_bytes
+    repeated = shape.repeated_kv_bytes() // (2 if shape.broadcasts_kv else 1)
+    return per_score * shape.score_elements + repeated
 
 
 _FORWARD: Final[dict[str, Callable[[AttentionShape], int]]] = {

@@ -120,6 +120,11 @@ class Attention:
     causal: bool = True
     cross: bool = False
     """Whether the layer also attends to an encoder (encoder–decoder models), and caches that."""
+    eager_score_bytes: int | None = None
+    """Bytes per score at eager attention's peak in 16 bit, where the class has its own."""
+    broadcasts_kv: bool = False
+    """Whether eager attention lets the product broadcast a single key head (Falcon): K and V are
+    copied to all heads one after the other, not together."""
     indexer_dim: int = 0
     """Per-token width that a sparse-attention indexer caches besides K and V (DeepSeek-V3.2)."""
 
@@ -187,6 +192,12 @@ class Architecture:
     norms_per_layer: int = 2
     rms_norm: bool = True
     """RMSNorm (upcasts to fp32 in transformers) rather than LayerNorm."""
+    post_norm: bool = False
+    """Norms after attention and MLP only (OLMo-2): no normalised copy beside the residual."""
+    learned_positions: bool = False
+    """GPT-2: position embeddings stay alive through the layers, and one more copy of the stream."""
+    scaled_logits: bool = False
+    """Logits are multiplied by a constant, which makes a second copy (Cohere, Granite)."""
     norm_keeps_fp32: bool = False
     """Gemma's RMSNorm: the normalised float32 tensor is kept for the gradient of its weight."""
     parallel_residual: bool = False

@@ -6,7 +6,7 @@ Units: e bytes an element, h hidden size, I intermediate size, tokens = B·S.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.dtypes import DType
@@ -14,7 +14,7 @@ from willfit.formulas.attention import AttentionShape, forward_temporary_bytes
 from willfit.formulas.gemm import Gemm
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp, Recurrent
 
-_PYTHON_GELU: Final = ("gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "bloom")
+_PYTHON_GELU: Final = ("gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python")
 """Activations written out in Python: four tensors of the MLP's width are alive at once
 (transformers activations.py `NewGELUActivation`)."""
 
@@ -44,6 +44,10 @@ class Pass:
     kernel_of: dict[int | None, str]
     """Kernel by window (None for full attention)."""
     gemm: Gemm
+    fused_qkv: bool = False
+    """Whether queries, keys and values are views of one product, which then stays alive."""
+    fused_gate_up: bool = False
+    """The same of gate and up."""
     cached: bool = True
     """Whether K and V live in the cache rather than in the layer."""
 
@@ -66,8 +70,20 @@ def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> l
     if group.recurrent is not None:
         moments.append(_recurrent_moment(architecture, group.recurrent, run))
     if group.mlp is not None:
-        moments += _mlp_moments(architecture, group.mlp, run)
+        kept = _kept_scores(group.attention, run)
+        moments += [
+            replace(moment, temporaries=moment.temporaries + kept)
+            for moment in _mlp_moments(architecture, group.mlp, run)
+        ]
     return moments
+
+
+def _kept_scores(attention: Attention | None, run: Pass) -> int:
+    """Attention weights that eager returns: the layer's frame holds them through the MLP."""
+    if attention is None or run.kernel_of[attention.window] != "eager":
+        return 0
+    scores = run.batch * attention.num_heads * run.q_len * _kv_len(attention, run)
+    return run.dtype.num_bytes(scores)
 
 
 def attention_shape(
@@ -89,12 +105,26 @@ def attention_shape(
         training=training,
         causal=attention.causal,
         softcapped=attention.softcap is not None,
+        eager_score_bytes=attention.eager_score_bytes,
+        broadcasts_kv=attention.broadcasts_kv,
     )
 
 
 def _stream(architecture: Architecture, run: Pass, copies: int) -> int:
     """``copies`` of the residual stream: input embeddings, layer input, residual, norm output."""
-    return run.dtype.num_bytes(copies * run.tokens * architecture.hidden_size)
+    hidden = architecture.hidden_size
+    extra = 0
+    if architecture.learned_positions:
+        extra = run.tokens * hidden + run.q_len * hidden
+    copies -= 1 if architecture.post_norm and copies > 2 else 0
+    rotary = 0 if architecture.learned_positions else 2 * run.q_len * _head_dim(architecture)
+    return run.dtype.num_bytes(copies * run.tokens * hidden + extra + rotary)
+
+
+def _head_dim(architecture: Architecture) -> int:
+    """Width of cos and sin, which live through all layers: the head size of the first attention."""
+    first = (g.attention.head_dim for g in architecture.layers if g.attention is not None)
+    return next(first, 0) if architecture.rms_norm else 0
 
 
 def _norm_moment(architecture: Architecture, run: Pass) -> Moment:
@@ -120,7 +150,7 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         run.tokens * attention.num_kv_heads * (attention.head_dim + attention.v_head_dim)
     )
     expanded = _expanded_latent(attention, shape)
-    held = 0 if run.cached else fresh
+    held = 0 if run.cached and not run.fused_qkv else fresh
     kernel = run.kernel_of[attention.window]
     stream = _stream(architecture, run, 3)
     product = run.gemm.forward_temporary_bytes(
@@ -145,12 +175,15 @@ def _kv_len(attention: Attention, run: Pass) -> int:
 
 
 def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
-    """K and V of all heads that MLA rebuilds from its latent in every layer call."""
+    """K and V of all heads that MLA rebuilds from its latent in every layer call.
+
+    The product of the up-projection, nope + v, and the keys with their rotary part, nope + rope
+    (modeling_deepseek_v3.py `expand_kv`).
+    """
     if attention.kv_lora_rank is None:
         return 0
-    return shape.dtype.num_bytes(
-        shape.batch * shape.kv_len * shape.num_heads * (shape.head_dim + shape.v_head_dim)
-    )
+    width = 2 * shape.head_dim - attention.qk_rope_head_dim + shape.v_head_dim
+    return shape.dtype.num_bytes(shape.batch * shape.kv_len * shape.num_heads * width)
 
 
 def _recurrent_moment(architecture: Architecture, recurrent: Recurrent, run: Pass) -> Moment:
@@ -164,11 +197,18 @@ def _recurrent_moment(architecture: Architecture, recurrent: Recurrent, run: Pas
 def _mlp_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Moment]:
     if mlp.num_experts:
         return _expert_moments(architecture, mlp, run)
-    return _dense_moments(architecture, mlp.intermediate_size, mlp.gated, run)
+    return _dense_moments(
+        architecture, mlp.intermediate_size, mlp.gated, run, fused=run.fused_gate_up
+    )
 
 
 def _dense_moments(
-    architecture: Architecture, intermediate_size: int, gated: bool, run: Pass
+    architecture: Architecture,
+    intermediate_size: int,
+    gated: bool,
+    run: Pass,
+    *,
+    fused: bool = False,
 ) -> list[Moment]:
     """Gated: activation, up and their product, 3·I beside 4·h of stream; else 2·I.
 
@@ -181,7 +221,7 @@ def _dense_moments(
     stream = _stream(architecture, run, 4)
     up = run.gemm.forward_temporary_bytes(tokens, hidden, intermediate_size)
     down = run.gemm.forward_temporary_bytes(tokens, intermediate_size, hidden)
-    tensors = 3 if gated else _activation_tensors(architecture.hidden_act)
+    tensors = (4 if fused else 3) if gated else _activation_tensors(architecture.hidden_act)
     return [
         Moment(name="MLP", activations=stream + e.num_bytes(tensors * width), temporaries=0),
         Moment(
@@ -198,6 +238,8 @@ def _dense_moments(
 
 
 def _activation_tensors(hidden_act: str) -> int:
+    if hidden_act == "bloom":  # modeling_bloom.py `bloom_gelu_forward`, one line of products
+        return 5
     return 4 if hidden_act in _PYTHON_GELU else 2
 
 
@@ -205,7 +247,8 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
     """Grouped experts: every token k times, gate and up fused.
 
     transformers 5.23 integrations/moe.py `grouped_mm_experts_forward`: the gathered input k·h, the
-    fused product 2·k·I, the activated k·I, then the output k·h and its weighted copy.
+    fused product 2·k·I, the activated k·I; then input, output, its weighted copy and that copy in
+    the old order, 4·k·h.
     """
     e, tokens = run.dtype, run.tokens
     pairs = tokens * mlp.experts_per_token
@@ -220,8 +263,8 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
         ),
         Moment(
             name="experts down",
-            activations=stream + e.num_bytes(pairs * (2 * hidden + width)),
-            temporaries=e.num_bytes(pairs * hidden),
+            activations=stream + e.num_bytes(2 * pairs * hidden),
+            temporaries=e.num_bytes(2 * pairs * hidden),
         ),
     ]
     if mlp.shared_intermediate_size:

@@ -19,7 +19,7 @@ def logits_bytes(
     """Bytes of logits at their largest moment.
 
     `generate`: the last position in the model's type and its float32 copy, (e + 4)·B·V
-    (generation/utils.py). ``model(**inputs)``: e·B·S·V; a final soft cap makes a second copy.
+    (generation/utils.py). ``model(**inputs)``: e·B·S·V; a soft cap or a factor makes a second copy.
     Before 4.45 both made every position and a float32 copy, (e + 4)·B·S·V.
     """
     vocab = architecture.vocab_size
@@ -28,7 +28,7 @@ def logits_bytes(
         return dtype.num_bytes(elements) + _upcast(dtype, elements)
     if full:
         elements = batch * q_len * vocab
-        copies = 2 if architecture.final_softcap else 1
+        copies = 2 if architecture.final_softcap or architecture.scaled_logits else 1
         return copies * dtype.num_bytes(elements)
     elements = batch * vocab
     return dtype.num_bytes(elements) + _upcast(dtype, elements)

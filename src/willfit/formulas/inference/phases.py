@@ -14,6 +14,7 @@ from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
 from willfit.formulas.inference.logits import logits_bytes
 from willfit.formulas.kv_cache import KvCache, kv_cache
+from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases, Stage
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
@@ -161,6 +162,8 @@ class _Run:
             masked=self.inference.padded,
             kernel_of={window: choice.name for window, choice in choices.items()},
             gemm=Gemm.of(self.weights),
+            fused_qkv=keeps_fused_qkv(self.model),
+            fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
             cached=self.architecture.is_decoder and not encoder,
         )
         mask = self._mask(q_len, kv_len)
@@ -172,7 +175,7 @@ class _Run:
         candidates.append(Moment(name="idle", activations=0, temporaries=0))
         layer = max(candidates, key=lambda moment: moment.total)
         logits = self._logits(q_len) if name == "decode" or not encoder else 0
-        stream = self.settings.dtype.num_bytes(2 * run.tokens * self.architecture.hidden_size)
+        stream = self.settings.dtype.num_bytes(run.tokens * self.architecture.hidden_size)
         at_head = logits + stream > layer.total
         parts: dict[ComponentName, int] = {
             "weights": self.weights.allocated_bytes - self.weights.state_allocated_bytes,

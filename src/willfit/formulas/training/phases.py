@@ -13,6 +13,7 @@ from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.attention import AttentionShape, backward_temporary_bytes, choose_kernel
 from willfit.formulas.gemm import Gemm
 from willfit.formulas.inference.activations import attention_shape
+from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
 from willfit.formulas.training import parallel, static
 from willfit.formulas.training.lora import Adapter, build_adapter
@@ -29,8 +30,6 @@ from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpe
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Lora, Strategy, Training
 
-FUSED_QKV: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
-"""Names of projections that make q, k and v at once."""
 VIEWS_FUSED_QKV: Final = ("gpt_neox", "phi3")
 """Model types whose v is a view of it, and whose rotary embedding concatenates (transformers 5.23
 modeling_gpt_neox.py, modeling_phi3.py); Falcon indexes, which copies, and GPT-2 views all three."""
@@ -132,13 +131,10 @@ class _Step:
             trained=self.adapter is None,
             quantized=quantized,
             autocast=autocast is not None,
-            fused_qkv=self._has_module(*FUSED_QKV),
-            fused_gate_up=self._has_module("gate_up_proj"),
+            fused_qkv=has_module(self.model, *FUSED_QKV),
+            fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
             views_fused_qkv=str(self.model.config.get("model_type")) in VIEWS_FUSED_QKV,
         )
-
-    def _has_module(self, *names: str) -> bool:
-        return any(row.owner.rpartition(".")[2] in names for row in self.model.tensors)
 
     @cached_property
     def _trainables(self) -> tuple[static.Trainable, ...]:

@@ -72,9 +72,12 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         final_softcap=fields.number("final_logit_softcapping"),
         norms_per_layer=traits.norms_per_layer,
         rms_norm=traits.rms_norm,
+        post_norm=traits.post_norm,
+        learned_positions=traits.learned_positions,
+        scaled_logits="logit_scale" in fields.config or "logits_scaling" in fields.config,
         norm_keeps_fp32=fields.text("model_type").startswith(("gemma", "paligemma")),
         parallel_residual=_parallel(fields, traits),
-        hidden_act=fields.text("hidden_act", "silu"),
+        hidden_act=fields.text("hidden_act", traits.hidden_act),
         dropout=_dropout(fields, traits),
     )
 

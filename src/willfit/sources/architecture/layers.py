@@ -280,6 +280,8 @@ def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> At
         or any(fields.flag(n) for n in ("use_qk_norm", "qk_layernorm", "qk_norm")),
         softcap=fields.number("attn_logit_softcapping"),
         causal=traits.decoder,
+        eager_score_bytes=traits.eager_score_bytes,
+        broadcasts_kv=traits.broadcasts_kv,
         cross=kind == "cross",
     )
 

@@ -31,6 +31,13 @@ class Traits:
     """Default of the hidden dropout where the config is silent."""
     max_context: int | None = None
     """Default of the longest context where the config is silent."""
+    post_norm: bool = False
+    learned_positions: bool = False
+    eager_score_bytes: int | None = None
+    """Bytes per score of eager attention in 16 bit where the class keeps fewer or more copies."""
+    broadcasts_kv: bool = False
+    hidden_act: str = "silu"
+    """Activation where the config has no field for it."""
     head_dim: int | None = None
     """Default head size where the config is silent and hidden / heads is not it."""
     num_kv_heads: int | None = None
@@ -42,7 +49,14 @@ _GPT = Traits(rms_norm=False, gated=False)
 _ENCODER = Traits(rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512)
 
 TRAITS: Final[dict[str, Traits]] = {
-    "gpt2": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "gpt2": Traits(
+        learned_positions=True,
+        eager_score_bytes=4,
+        rms_norm=False,
+        gated=False,
+        hidden_dropout=0.1,
+        max_context=1024,
+    ),
     "gpt_bigcode": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
     "gpt_neo": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
     "gptj": Traits(
@@ -50,8 +64,17 @@ TRAITS: Final[dict[str, Traits]] = {
     ),
     "gpt_neox": Traits(rms_norm=False, gated=False, parallel_residual=True, max_context=2048),
     "opt": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=2048),
-    "bloom": Traits(sdpa=False, rms_norm=False, gated=False),
-    "falcon": Traits(rms_norm=False, gated=False, parallel_residual=True, max_context=2048),
+    "bloom": Traits(
+        hidden_act="bloom", eager_score_bytes=14, sdpa=False, rms_norm=False, gated=False
+    ),
+    "falcon": Traits(
+        broadcasts_kv=True,
+        eager_score_bytes=8,
+        rms_norm=False,
+        gated=False,
+        parallel_residual=True,
+        max_context=2048,
+    ),
     "mpt": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
     "phi": Traits(rms_norm=False, gated=False, parallel_residual=True, norms_per_layer=1),
     "starcoder2": Traits(rms_norm=False, gated=False),
@@ -85,10 +108,10 @@ TRAITS: Final[dict[str, Traits]] = {
     "mixtral": Traits(num_kv_heads=8),
     "qwen3": Traits(head_dim=128, qk_norm=True),
     "qwen3_moe": Traits(qk_norm=True),
-    "olmo2": Traits(qk_norm=True),
-    "olmo3": Traits(qk_norm=True, full_every=4, window=4096),
+    "olmo2": Traits(post_norm=True, qk_norm=True),
+    "olmo3": Traits(post_norm=True, qk_norm=True, full_every=4, window=4096),
     "olmoe": Traits(qk_norm=True),
-    "exaone4": Traits(qk_norm=True, full_every=4, window=4096),
+    "exaone4": Traits(post_norm=True, qk_norm=True, full_every=4, window=4096),
     "qwen3_next": Traits(head_dim=256, num_kv_heads=2, qk_norm=True, full_every=4),
     "glm4": Traits(head_dim=128, num_kv_heads=2, norms_per_layer=4),
     "mamba": Traits(sdpa=False, norms_per_layer=1),

@@ -1,0 +1,26 @@
+"""What a model's tensor table says of its modules: which projections are fused into one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from willfit.scenario.model import ModelSpec
+
+FUSED_QKV: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
+"""Names of the one product that makes queries, keys and values."""
+COPIES_FUSED_QKV: Final = ("falcon",)
+"""Model types that index the fused product, which copies, so that it can be freed
+(modeling_falcon.py `_split_heads`)."""
+FUSED_GATE_UP: Final = ("gate_up_proj",)
+"""Names of the one product that makes gate and up."""
+
+
+def keeps_fused_qkv(model: ModelSpec) -> bool:
+    """Whether queries, keys and values are views of one product that stays alive."""
+    copies = str(model.config.get("model_type")) in COPIES_FUSED_QKV
+    return has_module(model, *FUSED_QKV) and not copies
+
+
+def has_module(model: ModelSpec, *names: str) -> bool:
+    """Whether a module of one of these names owns a tensor (experts' fused parameters do not)."""
+    return any(row.owner.rpartition(".")[2] in names for row in model.tensors)
