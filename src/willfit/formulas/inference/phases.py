@@ -22,6 +22,14 @@ from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpe
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Inference
 
+GROWTH: Final = (
+    "while generating, reserved memory grows past this (every step makes the cache anew); PyTorch "
+    "gives it back when memory is short, so it decides no verdict"
+)
+"""`DynamicLayer.update` concatenates; in published runs reserved reached 1.5 to 5 times allocated
+(huggingface/optimum-benchmark, batch 4 to 16, 512 new tokens) up to the card's capacity, where the
+allocator frees its unused segments and tries again (CUDACachingAllocator `release_cached_blocks`)."""
+
 DEFAULT_CONTEXT: Final = 4096
 """Context where none is given, or the model's maximum if that is shorter."""
 
@@ -256,7 +264,8 @@ class _Run:
 
     def _engine_notes(self) -> tuple[str, ...]:
         if self.inference.engine == "transformers":
-            return ()
+            growing = self.inference.cache == "dynamic" and self.settings.new_tokens > 1
+            return (GROWTH,) if growing and self.architecture.is_decoder else ()
         return (f"activations as transformers has them; those of {self.inference.engine} differ",)
 
     def _unknowns(self) -> tuple[Unknown, ...]:
