@@ -1,7 +1,11 @@
-"""The caching allocator's rules of rounding (torch/include/c10/core/AllocatorConfig.h, 2.13)."""
+"""The caching allocator's rules of rounding, and what tensors that are all kept make it reserve.
+
+Constants: torch 2.13 include/c10/core/AllocatorConfig.h.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,7 +18,7 @@ SMALL_SIZE: Final = MIB
 SMALL_SEGMENT: Final = 2 * MIB
 """kSmallBuffer: a segment of the small pool."""
 LARGE_SEGMENT: Final = 20 * MIB
-"""kLargeBuffer: a segment for allocations above 1 MiB and below 10 MiB."""
+"""large_segment_size: a segment for allocations above 1 MiB and below 10 MiB."""
 MIN_LARGE: Final = 10 * MIB
 """kMinLargeAlloc: from here on an allocation gets a segment of its own…"""
 ROUND_LARGE: Final = 2 * MIB
@@ -26,29 +30,88 @@ def round_block(num_bytes: int) -> int:
     return round_up(num_bytes, MIN_BLOCK)
 
 
-def segment_bytes(block_bytes: int) -> int:
+def round_power2(num_bytes: int, divisions: int) -> int:
+    """`round_block`, or with ``roundup_power2_divisions`` a multiple of 2^⌊log₂ n⌋/divisions.
+
+    CUDACachingAllocator.cpp `round_size`, `roundup_power2_next_division`; sizes up to
+    512·divisions bytes are rounded as ever.
+    """
+    if divisions <= 1 or num_bytes <= MIN_BLOCK * divisions:
+        return round_block(num_bytes)
+    step = 1 << (num_bytes.bit_length() - 1) >> (divisions.bit_length() - 1)
+    return round_up(num_bytes, step)
+
+
+def segment_bytes(block_bytes: int, large_segment_bytes: int = LARGE_SEGMENT) -> int:
     """Bytes that the allocator takes from the device when no free block serves."""
     if block_bytes <= SMALL_SIZE:
         return SMALL_SEGMENT
     if block_bytes < MIN_LARGE:
-        return LARGE_SEGMENT
+        return large_segment_bytes
     return round_up(block_bytes, ROUND_LARGE)
 
 
-def reserved_bytes(sizes: Iterable[tuple[int, int]]) -> int:
-    """Reserved bytes of (size, count) tensors that are all kept, allocated one after the other.
+def reserved_bytes(sizes: Iterable[tuple[int, int]], *, expandable: bool = False) -> int:
+    """Reserved bytes of (size, count) tensors, allocated in this order and all kept.
 
-    Blocks that share segments are packed as tightly as their pool allows: an estimate from below
-    that is at most one segment a pool and the ends of segments short of the simulated allocator.
+    Exact for that order: equal tensors fill the smallest free rest that takes them, then new
+    segments, ⌊segment/block⌋ each. With expandable segments, each pool's sum in whole pages.
     """
-    small = medium = own = 0
-    for size, count in sizes:
-        block = round_block(size)
-        if block <= SMALL_SIZE:
-            small += block * count
-        elif block < MIN_LARGE:
-            per_segment = LARGE_SEGMENT // block
-            medium += ceil_div(count * LARGE_SEGMENT, per_segment) if count else 0
-        else:
-            own += round_up(block, ROUND_LARGE) * count
-    return round_up(small, SMALL_SEGMENT) + round_up(medium, LARGE_SEGMENT) + own
+    blocks = [(round_block(size), count) for size, count in sizes]
+    small = [pair for pair in blocks if pair[0] <= SMALL_SIZE]
+    large = [pair for pair in blocks if pair[0] > SMALL_SIZE]
+    if expandable:
+        return round_up(_total(small), SMALL_SEGMENT) + round_up(_total(large), LARGE_SEGMENT)
+    return _packed(small) + _packed(large)
+
+
+def _total(blocks: Iterable[tuple[int, int]]) -> int:
+    return sum(size * count for size, count in blocks)
+
+
+def _packed(blocks: Iterable[tuple[int, int]]) -> int:
+    """Segments that one pool takes for blocks that stay."""
+    reserved = 0
+    rests: Counter[int] = Counter()
+    for size, count in blocks:
+        count = _fill_rests(rests, size, count) if size else 0
+        if count:
+            segment = segment_bytes(size)
+            each, rest = _fill(segment, size)
+            reserved += ceil_div(count, each) * segment
+            rests[rest] += count // each
+            if count % each:
+                rests[_rest(segment, size, count % each)] += 1
+    return reserved
+
+
+def _fill_rests(rests: Counter[int], size: int, count: int) -> int:
+    """Put blocks of one size into free rests, the smallest that fits first; how many are left."""
+    for rest in sorted(rest for rest, number in rests.items() if number and rest >= size):
+        each, left = _fill(rest, size)
+        whole = min(rests[rest], count // each)
+        _move(rests, rest, left, whole)
+        count -= whole * each
+        if rests[rest] and count:
+            _move(rests, rest, _rest(rest, size, count), 1)
+            count = 0
+    return count
+
+
+def _move(rests: Counter[int], old: int, new: int, number: int) -> None:
+    rests[old] -= number
+    rests[new] += number
+
+
+def _fill(room: int, size: int) -> tuple[int, int]:
+    """How many blocks of one size a free block takes, and the free rest."""
+    each = room // size
+    if size > SMALL_SIZE and each > 1 and room - (each - 1) * size <= SMALL_SIZE:
+        each -= 1
+    return each, _rest(room, size, each)
+
+
+def _rest(room: int, size: int, number: int) -> int:
+    """Free bytes behind ``number`` blocks; a large block keeps a rest of up to 1 MiB."""
+    rest = room - number * size
+    return 0 if size > SMALL_SIZE and rest <= SMALL_SIZE else rest

@@ -23,9 +23,10 @@ LLAMA_CPP_PAD: Final = 256
 """llama.cpp pads the number of cells to this (llama-context.cpp, GGML_PAD(n_ctx, 256))."""
 LLAMA_CPP_UBATCH: Final = 512
 """Default physical batch; the sliding cache holds window + one of these (llama-kv-cache-iswa)."""
-CACHE_OBJECTS_SINCE: Final = "4.36"
-"""transformers release with Cache objects; before, a step's new tuple of all layers was made while
-the old one was still held (LlamaAttention ``torch.cat`` into ``next_decoder_cache``)."""
+CACHE_OBJECTS_SINCE: Final = "4.42"
+"""transformers release whose `generate` hands Cache objects on; before, a step's new tuple of all
+layers was made while the old one was still held. The release is a lead: published peaks with 4.34,
+4.35 and 4.38 hold two caches, those with 4.46 one."""
 QUANTIZED_RESIDUAL: Final = 128
 """Generated tokens that transformers' QuantizedCache gathers before it quantises everything again
 (residual_length default): at most one fewer wait unquantised; the prompt is quantised at once."""

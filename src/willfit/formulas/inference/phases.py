@@ -12,7 +12,7 @@ from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
 from willfit.formulas.attention import resolve_implementation as resolve_attention
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
-from willfit.formulas.inference.logits import logits_bytes
+from willfit.formulas.inference.logits import LAST_ONLY_SINCE, logits_bytes
 from willfit.formulas.kv_cache import KvCache, kv_cache
 from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases, Stage
@@ -154,7 +154,24 @@ class _Run:
         phase, _ = self._phase("decode", 1, cache.steady_bytes)
         parts: dict[ComponentName, int] = dict(phase.components)
         parts["temporaries"] = parts.get("temporaries", 0) + cache.step_transient_bytes
-        return replace(phase, components=parts, host_bytes=cache.host_bytes)
+        first = self._first_step(parts, cache)
+        largest = max(parts, first, key=lambda components: sum(components.values()))
+        return replace(phase, components=largest, host_bytes=cache.host_bytes)
+
+    def _first_step(
+        self, parts: dict[ComponentName, int], cache: KvCache
+    ) -> dict[ComponentName, int]:
+        """The first step of older transformers: prefill's outputs live until it is over.
+
+        They are the logits of every position in float32 and, where caches are tuples, the old
+        cache beside the new one (generation/utils.py `sample`: ``outputs`` is reassigned last).
+        """
+        if self.stack.at_least("transformers", LAST_ONLY_SINCE):
+            return parts
+        vocab = self.architecture.vocab_size if self.stage.embeddings else 0
+        kept = 4 * self.settings.batch * self.settings.prompt_len * vocab
+        twice = cache.prefill_bytes if cache.step_transient_bytes >= cache.steady_bytes else 0
+        return {**parts, "kv_cache": cache.prefill_bytes, "temporaries": twice, "logits": kept}
 
     def _phase(self, name: str, q_len: int, cache_bytes: int) -> tuple[Phase, KernelChoice | None]:
         encoder = name == "prefill" and bool(self.stage.encoder_layers)
@@ -234,10 +251,22 @@ class _Run:
         return mask_bytes(self.settings.batch, q_len, kv_len, implementation, self.settings.dtype)
 
     def _logits(self, q_len: int) -> int:
-        if not self.stage.head or not self.architecture.vocab_size:
+        """Logits on the GPU of the head, or their copy on the first one where that is another.
+
+        accelerate hooks.py `AlignDevicesHook(io_same_device=True)`: outputs go to the inputs' GPU.
+        """
+        if not self.architecture.is_decoder or not self.architecture.vocab_size:
             return 0
-        if not self.architecture.is_decoder:
+        if not self.stage.head and not self.stage.embeddings:
             return 0
+        made = self._made_logits(q_len)
+        if self.stage.head:
+            return made
+        upcast = not self.stack.at_least("transformers", LAST_ONLY_SINCE)
+        e = self.settings.dtype.block_bytes
+        return made * 4 // (e + 4) if upcast or not self.inference.full_logits else made
+
+    def _made_logits(self, q_len: int) -> int:
         return logits_bytes(
             self.architecture,
             batch=self.settings.batch,

@@ -1,0 +1,48 @@
+"""The README is true: its output is what is printed, its commands run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from willfit.cli.main import main
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ELSEWHERE = ("./my-model", "org/name", "--live")
+"""Marks of commands that need a file, the network or a GPU that a test does not have."""
+
+
+def block(marker: str) -> str:
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def commands() -> list[str]:
+    section = README.split("## What you can ask")[1].split("```")[1]
+    lines = [line.partition("  #")[0].strip() for line in section.splitlines()]
+    return [line for line in lines if line.startswith("willfit ")]
+
+
+def test_the_output_shown_is_the_output_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    last = block("command 1").strip().splitlines()[-1]
+    assert main(shlex.split(last)[1:]) == 0
+    assert capsys.readouterr().out == block("output 1")
+
+
+def test_the_two_commands_set_up_all_they_need() -> None:
+    assert "python3 -m venv" in block("command 1")
+    assert "constraints.txt" in block("command 2")
+    assert "pytest" in block("command 2")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_shown_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if any(mark in command for mark in ELSEWHERE):
+        assert main([shlex.split(command)[1], "--help"]) == 0
+        return
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out
