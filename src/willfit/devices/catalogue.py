@@ -47,6 +47,8 @@ class _Catalogue:
         for row, gpu in zip(rows, self.gpus, strict=True):
             for name in {_key(gpu.name), _short_key(gpu.name), *map(_key, row["aliases"])}:
                 self._add(name, gpu)
+        for gpu in self.gpus:  # 4090, 3090ti: the number alone, where it names one card
+            self.by_key.setdefault(_number_key(gpu.name), gpu)
 
     def _add(self, key: str, gpu: Gpu) -> None:
         known = self.by_key.setdefault(key, gpu)
@@ -89,6 +91,11 @@ def _words(name: str) -> list[str]:
 
 def _key(name: str) -> str:
     return "".join(_words(name))
+
+
+def _number_key(name: str) -> str:
+    words = [word for word in _words(name) if word not in (*_VENDOR_WORDS, "rtx", "gtx")]
+    return "".join(words)
 
 
 def _short_key(name: str) -> str:

@@ -19,7 +19,7 @@ PLACES: Final = {"kaggle": "T4x2", "colab": "T4"}
 """Places by the GPUs that their free tier gives."""
 
 _COUNT_BEHIND: Final = re.compile(r"(?P<name>.*?\S)\s*[x×*]\s*(?P<count>\d{1,5})", re.IGNORECASE)
-_COUNT_BEFORE: Final = re.compile(r"(?P<count>\d{1,5})\s*[x×*]\s*(?P<name>\S.*)", re.IGNORECASE)
+_COUNT_BEFORE: Final = re.compile(r"(?P<count>\d{1,3})\s*[x×*]\s*(?P<name>\S.*)", re.IGNORECASE)
 _AMOUNT: Final = re.compile(r"\s*[\d.]+\s*[KMGT]i?B\s*", re.IGNORECASE)
 _SM: Final = re.compile(r"sm_?(\d{2,3})[a-z]?", re.IGNORECASE)
 

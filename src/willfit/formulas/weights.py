@@ -140,7 +140,22 @@ def load_weights(model: ModelSpec, loading: Loading, stack: Stack) -> LoadedWeig
         rows=rows,
         dtype=dtype,
         quantization=quantization,
-        assumptions=(assumption,) if assumption else (),
+        assumptions=tuple(filter(None, (assumption, _experts_note(rows, quantization)))),
+    )
+
+
+def _experts_note(rows: tuple[LoadedRow, ...], quantization: Quantization | None) -> str:
+    """Experts that bitsandbytes leaves alone because they are no ``nn.Linear``."""
+    experts = sum(
+        loaded.total_bytes
+        for loaded in rows
+        if len(loaded.row.shape) == 3 and "expert" in loaded.row.name and not loaded.quantized
+    )
+    if quantization is None or not experts:
+        return ""
+    return (
+        f"experts are fused parameters in transformers 5, which bitsandbytes leaves as they are "
+        f"({experts / 2**30:.1f} GiB)"
     )
 
 

@@ -183,6 +183,8 @@ class Architecture:
     """Layers of the text decoder, or of the only stack."""
     encoder_layers: tuple[LayerGroup, ...] = ()
     """Layers of the encoder of an encoder–decoder model."""
+    encoder_len: int | None = None
+    """Positions of the encoder where they are fixed (Whisper's 1,500 frames)."""
     is_decoder: bool = True
     """Whether the model generates and therefore has a KV cache."""
     supports_sdpa: bool = True

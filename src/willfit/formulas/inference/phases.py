@@ -28,7 +28,7 @@ GROWTH: Final = (
 )
 """`DynamicLayer.update` concatenates; in published runs reserved reached 1.5 to 5 times allocated
 (huggingface/optimum-benchmark, batch 4 to 16, 512 new tokens) up to the card's capacity, where the
-allocator frees its unused segments and tries again (CUDACachingAllocator `release_cached_blocks`)."""
+allocator frees unused segments and tries again (CUDACachingAllocator `release_cached_blocks`)."""
 
 DEFAULT_CONTEXT: Final = 4096
 """Context where none is given, or the model's maximum if that is shorter."""
@@ -121,18 +121,25 @@ class _Run:
 
     def phases(self) -> Phases:
         cache = self._cache()
-        prefill, choice = self._phase("prefill", self.settings.prompt_len, cache.prefill_bytes)
+        prompt = self._encoder_len if self.stage.encoder_layers else self.settings.prompt_len
+        prefill, choice = self._phase("prefill", prompt, cache.prefill_bytes)
         phases = [prefill]
         if self.architecture.is_decoder:
             phases.append(self._decode(cache))
         notes = tuple(cache.assumptions) if self.architecture.is_decoder else ()
         if choice is not None:
             notes += (f"attention kernel {choice.name}: {choice.reason}",)
+        if "vision_config" in self.model.config:
+            notes += ("text alone: an image's tokens and the vision tower's work come on top",)
         return Phases(
             phases=tuple(phases),
             assumptions=(*self.settings.assumptions, *notes, *self._engine_notes()),
             unknowns=self._unknowns(),
         )
+
+    @property
+    def _encoder_len(self) -> int:
+        return self.architecture.encoder_len or self.settings.prompt_len
 
     def _cache(self) -> KvCache:
         if not self.architecture.is_decoder:
@@ -147,7 +154,7 @@ class _Run:
             cache=self.inference.cache,
             new_tokens=self.settings.new_tokens,
             layers=self.stage.layers,
-            encoder_len=self.settings.prompt_len if self.architecture.encoder_layers else None,
+            encoder_len=self._encoder_len if self.architecture.encoder_layers else None,
         )
 
     def _decode(self, cache: KvCache) -> Phase:
@@ -176,7 +183,7 @@ class _Run:
     def _phase(self, name: str, q_len: int, cache_bytes: int) -> tuple[Phase, KernelChoice | None]:
         encoder = name == "prefill" and bool(self.stage.encoder_layers)
         groups = self.stage.encoder_layers if encoder else self.stage.layers
-        kv_len = self.settings.prompt_len if name == "prefill" else self.settings.context_len
+        kv_len = q_len if name == "prefill" else self.settings.context_len
         choices = {
             window: self._kernel(groups, window, q_len, kv_len) for window in _windows(groups)
         }

@@ -105,6 +105,7 @@ def _encoder_decoder(fields: Fields, traits: Traits) -> Architecture:
     plain = _single_stack(fields, traits)
     return replace(
         plain,
+        encoder_len=fields.size("max_source_positions"),
         layers=(decoder,),
         encoder_layers=(encoder,),
         norms_per_layer=3 if traits.norms_per_layer == 2 else traits.norms_per_layer,
