@@ -106,8 +106,6 @@ def _move(rests: Counter[int], old: int, new: int, number: int) -> None:
 def _fill(room: int, size: int) -> tuple[int, int]:
     """How many blocks of one size a free block takes, and the free rest."""
     each = room // size
-    if size > SMALL_SIZE and each > 1 and room - (each - 1) * size <= SMALL_SIZE:
-        each -= 1
     return each, _rest(room, size, each)
 
 

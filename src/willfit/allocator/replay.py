@@ -1,0 +1,98 @@
+"""Replay a stream of allocations and frees, from a cold start or from a snapshot's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from willfit.allocator.blocks import Block, link
+from willfit.allocator.rounding import SMALL_SIZE, round_block
+from willfit.allocator.simulator import Allocator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """An allocation of ``num_bytes`` where positive, else the free of what ``handle`` names."""
+
+    handle: int
+    """Name of the tensor's storage: an address, or any number that is not in use."""
+    num_bytes: int = 0
+    stream: int = 0
+    empties_cache: bool = False
+    """Whether this is ``torch.cuda.empty_cache()`` instead."""
+
+
+def replay(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Event, int]]:
+    """Each event with the address that the simulated allocator gave (or had given) it.
+
+    A free of a handle that was not allocated here is looked up as an address: what was alive
+    before the events began.
+    """
+    addresses: dict[int, int] = {}
+    for event in events:
+        address = 0
+        if event.empties_cache:
+            allocator.empty_cache()
+        elif event.num_bytes:
+            addresses[event.handle] = address = allocator.malloc(event.num_bytes, event.stream)
+        else:
+            address = addresses.pop(event.handle, event.handle)
+            allocator.free(address)
+        yield event, address
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A segment that is there before the events begin."""
+
+    address: int
+    size: int
+    stream: int = 0
+    small: bool
+    live: Sequence[tuple[int, int]] = ()
+    """(address, requested bytes) of what is alive in it, by address."""
+
+
+def restore(allocator: Allocator, segments: Iterable[Segment]) -> None:
+    """Put segments and their live blocks into an allocator that holds nothing yet.
+
+    What lies between live blocks is free; in a segment of large blocks up to 1 MiB behind one
+    belongs to it, for so little is never split off.
+    """
+    for segment in segments:
+        allocator.reserve(segment.size)
+        last: Block | None = None
+        for block in _blocks(allocator, segment):
+            link(last, block)
+            last = block
+            if block.allocated:
+                allocator.live[block.address] = block
+                allocator.requested_bytes += block.requested
+                allocator.allocated_bytes += block.size
+            else:
+                block.pool.add(block)
+    allocator.reset_peaks()
+
+
+def _blocks(allocator: Allocator, segment: Segment) -> Iterator[Block]:
+    pool = allocator.pools[segment.small]
+    position, end = segment.address, segment.address + segment.size
+    starts = [address for address, _ in segment.live] + [end]
+    gap = starts[0] - position
+    if gap:
+        yield Block(address=position, size=gap, stream=segment.stream, pool=pool)
+    for (address, requested), following in zip(segment.live, starts[1:], strict=True):
+        size = round_block(requested)
+        gap = following - address - size
+        if not segment.small and gap <= SMALL_SIZE:
+            size, gap = size + gap, 0
+        yield Block(
+            address=address,
+            size=size,
+            stream=segment.stream,
+            pool=pool,
+            requested=requested,
+            allocated=True,
+        )
+        if gap:
+            yield Block(address=address + size, size=gap, stream=segment.stream, pool=pool)
