@@ -84,7 +84,7 @@ def patterns(template: str, numbers: Sequence[tuple[int, ...]]) -> list[str]:
     if depth == 0:
         return [template]
     return [
-        template.format(*(f"{{{_ranges(values)}}}" for values in combination))
+        template.format(*(f"{{{ranges(values)}}}" for values in combination))
         for combination in _products(sorted(set(numbers)), depth)
     ]
 
@@ -106,7 +106,8 @@ def _products(numbers: Sequence[tuple[int, ...]], depth: int) -> list[tuple[tupl
     ]
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
+    """These numbers as a pattern writes them: ``0-2,7``."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][1] + 1:

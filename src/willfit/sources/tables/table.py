@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from willfit.dtypes import DTYPES, FLOAT32
+from willfit.scenario.collapse import ranges
 from willfit.scenario.model import TensorKind, TensorRow, Unknown
 
 
@@ -70,11 +71,4 @@ class Builder:
 
 def indices(numbers: Sequence[int]) -> str:
     """The pattern of these layer numbers: ``{0-2,7}``."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
-    return f"{{{text}}}"
+    return f"{{{ranges(numbers)}}}"
