@@ -1,0 +1,188 @@
+"""Backward: the moments that could be a step's peak, and the worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from willfit.formulas.attention import backward_temporary_bytes
+from willfit.formulas.gemm import Gemm
+from willfit.formulas.phase import ComponentName
+from willfit.formulas.training import static
+from willfit.formulas.training.loss import (
+    chunked_loss_bytes,
+    loss_peak_bytes,
+)
+from willfit.formulas.training.step import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Bytes at one moment of backward."""
+
+    gradients: int
+    parts: Mapping[ComponentName, int]
+
+    @property
+    def total(self) -> int:
+        """Gradients and everything else."""
+        return self.gradients + sum(self.parts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backward:
+    """The backward pass of a step."""
+
+    step: Step
+
+    def largest(self, kept: int) -> Moment:
+        """The worst moment: loss, last norm, last layer, first layer, embedding.
+
+        Layers' gradients appear from the last to the first, the embedding's at the very end.
+        """
+        gradients = self.step.sharded.gradients
+        accumulated = gradients if self.step.settings.accumulation > 1 else 0
+        head, layer = self._head_gradient(), self._one_layer()
+        first = max((self.step.layer_kept(group) for group in self.step.all_groups()), default=0)
+        missing = self._embedding_gradient() + self._layer_gradient()
+        logits = self.step.kept_logits()
+        stream = self.step.settings.tokens * self.step.architecture.hidden_size * 4
+        moments = [
+            Moment(gradients=accumulated,
+                      parts={"activations": kept + self._final_norm(), "logits": self._loss()}),
+            Moment(gradients=max(accumulated, head),
+                      parts={"activations": kept, "temporaries": self._norm_backward(),
+                             "logits": logits}),
+            Moment(gradients=max(accumulated, head),
+                      parts={"activations": kept + layer.activations,
+                             "temporaries": layer.temporaries, "logits": logits}),
+            Moment(gradients=max(accumulated, gradients - missing, 0),
+                      parts={"activations": first + self.step.layer_cast(), "logits": logits,
+                             "temporaries": layer.temporaries}),
+            Moment(gradients=gradients,
+                      parts={"activations": 0, "logits": logits,
+                             "temporaries": stream + self._tied_gradient()}),
+        ]  # fmt: skip
+        return max(moments, key=lambda moment: moment.total)
+
+    def _norm_backward(self) -> int:
+        """The last norm's backward: 24·h a token where it is trained, 20·h where it is frozen.
+
+        Identified on llama, the saved float32 input among it (±1·h); LayerNorm: input, gradients.
+        """
+        if not self.step.architecture.rms_norm:
+            per_width = 4 * self.step.stream.residual.block_bytes
+        else:
+            per_width = 24 if self.step.stream.trained else 20
+        return per_width * self.step.settings.tokens * self.step.architecture.hidden_size
+
+    def _layer_gradient(self) -> int:
+        """Gradients that one layer lacks while its MLP is in backward: all but the last product's.
+
+        Shards are so much smaller that none is taken as missing.
+        """
+        whole_gradients = static.total_bytes(self.step.trainables)
+        if self.step.adapter is not None or self.step.sharded.gradients < whole_gradients:
+            return 0
+        layers = max(self.step.architecture.num_layers, 1)
+        rows = [row for row in self.step.weights.rows if row.row.count >= layers]
+        down = max(map(self.step.mlp_width, self.step.all_groups()), default=0)
+        whole = sum(row.total_bytes for row in rows) // layers
+        own = self.step.weights.dtype.num_bytes(down * self.step.architecture.hidden_size)
+        return max(whole - own, 0)
+
+    def _final_norm(self) -> int:
+        """The last norm keeps its float32 input; a trained head keeps what it is given."""
+        e = self.step.stream.residual.block_bytes if self.step.stream.trained else 0
+        return self.step.settings.tokens * self.step.architecture.hidden_size * (4 + e)
+
+    def _loss(self) -> int:
+        architecture, tokens = self.step.architecture, self.step.settings.tokens
+        if not architecture.vocab_size or self.step.model.classifier:
+            return 4 * self.step.settings.batch * architecture.vocab_size
+        dtype = self.step.logits_dtype
+        if self.step.settings.chunked_loss:
+            return chunked_loss_bytes(
+                architecture, tokens=tokens, dtype=dtype, head_trained=self.step.adapter is None
+            )
+        return loss_peak_bytes(
+            architecture, tokens=tokens, dtype=dtype, keeps_outputs=self.step.settings.keeps_outputs
+        )
+
+    def _one_layer(self) -> _OneLayer:
+        """One layer in backward: recomputed activations under checkpointing, and temporaries.
+
+        Gradients of the product, of up and of gate, 3·I·e, and about 1.1·h·e of the stream; where
+        the layer is trained its saved product is freed first: 2·I·e and 2.1·h·e. Or the attention
+        backward where that is more. A quantised base dequantises its largest weight.
+        """
+        groups = self.step.all_groups()
+        recomputed = max((self.step.layer_kept(group) for group in groups), default=0)
+        e = max(self.step.stream.compute.block_bytes, self._mlp_element_bytes())
+        tokens = self.step.settings.tokens
+        widths = [self.step.mlp_width(group) for group in groups]
+        inner, outer = (2, 2.1) if self.step.stream.trained else (3, 1.1)
+        widest = max(widths, default=0)
+        mlp = tokens * e * (inner * widest + outer * self.step.architecture.hidden_size)
+        attention = max(
+            (
+                backward_temporary_bytes(
+                    self.step.shape(g.attention), self.step.kernel(g.attention)
+                )
+                for g in groups
+                if g.attention is not None
+            ),
+            default=0,
+        )
+        return _OneLayer(
+            activations=recomputed + self.step.layer_cast()
+            if self.step.settings.checkpointing
+            else 0,
+            temporaries=max(round(mlp), attention) + self._dequantised(),
+        )
+
+    def _mlp_element_bytes(self) -> int:
+        return self.step.stream.residual.block_bytes if self.step.stream.quantized else 0
+
+    def _dequantised(self) -> int:
+        """The largest quantised weight in the types of the weight and of the gradient.
+
+        bitsandbytes autograd/_functions.py `MatMul4Bit.backward`, `MatMul8bitLt.backward`.
+        """
+        gemm = Gemm.of(self.step.weights)
+        if gemm.quantization is None:
+            return 0
+        own = self.step.weights.dtype.num_bytes(gemm.largest_elements)
+        compute = gemm.compute_dtype
+        other = (
+            compute.num_bytes(gemm.largest_elements)
+            if compute is not self.step.weights.dtype
+            else 0
+        )
+        return own + other
+
+    def _head_gradient(self) -> int:
+        """A trained head's gradient exists before the layers' backward."""
+        if self.step.adapter is not None:
+            return 0
+        e = self.step.weights.dtype.block_bytes
+        return e * self.step.architecture.vocab_size * self.step.architecture.hidden_size
+
+    def _embedding_gradient(self) -> int:
+        """The gradient that the input embedding makes last; a tied one is there from the head."""
+        return 0 if self._tied else self._head_gradient()
+
+    def _tied_gradient(self) -> int:
+        """A tied embedding's dense gradient, before it is added to the head's."""
+        return self._head_gradient() if self._tied else 0
+
+    @cached_property
+    def _tied(self) -> bool:
+        return any(row.tied_to is not None for row in self.step.model.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneLayer:
+    activations: int
+    temporaries: int

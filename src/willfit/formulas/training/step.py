@@ -1,0 +1,233 @@
+"""One training step: what it holds, what its layers keep, which kernel they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from willfit.dtypes import FLOAT32, DType
+from willfit.formulas.attention import AttentionShape, choose_kernel
+from willfit.formulas.inference.activations import attention_shape
+from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
+from willfit.formulas.training import parallel, static
+from willfit.formulas.training.lora import Adapter
+from willfit.formulas.training.loss import (
+    kept_logits_bytes,
+)
+from willfit.formulas.training.saved import Stream, attention_saved, layer_bytes_per_token
+from willfit.formulas.training.settings import TrainingSettings
+from willfit.formulas.weights import LoadedWeights
+from willfit.scenario.machine import Gpu
+from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec
+from willfit.scenario.stack import Stack
+from willfit.scenario.workload import Strategy, Training
+
+VIEWS_FUSED_QKV: Final = ("gpt_neox", "phi3")
+"""Model types whose v is a view of it, and whose rotary embedding concatenates (transformers 5.23
+modeling_gpt_neox.py, modeling_phi3.py); Falcon indexes, which copies, and GPT-2 views all three."""
+
+LOGITS_STAY_HALF_SINCE: Final = "4.45"
+"""transformers release whose models give logits in their own type; before, ``logits.float()``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A training job on one GPU, every default filled in."""
+
+    model: ModelSpec
+    architecture: Architecture
+    training: Training
+    settings: TrainingSettings
+    gpu: Gpu | None
+    stack: Stack
+    weights: LoadedWeights
+    adapter: Adapter | None
+    strategy: Strategy
+    num_gpus: int
+
+    @cached_property
+    def kbit(self) -> bool:
+        """Whether the model was prepared for k-bit training; only callers do that, no trainer."""
+        return bool(self.training.prepare_kbit)
+
+    @cached_property
+    def stream(self) -> Stream:
+        """Types that the layers work in."""
+        quantized = self.weights.quantization is not None or self.model.quantization is not None
+        residual = FLOAT32 if self.kbit else self.weights.dtype
+        autocast = self.settings.autocast
+        return Stream(
+            residual=residual,
+            compute=autocast or residual,
+            trained=self.adapter is None,
+            quantized=quantized,
+            autocast=autocast is not None,
+            fused_qkv=has_module(self.model, *FUSED_QKV),
+            fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
+            views_fused_qkv=str(self.model.config.get("model_type")) in VIEWS_FUSED_QKV,
+        )
+
+    @cached_property
+    def trainables(self) -> tuple[static.Trainable, ...]:
+        """Tensors that are trained."""
+        return static.trainables(self.weights, self.adapter)
+
+    @cached_property
+    def sharded(self) -> parallel.Sharded:
+        """What one rank holds under the strategy."""
+        gradients = static.total_bytes(self.trainables)
+        return parallel.shard(
+            self.strategy,
+            degree=self.num_gpus,
+            weights=self.weight_bytes,
+            trainable=gradients,
+            gradients=0 if self.settings.optimizer.gradients_freed else gradients,
+            optimizer_states=static.optimizer_state_bytes(self.settings.optimizer, self.trainables),
+            largest_block=self.largest_block,
+            half_precision=self.weights.dtype.block_bytes < 4,
+        )
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Weights on the device, after preparation for k-bit training."""
+        growth = static.kbit_upcast(self.weights)[0] if self.kbit else 0
+        return self.weights.allocated_bytes - self.weights.state_allocated_bytes + growth
+
+    @cached_property
+    def largest_block(self) -> int:
+        """Bytes of the largest layer, or of the largest single weight."""
+        layers = max(self.architecture.num_layers, 1)
+        in_layers = sum(r.total_bytes for r in self.weights.rows if r.row.count >= layers)
+        largest = max((r.weight_bytes for r in self.weights.rows), default=0)
+        return max(in_layers // layers, largest)
+
+    def shape(self, attention: Attention) -> AttentionShape:
+        """The attention call of one layer."""
+        window = attention.window is not None and self.settings.seq_len > attention.window
+        return attention_shape(
+            attention,
+            self.stream.compute,
+            batch=self.settings.batch,
+            q_len=self.settings.seq_len,
+            kv_len=self.settings.seq_len,
+            masked=self.training.padded or window,
+            training=True,
+        )
+
+    def kernel(self, attention: Attention) -> str:
+        """The kernel that it takes."""
+        return choose_kernel(
+            self.shape(attention),
+            implementation=self.settings.implementation,
+            gpu=self.gpu,
+            stack=self.stack,
+        ).name
+
+    def layer_kept(self, group: LayerGroup) -> int:
+        """What one layer of this group keeps for backward."""
+        per_token = layer_bytes_per_token(self.architecture, group, self.stream, self.adapter)
+        kept = round(self.settings.tokens * per_token)
+        if group.attention is not None:
+            shape = self.shape(group.attention)
+            kernel = self.kernel(group.attention)
+            kept += attention_saved(group.attention, shape, kernel, self.stream)
+        if group.recurrent is not None:
+            inner = group.recurrent.inner_size
+            kept += self.settings.tokens * inner * 6 * self.stream.compute.block_bytes
+        return kept
+
+    def all_groups(self) -> list[LayerGroup]:
+        """Encoder's and decoder's layers."""
+        return [*self.architecture.encoder_layers, *self.architecture.layers]
+
+    def kept_bytes(self) -> int:
+        """Activations kept at the end of forward: every layer's, or only each layer's input."""
+        groups = self.all_groups()
+        if self.settings.checkpointing:
+            layers = sum(group.count for group in groups)
+            e = self.stream.residual.block_bytes
+            inputs = layers * self.settings.tokens * self.architecture.hidden_size * e
+            return inputs + self.unfreed_int8(groups) + self.head_cast()
+        return sum(group.count * self.layer_kept(group) for group in groups) + self.casts()
+
+    def head_cast(self) -> int:
+        """Autocast's copy of a float32 output head, outside every checkpoint: 2·V·h."""
+        if not self.stream.autocast or self.weights.dtype is not FLOAT32:
+            return 0
+        return 2 * self.architecture.vocab_size * self.architecture.hidden_size
+
+    def layer_cast(self) -> int:
+        """Autocast's copies of a layer's weights in its MLP's backward: all but the last one's."""
+        layers = max(self.architecture.num_layers, 1)
+        down = max(map(self.mlp_width, self.all_groups()), default=0)
+        in_layers = self.casts() - self.head_cast()
+        return max(in_layers // layers - 2 * down * self.architecture.hidden_size, 0)
+
+    def unfreed_int8(self, groups: list[LayerGroup]) -> int:
+        """LLM.int8 keeps product inputs in ``ctx``, which non-reentrant checkpointing cannot free.
+
+        bitsandbytes autograd/_functions.py `MatMul8bitLt`: inputs of attention, of its output
+        projection, of the MLP and of its down projection.
+        """
+        quantization = self.weights.quantization
+        if quantization is None or quantization.scheme != "int8" or self.settings.reentrant:
+            return 0
+        per_token = sum(
+            group.count
+            * (
+                3 * self.architecture.hidden_size
+                + (group.mlp.intermediate_size if group.mlp else 0)
+            )
+            for group in groups
+        )
+        return 2 * self.settings.tokens * per_token
+
+    def casts(self) -> int:
+        """Autocast's half-precision copies of float32 weights, adapters' too, kept for backward."""
+        if not self.stream.autocast:
+            return 0
+        adapter = self.adapter
+        casts = 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
+        return casts + sum(
+            2 * loaded.row.num_elements * loaded.row.count
+            for loaded in self.weights.rows
+            if loaded.dtype is FLOAT32
+            and loaded.row.module in ("Linear", "Conv1D")
+            and loaded.row.name.endswith("weight")
+            and not loaded.quantized
+        )
+
+    def mlp_width(self, group: LayerGroup) -> int:
+        """Inner width of a layer, all experts of a token counted."""
+        mlp = group.mlp
+        if mlp is None:
+            return 0
+        routed = mlp.intermediate_size * max(mlp.experts_per_token, 1)
+        return (routed if mlp.num_experts else mlp.intermediate_size) + mlp.shared_intermediate_size
+
+    @property
+    def logits_dtype(self) -> DType:
+        """Type that the head gives."""
+        return self.stream.compute
+
+    def kept_logits(self) -> int:
+        """Logits that the outputs keep until the next step."""
+        if not self.settings.keeps_outputs or self.model.classifier:
+            return 0
+        upcast = not self.stack.at_least("transformers", LOGITS_STAY_HALF_SINCE)
+        dtype = FLOAT32 if upcast else self.logits_dtype
+        return kept_logits_bytes(self.architecture, self.settings.tokens, dtype)
+
+    def kept_cache(self) -> int:
+        """K and V that ``outputs.past_key_values`` keeps alive (use_cache is on unless told)."""
+        if self.settings.checkpointing or not self.architecture.is_decoder:
+            return 0
+        per_token = sum(
+            group.count
+            * group.attention.num_kv_heads
+            * (group.attention.head_dim + group.attention.v_head_dim)
+            for group in self.architecture.layers
+            if group.attention is not None
+        )
+        return self.stream.compute.num_bytes(self.settings.tokens * per_token)
