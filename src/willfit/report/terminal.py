@@ -15,6 +15,9 @@ _VERDICT: Final = {
     "tight": ("tight: inside the range of what is not known", "yellow"),
     "does_not_fit": ("does not fit", "red"),
 }
+_SOURCES: Final = {
+    "catalogue": "the catalogue", "hub": "the Hub", "local": "local files", "gguf": "a GGUF file",
+}  # fmt: skip
 _WORDS: Final = {
     "load": "while loading",
     "prefill": "in prefill",
@@ -43,7 +46,9 @@ def _heading(estimate: Estimate, style: Style) -> list[str]:
     if model.quantization is not None:
         facts += f", already quantised ({model.quantization.method})"
     lines = [f"{style.paint(model.id, 'bold')}  {model.model_class}", f"  {facts}"]
-    return lines + wrapped(f"from the {model.source}: {model.standing}", first="  ", rest="  ")
+    return lines + wrapped(
+        f"from {_SOURCES.get(model.source, model.source)}: {model.standing}", first="  ", rest="  "
+    )
 
 
 def _dtypes(estimate: Estimate) -> list[str]:

@@ -91,7 +91,7 @@ def _smallest_cap(tree: Tree, others: Mapping[int, int], index: int) -> int | No
     """By bisection: this many bytes work and one MB less do not."""
 
     def works(megabytes: int) -> bool:
-        given: dict[int | str, int] = {**others, index: megabytes * _MEGABYTE}
+        given: dict[int | str, int] = dict([*others.items(), (index, megabytes * _MEGABYTE)])
         caps = balanced_caps(tree, {}, given, 0)
         shared = {device: cap * BITSANDBYTES_SHARE for device, cap in caps.items()}
         placement = place(tree, shared)
