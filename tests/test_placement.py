@@ -156,30 +156,9 @@ def test_free_memory_is_shared_out_as_transformers_does(
     assert {n: str(ours.device(n)) for n in names} == {n: str(expanded[n]) for n in names}
 
 
-SMALLEST = {
-    "nf4": ({0: 1822 * 10**6, 1: 10**9}, {0: 600 * 10**6, 1: 10**9}, {0: 2741 * 10**6}),
-    "int8": ({0: 2215 * 10**6, 1: 2 * 10**9}, {0: 3941 * 10**6}),
-}
-
-
-@pytest.mark.parametrize(
-    ("scheme", "caps", "fits"),
-    [
-        # the guide's own maps: 90 % of each, and the 1.28 GB embedding stays 16 bit
-        ("nf4", {0: 600, 1: 1000}, False),
-        ("int8", {0: 1000, 1: 2000}, False),
-        # the maps that willfit names as the smallest, and one MB below each
-        ("nf4", {0: 1822, 1: 1000}, True),
-        ("nf4", {0: 1821, 1: 1000}, False),
-        ("nf4", {0: 2741}, True),
-        ("nf4", {0: 2740}, False),
-        ("int8", {0: 2215, 1: 2000}, True),
-        ("int8", {0: 2214, 1: 2000}, False),
-    ],
-)
-def test_bloom_3b_in_the_guides_maps_as_transformers_itself_decides(
-    scheme: str, caps: dict[int, int], fits: bool
-) -> None:
+@pytest.fixture(scope="module")
+def bloom_3b() -> Any:
+    """Whether transformers itself finds room for all of bloom-3b on the GPUs."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.accelerate import _get_device_map
@@ -189,23 +168,56 @@ def test_bloom_3b_in_the_guides_maps_as_transformers_itself_decides(
     spec = load("bloom-3b")
     assert spec is not None
     config = AutoConfig.for_model(**spec.config)
-    quantizer = AutoHfQuantizer.from_config(bitsandbytes_settings(scheme))
-    quantizer.validate_environment = lambda *_, **__: None
-    with local_torch_dtype(torch.float16), torch.device("meta"):  # as from_pretrained builds it
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
-        quantizer.preprocess_model(model=model, device_map="auto")
-    memory = {index: megabytes * 10**6 for index, megabytes in caps.items()}
-    theirs = _get_device_map(model, "auto", dict(memory), quantizer)
-    assert (not {"cpu", "disk"} & set(map(str, theirs.values()))) == fits
 
-    loading = Loading(dtype=FLOAT16, quantization=Quantization(scheme=scheme))  # type: ignore[arg-type]
+    @lru_cache
+    def built(scheme: str) -> tuple[Any, Any]:
+        quantizer = AutoHfQuantizer.from_config(bitsandbytes_settings(scheme))
+        quantizer.validate_environment = lambda *_, **__: None
+        with local_torch_dtype(torch.float16), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+            quantizer.preprocess_model(model=model, device_map="auto")
+        return model, quantizer
+
+    def fits(scheme: str, caps: dict[int, int]) -> bool:
+        model, quantizer = built(scheme)
+        placed = _get_device_map(model, "auto", dict(caps), quantizer)
+        return not {"cpu", "disk"} & set(map(str, placed.values()))
+
+    return fits
+
+
+@pytest.mark.parametrize(
+    ("scheme", "guides", "smallest_mb"),
+    [
+        # the guide's own maps: 90 % of each is used, and the 1.28 GB embedding stays 16 bit
+        ("nf4", {0: 600, 1: 1000}, [{0: 1822, 1: 1000}, {0: 600, 1: 2741}, {0: 2741}]),
+        ("int8", {0: 1000, 1: 2000}, [{0: 2215, 1: 2000}, {0: 1000, 1: 4051}, {0: 4051}]),
+    ],
+)
+def test_bloom_3b_in_the_guides_maps_and_in_the_smallest_that_work(
+    bloom_3b: Any, scheme: Any, guides: dict[int, int], smallest_mb: list[dict[int, int]]
+) -> None:
+    spec = load("bloom-3b")
+    assert spec is not None
+    loading = Loading(dtype=FLOAT16, quantization=Quantization(scheme=scheme))
     weights = load_weights(spec, loading, Stack())
-    ours = infer_device_map(spec, weights, {}, memory, Stack())
-    assert (ours.refused is None) == fits
-    if not fits and len(caps) == 2 and max(caps.values()) <= 2000 and caps[0] <= 1000:
-        assert ours.refused is not None
-        assert "word_embeddings takes 1.20 GiB (1.28 GB), stays float16" in ours.refused
-        assert smallest_maps(build_tree(spec, weights), memory) == SMALLEST[scheme]
+    given = {index: megabytes * 10**6 for index, megabytes in guides.items()}
+
+    ours = infer_device_map(spec, weights, {}, given, Stack())
+    assert not bloom_3b(scheme, given)
+    assert ours.refused is not None
+    assert "word_embeddings takes 1.20 GiB (1.28 GB), stays float16" in ours.refused
+    assert 'smallest that work: {0: "' in ours.refused
+
+    maps = smallest_maps(build_tree(spec, weights), given)
+    assert [{i: cap // 10**6 for i, cap in found.items()} for found in maps] == smallest_mb
+    for found in maps:
+        assert bloom_3b(scheme, found)
+        assert infer_device_map(spec, weights, {}, found, Stack()).refused is None
+        raised = next(i for i in found if found[i] != given.get(i))
+        less = {**found, raised: found[raised] - 10**6}
+        assert not bloom_3b(scheme, less)
+        assert infer_device_map(spec, weights, {}, less, Stack()).refused is not None
 
 
 def test_layers_per_gpu_add_up_and_follow_the_placement(built: Any) -> None:
