@@ -127,8 +127,9 @@ def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) ->
     """What adapters keep of their inputs: one copy per module where it is cast or dropped out.
 
     PEFT casts the input to the adapter's type for every module (`_cast_input_dtype`), autocast
-    casts it back; dropout adds a one-byte mask and its output. A 4-bit base without dropout under
-    autocast shares what is in the right type already.
+    casts it back; dropout adds a one-byte mask and its output. Without dropout, what is in the
+    right type already is shared: under autocast with a 4-bit base (`lora.bnb` does not cast), or
+    without autocast where stream and adapter are both float32.
     """
     layers = architecture.num_layers
     n_in = adapter.in_features_per_layer(layers)
@@ -136,17 +137,22 @@ def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) ->
     ranks = adapter.modules_per_layer(layers) * adapter.r * e
     if adapter.dropout:
         return (e + 1) * n_in + ranks
-    shared = stream.quantized and stream.autocast
-    if not shared:
-        same = not stream.autocast and stream.residual is adapter.dtype
-        return (0 if same and stream.trained else e * n_in) + ranks
-    return e * _unshared_inputs(architecture, adapter, stream) + ranks
+    same = not stream.autocast and stream.residual is adapter.dtype
+    if same and stream.trained:
+        return ranks
+    if same or (stream.quantized and stream.autocast):
+        return e * _unshared_inputs(architecture, adapter, shared=same or _half(stream)) + ranks
+    return e * n_in + ranks
 
 
-def _unshared_inputs(architecture: Architecture, adapter: Adapter, stream: Stream) -> float:
+def _half(stream: Stream) -> bool:
+    return stream.residual is not FLOAT32
+
+
+def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bool) -> float:
     """Input widths that need a tensor of their own: attention's output is there already.
 
-    In a half-precision stream modules with the same input share it; in a float32 one each casts.
+    ``shared``: modules with the same input keep it once; otherwise each casts a copy.
     """
     layers = architecture.num_layers
     seen: set[tuple[int, str]] = set()
@@ -155,7 +161,7 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, stream: Strea
         role = _input_of(target.role)
         if role == "attention output":
             continue
-        if stream.residual is not FLOAT32:
+        if shared:
             key = (target.in_features, role)
             if key in seen:
                 continue
