@@ -1,48 +1,91 @@
-"""Loading: the block that transformers reserves first, and the transient of quantising.
+"""Loading: the block that transformers reserves first, and what quantising and merging need.
 
 transformers 5.23 modeling_utils.py `caching_allocator_warmup`, core_model_loading.py,
-integrations/bitsandbytes.py; bitsandbytes 0.50.2 nn/modules.py.
+integrations/bitsandbytes.py; bitsandbytes 0.50.2 nn/modules.py, functional.py.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from willfit.dtypes import FLOAT32
 from willfit.formulas.phase import ComponentName, Phase
-from willfit.formulas.weights import LoadedWeights
+from willfit.formulas.quantization import BLOCK
+from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
+from willfit.scenario.model import TensorKind
 from willfit.scenario.stack import Stack
-from willfit.units import GIB, MIB, round_up
+from willfit.units import GIB, MIB, ceil_div, round_up
 
 WARMUP_SINCE: Final = "4.50"
 """transformers release with `caching_allocator_warmup` (used with a device_map)."""
 WARMUP_MARGIN: Final = round(1.2 * GIB)
 """The warm-up leaves at least this much of the device's total."""
+LOADING_THREADS: Final = 4
+"""Threads that read tensors (core_model_loading.py `GLOBAL_WORKERS`); one while quantising."""
 
 
 def loading_phase(weights: LoadedWeights, *, device_map: bool) -> Phase:
-    """Peak while loading: all weights, and what quantising the largest one needs.
+    """Peak while loading: all weights, and what the most demanding tensor needs on top.
 
-    4 bit: the weight in its loading type is on the GPU while it is packed, NK·e. int8: that and a
-    float16 copy, NK·(e + 2). Without quantisation nothing comes on top: casts happen on the host.
+    Counted as if that tensor came last; it is in every layer, so at most the rest of one layer
+    is too much. Without a device_map the whole model is in host memory first.
     """
     parts: dict[ComponentName, int] = {
         "weights": weights.allocated_bytes - weights.state_allocated_bytes,
         "quantization_state": weights.state_allocated_bytes,
     }
-    largest = weights.largest_quantized
-    if largest is not None and weights.quantization is not None:
-        copies = weights.dtype.num_bytes(largest.num_elements)
-        if weights.quantization.scheme == "int8":
-            copies += 2 * largest.num_elements
-        parts["temporaries"] = copies
-    notes: dict[ComponentName, str] = {"temporaries": "the largest weight while it is quantised"}
+    notes: dict[ComponentName, str] = {}
+    row = max(weights.rows, key=lambda loaded: transient_bytes(loaded, weights), default=None)
+    extra = transient_bytes(row, weights) if row is not None and device_map else 0
+    if row is not None and extra:
+        parts["temporaries"] = extra
+        notes["temporaries"] = (
+            "one layer's experts while they are joined"
+            if row.merged
+            else "the largest weight while it is quantised"
+        )
     return Phase(
         name="load",
         components=parts,
         notes=notes,
-        host_bytes=0 if device_map else weights.weight_bytes,
+        host_bytes=host_loading_bytes(weights) if device_map else weights.weight_bytes,
     )
+
+
+def transient_bytes(loaded: LoadedRow, weights: LoadedWeights) -> int:
+    """Device bytes that loading one tensor needs besides what stays of it.
+
+    4 bit: the N×K weight in its loading type, N·K·e, again where it is transposed (Conv1D), and
+    with double quantisation two float32 absmax, 2·4·⌈NK/64⌉. int8: N·K·e and a float16 copy, 2·N·K.
+    Experts joined from one tensor each: a copy of the joined tensor. A plain weight: none.
+    """
+    if loaded.merged:
+        return loaded.weight_bytes
+    if weights.quantization is None or not loaded.quantized:
+        return 0
+    num_elements = loaded.row.num_elements
+    arrived = weights.dtype.num_bytes(num_elements)
+    if weights.quantization.scheme == "int8":
+        return arrived + 2 * num_elements
+    transposed = arrived if loaded.row.module == "Conv1D" else 0
+    absmax = FLOAT32.num_bytes(ceil_div(num_elements, BLOCK))
+    return arrived + transposed + (2 * absmax if weights.quantization.double_quant else 0)
+
+
+def host_loading_bytes(weights: LoadedWeights) -> int:
+    """Host memory while tensors go straight to a device: those being read, in the loading type.
+
+    Files are mapped, so only the tensors under way count: four, or one while quantising, which
+    in int8 goes back to the host and becomes float16 there.
+    """
+    sizes = (weights.dtype.num_bytes(loaded.row.num_elements) for loaded in weights.rows)
+    largest = max(sizes, default=0)
+    if weights.quantization is None:
+        return min(LOADING_THREADS * largest, weights.weight_bytes)
+    quantized = weights.largest_quantized
+    back = quantized.num_elements if quantized and weights.quantization.scheme == "int8" else 0
+    return max(largest, back * (weights.dtype.block_bytes + 2))
 
 
 def warmup_bytes(weights: LoadedWeights, gpu: Gpu | None, stack: Stack) -> int:
@@ -53,7 +96,19 @@ def warmup_bytes(weights: LoadedWeights, gpu: Gpu | None, stack: Stack) -> int:
     """
     if not stack.at_least("transformers", WARMUP_SINCE):
         return 0
-    wanted = weights.weight_bytes
+    wanted = counted_bytes(weights)
     if gpu is not None:
         wanted = min(wanted, max(gpu.capacity_bytes - WARMUP_MARGIN, 0))
-    return round_up(wanted, 2 * MIB)
+    return round_up(wanted // 2 * 2, 2 * MIB)
+
+
+def counted_bytes(weights: LoadedWeights) -> int:
+    """What the warm-up counts: the stored tensors in the working type, without absmax and scales.
+
+    `get_total_byte_count`: over ``state_dict``, before ``_keep_in_fp32_modules`` are applied.
+    """
+    return sum(
+        loaded.row.count * loaded.counted_bytes(weights.dtype)
+        for loaded in weights.rows
+        if loaded.row.kind is not TensorKind.NON_PERSISTENT_BUFFER
+    )

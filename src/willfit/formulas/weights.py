@@ -11,6 +11,7 @@ from typing import Final
 from willfit.allocator.rounding import round_block
 from willfit.dtypes import DTYPES, FLOAT16, FLOAT32, DType
 from willfit.errors import InputError
+from willfit.formulas.experts import as_in_stack, is_merged
 from willfit.formulas.quantization import (
     is_linear_weight,
     is_skipped,
@@ -44,11 +45,24 @@ class LoadedRow:
     """Type it is loaded in (of the packed storage where quantised)."""
     quantized: bool = False
     """Whether bitsandbytes quantises it while loading, or its checkpoint has it quantised."""
+    merged: bool = False
+    """Whether loading makes it out of one checkpoint tensor per expert."""
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all tensors of the row with their states, before rounding."""
         return self.row.count * (self.weight_bytes + sum(self.state_sizes))
+
+    def counted_bytes(self, working: DType) -> int:
+        """Bytes of one tensor as transformers counts them before it loads anything.
+
+        The module tree is built in the working type; what ``_keep_in_fp32_modules`` then keeps in
+        float32 (T5's ``wo``) still counts as that (modeling_utils.py 5.23 `from_pretrained`).
+        """
+        kept = self.dtype is FLOAT32 and self.row.is_parameter and not self.quantized
+        if kept and self.weight_bytes and working.block_bytes < FLOAT32.block_bytes:
+            return working.num_bytes(self.row.num_elements)
+        return self.weight_bytes
 
     @property
     def allocated_bytes(self) -> int:
@@ -182,7 +196,8 @@ def loading_dtype(model: ModelSpec, loading: Loading, stack: Stack) -> tuple[DTy
 def _loaded_rows(
     model: ModelSpec, quantization: Quantization | None, dtype: DType, stack: Stack
 ) -> Iterator[LoadedRow]:
-    rows = [row for row in model.tensors if _exists(row, stack)]
+    there = (row for row in model.tensors if _exists(row, stack))
+    rows = [part for row in there for part in as_in_stack(row, model, stack)]
     rows += _cached_rotary(model, dtype, stack)
     patterns = skip_patterns(model, quantization) if quantization is not None else ()
     by_layer = any(re.search(r"\d", pattern) for pattern in patterns)
@@ -248,6 +263,7 @@ def _plain_row(row: TensorRow, model: ModelSpec, dtype: DType) -> LoadedRow:
         state_sizes=(size,) if state else (),
         dtype=target,
         quantized=row.module == QUANTIZED_MODULE and not state,
+        merged=is_merged(row, model),
     )
 
 

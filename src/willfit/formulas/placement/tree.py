@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from willfit.dtypes import FLOAT32
-from willfit.formulas.weights import LoadedRow, LoadedWeights
+from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.model import ModelSpec, expand_pattern
 
 Device = int | str
@@ -61,7 +60,7 @@ def build_tree(model: ModelSpec, weights: LoadedWeights) -> Tree:
     nodes: dict[str, Node] = {"": Node(path="")}
     tied: dict[str, list[str]] = {}
     for loaded in weights.rows:
-        size = _counted_bytes(loaded, weights)
+        size = loaded.counted_bytes(weights.dtype)
         for name in loaded.row.names():
             if loaded.row.tied_to is not None:
                 tied.setdefault(loaded.row.tied_to, []).append(name)
@@ -74,19 +73,6 @@ def build_tree(model: ModelSpec, weights: LoadedWeights) -> Tree:
         node.children = dict(sorted(node.children.items(), key=_numeric))
     groups = tuple(tuple(sorted([*names, target])) for target, names in tied.items())
     return Tree(root=nodes[""], nodes=nodes, tied=groups)
-
-
-def _counted_bytes(loaded: LoadedRow, weights: LoadedWeights) -> int:
-    """Bytes as placement counts them: in the working type, also what loading keeps in float32.
-
-    The module tree is built in the working type and placed before ``_keep_in_fp32_modules`` are
-    known, so T5's ``wo`` counts 2 bytes in float16 and takes 4 (modeling_utils.py 5.23,
-    `from_pretrained`: `_get_device_map`, then `_get_dtype_plan`).
-    """
-    kept = loaded.dtype is FLOAT32 and loaded.row.is_parameter and not loaded.quantized
-    if kept and loaded.row.tied_to is None and weights.dtype.block_bytes < FLOAT32.block_bytes:
-        return weights.dtype.num_bytes(loaded.row.num_elements)
-    return loaded.weight_bytes
 
 
 def _named(nodes: Mapping[str, Node], patterns: Iterable[str]) -> list[Node]:

@@ -1,0 +1,63 @@
+"""Experts of mixture models: one fused tensor in transformers 5, a list of ``nn.Linear`` before.
+
+transformers 5.23 conversion_mapping.py: the checkpoints of these model types hold one tensor per
+expert, which loading stacks (`MergeModulelist`) and joins (`Concatenate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from willfit.scenario.model import ModelSpec, TensorRow
+from willfit.scenario.stack import Stack
+
+FUSED_SINCE: Final = "5.0"
+"""transformers release whose classes hold all experts of a layer in one parameter."""
+
+MERGED_TYPES: Final = frozenset({
+    "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3",
+    "deepseek_v32", "deepseek_v4", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint",
+    "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next", "glm_moe_dsa", "hunyuan_v1_moe", "hy_v3",
+    "jamba", "kimi_k25", "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "longcat_flash", "mellum",
+    "mimo_v2_flash", "minimax", "minimax_m2", "mixtral", "nemotron_h", "olmoe", "phimoe",
+    "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "solar_open",
+})  # fmt: skip
+"""Model types whose checkpoints hold one tensor per expert."""
+
+_JOINED: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",),
+                  "up_proj": ("up_proj",)}  # fmt: skip
+"""Parts of each fused parameter: the joined ones are halves of its second axis."""
+
+
+def is_merged(row: TensorRow, model: ModelSpec) -> bool:
+    """Whether loading makes this tensor out of one checkpoint tensor per expert."""
+    text = model.config.get("text_config")
+    types = {model.config.get("model_type"), isinstance(text, dict) and text.get("model_type")}
+    last = row.name.rpartition(".")[2]
+    return (
+        len(row.shape) == 3
+        and last in _JOINED
+        and row.owner.endswith("experts")
+        and not MERGED_TYPES.isdisjoint(types)
+    )
+
+
+def as_in_stack(row: TensorRow, model: ModelSpec, stack: Stack) -> Iterator[TensorRow]:
+    """The row, or before transformers 5 its experts one by one, each an ``nn.Linear``.
+
+    [E, N, K] fused is E·[N, K]; gate and up joined are two of [N/2, K].
+    """
+    if stack.at_least("transformers", FUSED_SINCE) or not is_merged(row, model):
+        yield row
+        return
+    experts, n, k = row.shape
+    parts = _JOINED[row.name.rpartition(".")[2]]
+    for part in parts:
+        yield replace(
+            row,
+            name=f"{row.owner}.{{0-{experts - 1}}}.{part}.weight",
+            shape=(n // len(parts), k),
+            module="Linear",
+        )
