@@ -21,7 +21,8 @@ from willfit.errors import (
 )
 from willfit.scenario.model import ModelSpec
 from willfit.sources.limits import MAX_CONFIG_BYTES
-from willfit.sources.resolve import not_found, resolve
+from willfit.sources.missing import not_found
+from willfit.sources.resolve import resolve
 from willfit.sources.source import FakeSource
 from willfit.sources.weight_files import pick_weights
 

@@ -79,15 +79,14 @@ def _packed(blocks: Iterable[tuple[int, int]]) -> int:
             segment = segment_bytes(size)
             each, rest = _fill(segment, size)
             reserved += ceil_div(count, each) * segment
-            rests[rest] += count // each
-            if count % each:
-                rests[_rest(segment, size, count % each)] += 1
+            _add(rests, rest, count // each)
+            _add(rests, _rest(segment, size, count % each), bool(count % each))
     return reserved
 
 
 def _fill_rests(rests: Counter[int], size: int, count: int) -> int:
     """Put blocks of one size into free rests, the smallest that fits first; how many are left."""
-    for rest in sorted(rest for rest, number in rests.items() if number and rest >= size):
+    for rest in sorted(rest for rest in rests if rest >= size):
         each, left = _fill(rest, size)
         whole = min(rests[rest], count // each)
         _move(rests, rest, left, whole)
@@ -100,7 +99,14 @@ def _fill_rests(rests: Counter[int], size: int, count: int) -> int:
 
 def _move(rests: Counter[int], old: int, new: int, number: int) -> None:
     rests[old] -= number
-    rests[new] += number
+    if not rests[old]:
+        del rests[old]
+    _add(rests, new, number)
+
+
+def _add(rests: Counter[int], rest: int, number: int) -> None:
+    if rest and number:
+        rests[rest] += number
 
 
 def _fill(room: int, size: int) -> tuple[int, int]:

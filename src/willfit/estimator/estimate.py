@@ -17,7 +17,8 @@ from willfit.estimator.limits import (
     with_batch_size,
     with_context,
 )
-from willfit.estimator.shares import Share, Spread, spread, strategy_of
+from willfit.estimator.share import Share, Spread
+from willfit.estimator.spread import spread, strategy_of
 from willfit.formulas.inference import inference_phases
 from willfit.formulas.largest_layer import largest_layer
 from willfit.formulas.loading import loading_phase, warmup_bytes

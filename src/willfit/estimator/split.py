@@ -8,7 +8,7 @@ from typing import Final
 
 from willfit.devices import context_of
 from willfit.errors import InputError
-from willfit.estimator.shares import Share, Spread
+from willfit.estimator.share import Share, Spread
 from willfit.formulas.phase import Stage
 from willfit.formulas.placement import (
     BITSANDBYTES_SHARE,

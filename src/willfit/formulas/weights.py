@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Final
 
 from willfit.allocator.rounding import round_block
@@ -20,7 +21,7 @@ from willfit.formulas.quantization import (
     state_sizes,
 )
 from willfit.scenario.collapse import split_row
-from willfit.scenario.model import ModelSpec, TensorKind, TensorRow
+from willfit.scenario.model import ModelSpec, TensorKind, TensorRow, pattern_count
 from willfit.scenario.stack import Stack, release
 from willfit.scenario.workload import Loading, Quantization
 from willfit.sources.stored import QUANTIZED_MODULE
@@ -102,11 +103,13 @@ class LoadedWeights:
         return sum(r.row.count * sum(map(round_block, r.state_sizes)) for r in self.rows)
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """(bytes, count) of every allocation, in loading order."""
-        for loaded in self.rows:
-            for size in (loaded.weight_bytes, *loaded.state_sizes):
-                if size:
-                    yield size, loaded.row.count
+        """(bytes, count) of every allocation in the model's order: layer after layer."""
+        for prefix, group in groupby(self.rows, key=_up_to_layer):
+            pieces = list(_pieces(group))
+            layers = pattern_count(prefix)
+            for _ in range(layers):
+                for size, count in pieces:
+                    yield size, count // layers
 
     @property
     def largest_quantized(self) -> TensorRow | None:
@@ -135,6 +138,19 @@ class LoadedWeights:
             for loaded in self.rows
         ]
         return replace(self, rows=tuple(rows))
+
+
+def _up_to_layer(loaded: LoadedRow) -> str:
+    """The name up to its first number: rows that share it belong to the same repeated layers."""
+    head, brace, _ = loaded.row.name.partition("}")
+    return head + brace if brace else ""
+
+
+def _pieces(group: Iterable[LoadedRow]) -> Iterator[tuple[int, int]]:
+    for loaded in group:
+        for size in (loaded.weight_bytes, *loaded.state_sizes):
+            if size:
+                yield size, loaded.row.count
 
 
 def load_weights(model: ModelSpec, loading: Loading, stack: Stack) -> LoadedWeights:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from willfit.errors import InputError, ModelAccessError, ModelNotFoundError, WillfitError
-from willfit.sources.resolve import not_found
+from willfit.sources.missing import not_found
 
 _Result = TypeVar("_Result")
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from willfit.errors import InputError, ModelNotFoundError
+from willfit.errors import InputError
 from willfit.scenario.model import ModelSpec
+from willfit.sources.missing import not_found
 from willfit.sources.source import Asked, Progress, Source, silent
 
 
@@ -109,13 +110,3 @@ def _check_name(name: str, library_name: str | None) -> None:
             if library_name
             else "the library name is empty: expected transformers or timm"
         )
-
-
-def not_found(name: str, reason: str = "") -> ModelNotFoundError:
-    """The error for a name nobody knows, with the nearest names that the catalogue has."""
-    from willfit.sources import catalogue
-
-    close = catalogue.nearest(name, 3)
-    why = reason or f"no model is called {name[:120]!r}"
-    suggestion = f": did you mean {' or '.join(close)}?" if close else ""
-    return ModelNotFoundError(f"{why}{suggestion} ('willfit models' lists those known offline)")

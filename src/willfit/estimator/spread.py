@@ -1,39 +1,14 @@
-"""How a scenario is spread over its GPUs: what each holds and computes."""
+"""How a scenario is spread over its GPUs, by its strategy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from willfit.errors import UnsupportedError
-from willfit.formulas.phase import Stage
+from willfit.estimator.share import Share, Spread
+from willfit.estimator.split import split_by_device_map
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.workload import Strategy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """One GPU's part."""
-
-    index: int
-    gpu: Gpu | None
-    weights: LoadedWeights
-    stage: Stage | None
-    """None is the whole model."""
-    layers: str = ""
-    """In words, where the model is split."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """All shares, and why the library would refuse them if it would."""
-
-    shares: tuple[Share, ...]
-    host_weight_bytes: int = 0
-    """Weights that placement leaves in host memory."""
-    refused: str | None = None
-    assumptions: tuple[str, ...] = ()
 
 
 def strategy_of(scenario: Scenario) -> Strategy:
@@ -52,8 +27,6 @@ def spread(scenario: Scenario, weights: LoadedWeights) -> Spread:
     gpus: tuple[Gpu | None, ...] = machine.gpus if machine is not None else (None,)
     split = strategy == "device_map" and (len(gpus) > 1 or max_memory is not None)
     if split:
-        from willfit.estimator.split import split_by_device_map
-
         return split_by_device_map(scenario, weights)
     if scenario.workload.training is None and strategy not in ("device_map", "replicas", "ddp"):
         raise UnsupportedError(
