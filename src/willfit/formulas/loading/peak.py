@@ -1,7 +1,7 @@
-"""Loading: the block that transformers reserves first, and what quantising and merging need.
+"""What loading holds at its peak: the weights, and what quantising or joining one needs.
 
-transformers 5.23 modeling_utils.py `caching_allocator_warmup`, core_model_loading.py,
-integrations/bitsandbytes.py; bitsandbytes 0.50.2 nn/modules.py, functional.py.
+transformers 5.23 core_model_loading.py, integrations/bitsandbytes.py; bitsandbytes 0.50.2
+nn/modules.py, functional.py.
 """
 
 from __future__ import annotations
@@ -12,15 +12,8 @@ from willfit.dtypes import FLOAT32
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.formulas.quantization import BLOCK
 from willfit.formulas.weights import LoadedRow, LoadedWeights
-from willfit.scenario.machine import Gpu
-from willfit.scenario.model import TensorKind
-from willfit.scenario.stack import Stack
-from willfit.units import GIB, MIB, ceil_div, round_up
+from willfit.units import ceil_div
 
-WARMUP_SINCE: Final = "4.50"
-"""transformers release with `caching_allocator_warmup` (used with a device_map)."""
-WARMUP_MARGIN: Final = round(1.2 * GIB)
-"""The warm-up leaves at least this much of the device's total."""
 LOADING_THREADS: Final = 4
 """Threads that read tensors (core_model_loading.py `GLOBAL_WORKERS`); one while quantising."""
 
@@ -86,29 +79,3 @@ def host_loading_bytes(weights: LoadedWeights) -> int:
     quantized = weights.largest_quantized
     back = quantized.num_elements if quantized and weights.quantization.scheme == "int8" else 0
     return max(largest, back * (weights.dtype.block_bytes + 2))
-
-
-def warmup_bytes(weights: LoadedWeights, gpu: Gpu | None, stack: Stack) -> int:
-    """The block reserved before loading with a device_map, in whole 2 MiB; 0 without one.
-
-    Σ numel·e over parameters and stored buffers, 0.5 byte for 4-bit and 1 for 8-bit weights,
-    at most the device's total − 1.2 GiB; it is freed at once and stays reserved.
-    """
-    if not stack.at_least("transformers", WARMUP_SINCE):
-        return 0
-    wanted = counted_bytes(weights)
-    if gpu is not None:
-        wanted = min(wanted, max(gpu.capacity_bytes - WARMUP_MARGIN, 0))
-    return round_up(wanted // 2 * 2, 2 * MIB)
-
-
-def counted_bytes(weights: LoadedWeights) -> int:
-    """What the warm-up counts: the stored tensors in the working type, without absmax and scales.
-
-    `get_total_byte_count`: over ``state_dict``, before ``_keep_in_fp32_modules`` are applied.
-    """
-    return sum(
-        loaded.row.count * loaded.counted_bytes(weights.dtype)
-        for loaded in weights.rows
-        if loaded.row.kind is not TensorKind.NON_PERSISTENT_BUFFER
-    )
