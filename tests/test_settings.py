@@ -100,6 +100,57 @@ def test_a_vllm_command(command: str, model: str, flags: dict[str, Any]) -> None
     assert settings.flags == {"engine": "vllm", **flags}
 
 
+AXOLOTL = """
+base_model: mistralai/Mistral-7B-v0.1
+load_in_4bit: true
+adapter: qlora
+lora_r: 32
+lora_target_linear: true
+sequence_len: 4096
+sample_packing: true
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+optimizer: adamw_bnb_8bit
+bf16: auto
+gradient_checkpointing: true
+flash_attention: true
+datasets: [{path: x, type: alpaca}]
+num_epochs: 3
+deepspeed: deepspeed_configs/zero2.json
+"""
+
+
+def test_an_axolotl_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "qlora.yml", AXOLOTL)
+    settings = read_settings(path)
+    assert settings.model == "mistralai/Mistral-7B-v0.1"
+    assert settings.flags == {
+        "train": "qlora", "quantize": "nf4", "lora_r": 32, "lora_target_modules": ["all-linear"],
+        "max_length": 4096, "packing": True, "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4, "optim": "adamw_bnb_8bit", "bf16": True,
+        "gradient_checkpointing": True, "attn": "flash_attention_2", "strategy": "zero2",
+    }  # fmt: skip
+    assert main(["estimate", "--from", path, "--gpu", "A100-80GB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fits"] is True
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "flags"),
+    [
+        ("llama-server -m ./m.gguf -c 8192 -ngl 99 --port 80", "./m.gguf", {"context": 8192}),
+        (
+            "/opt/bin/llama-cli -hf org/repo:Q4_K_M --ctx-size 4096 -ctk q8_0 -ctv q8_0",
+            "org/repo:Q4_K_M",
+            {"context": 4096, "kv_dtype": "q8_0"},
+        ),
+    ],
+)
+def test_a_llama_cpp_command(command: str, model: str, flags: dict[str, Any]) -> None:
+    settings = read_settings(command)
+    assert settings.model == model
+    assert settings.flags == {"engine": "llama.cpp", **flags}
+
+
 def test_flags_override_the_file_and_what_is_unused_is_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

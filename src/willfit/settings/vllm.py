@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any, Final
 
 from willfit.errors import InputError
+from willfit.settings.commands import options, words_of
 from willfit.settings.settings import (
     Convert,
     Settings,
@@ -27,14 +27,14 @@ _LAUNCHES: Final = (
 
 def recognise(command: str) -> bool:
     """Whether a text is such a command, environment assignments before it aside."""
-    return _body(_words(command)) is not None
+    return _body(words_of(command)) is not None
 
 
 def read(command: str) -> Settings:
     """Model, context, sequences, cache type and parallelism of a server."""
-    body = _body(_words(command)) or []
-    model, options = _options(body)
-    flags, ignored = convert_all(options, TABLE, HARMLESS)
+    body = _body(words_of(command)) or []
+    model, given = options(body, short=_SHORT, switches=_SWITCHES)
+    flags, ignored = convert_all(given, TABLE, HARMLESS)
     model = str(flags.pop("model", model or "")) or None
     flags["engine"] = "vllm"
     return Settings(
@@ -48,13 +48,6 @@ def read(command: str) -> Settings:
     )
 
 
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command.replace("\\\n", " "))
-    except ValueError as error:
-        raise InputError(f"cannot read the command {command[:60]!r}: {error}") from None
-
-
 def _body(words: Sequence[str]) -> list[str] | None:
     rest = list(words)
     while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0]):
@@ -63,29 +56,6 @@ def _body(words: Sequence[str]) -> list[str] | None:
         if tuple(rest[: len(launch)]) == launch:
             return rest[len(launch) :]
     return None
-
-
-def _options(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    model: str | None = None
-    options: dict[str, Any] = {}
-    index = 0
-    while index < len(words):
-        word = words[index]
-        index += 1
-        if not word.startswith("-"):
-            model = model or word
-            continue
-        name, equals, value = word.lstrip("-").partition("=")
-        key = _SHORT.get(name, name).replace("-", "_")
-        takes_value = index < len(words) and not words[index].startswith("--")
-        if equals:
-            options[key] = value
-        elif takes_value and key not in _SWITCHES:
-            options[key] = words[index]
-            index += 1
-        else:
-            options[key] = True
-    return model, options
 
 
 def _tensor_parallel(value: Any) -> dict[str, Any]:
