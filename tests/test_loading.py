@@ -244,18 +244,20 @@ def test_the_model_types_whose_experts_are_joined_are_those_of_the_library() -> 
     from transformers.core_model_loading import MergeModulelist, WeightConverter
 
     mapping = conversion_mapping._build_checkpoint_conversion_mapping()
+
+    def entries(name: str) -> Any:
+        found = mapping.get(name) or ()
+        return entries(found) if isinstance(found, str) else found
+
     theirs = {
         model_type
         for model_type in transformers.CONFIG_MAPPING
-        for entry in (mapping.get(model_type) if not isinstance(mapping.get(model_type), str)
-                      else mapping[mapping[model_type]]) or ()
+        for entry in entries(model_type)
         if isinstance(entry, WeightConverter)
         and any(isinstance(operation, MergeModulelist) for operation in entry.operations)
-        and "experts" in entry.target_patterns[0]
-    }  # fmt: skip
+    }
     assert theirs >= {"mixtral", "qwen3_moe", "deepseek_v3", "olmoe"}
-    assert theirs - MERGED_TYPES == set()
-    assert MERGED_TYPES - theirs == set()
+    assert theirs == MERGED_TYPES
 
 
 # ------------------------------------------------------------------ the whole
@@ -286,18 +288,16 @@ def test_loading_reserves_what_was_measured(
 @pytest.mark.parametrize("scheme", [None, "nf4", "nf4-double", "int8"])
 @pytest.mark.parametrize(
     "model",
-    ["llama-3-8b", "mistral-7b", "gpt2", "bert-base-cased", "mixtral-8x7b", "google/gemma-2-9b-it"],
+    ["llama-3-8b", "gpt2", "bloom-3b", "mixtral-8x7b", "t5-11b", "google/gemma-2-9b-it"],
 )
-def test_the_phase_is_the_simulated_peak_within_one_layer(model: str, scheme: str | None) -> None:
+def test_the_phase_is_the_simulated_peak(model: str, scheme: str | None) -> None:
     weights = catalogued(model, scheme)
     phase = loading_phase(weights, device_map=True)
     ours = simulate_loading(weights, None, Stack())
-    layers = max(loaded.row.count for loaded in weights.rows)
-    one_layer = sum(r.allocated_bytes for r in weights.rows if r.row.count > 1) // layers
-    kept_rests = ours.allocated_bytes - weights.allocated_bytes
+    kept_rests = ours.allocated_bytes - weights.allocated_bytes  # up to 1 MiB behind a block
     assert 0 <= kept_rests <= 0.01 * weights.allocated_bytes
-    assert ours.peak_allocated_bytes - kept_rests <= phase.allocated_bytes
-    assert phase.allocated_bytes <= ours.peak_allocated_bytes + one_layer
+    # at the peak two or three borrowed blocks may keep such a rest too
+    assert abs(ours.peak_allocated_bytes - kept_rests - phase.allocated_bytes) <= 2 * MIB
     assert ours.reserved_bytes >= max(
         ours.peak_allocated_bytes, warmup_bytes(weights, None, Stack())
     )

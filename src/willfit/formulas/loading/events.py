@@ -14,6 +14,7 @@ from willfit.allocator.config import AllocatorConfig, parse_alloc_conf
 from willfit.allocator.replay import Event, replay
 from willfit.allocator.simulator import Allocator
 from willfit.dtypes import FLOAT32
+from willfit.formulas.loading.peak import natural_key
 from willfit.formulas.loading.warmup import warmup_bytes
 from willfit.formulas.quantization import BLOCK
 from willfit.formulas.weights import LoadedRow, LoadedWeights
@@ -56,7 +57,7 @@ def loading_events(weights: LoadedWeights) -> Iterator[Event]:
     """Every allocation and free of loading straight to a device, in order."""
     named = [(name, loaded) for loaded in weights.rows for name in loaded.row.names()]
     script = _Script()
-    for _, loaded in sorted(named, key=lambda pair: _natural(pair[0])):
+    for _, loaded in sorted(named, key=lambda pair: natural_key(pair[0])):
         if loaded.merged:
             yield from script.merge(loaded)
         elif weights.quantization is not None and loaded.quantized:
@@ -120,8 +121,3 @@ class _Script:
 def give_back(borrowed: list[Event]) -> Iterator[Event]:
     """Frees of these allocations, the last first."""
     return (Event(handle=event.handle) for event in reversed(borrowed))
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers by value before words (`dot_natural_key`)."""
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in name.split(".")]

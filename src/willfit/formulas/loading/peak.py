@@ -6,37 +6,41 @@ nn/modules.py, functional.py.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from willfit.dtypes import FLOAT32
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.formulas.quantization import BLOCK
 from willfit.formulas.weights import LoadedRow, LoadedWeights
+from willfit.scenario.model import pattern_count
 from willfit.units import ceil_div
+
+_LAYERS: Final = re.compile(r"\{([^{}]*)\}")
+_Key = list[tuple[int, int, str]]
 
 LOADING_THREADS: Final = 4
 """Threads that read tensors (core_model_loading.py `GLOBAL_WORKERS`); one while quantising."""
 
 
 def loading_phase(weights: LoadedWeights, *, device_map: bool) -> Phase:
-    """Peak while loading: all weights, and what the most demanding tensor needs on top.
+    """Peak while loading: all weights, and what quantising or joining one needs above them.
 
-    Counted as if that tensor came last; it is in every layer, so at most the rest of one layer
-    is too much. Without a device_map the whole model is in host memory first.
+    ``temporaries`` is max over tensors of (what it needs − what is read after it), if positive.
+    Without a device_map the whole model is in host memory first.
     """
     parts: dict[ComponentName, int] = {
         "weights": weights.allocated_bytes - weights.state_allocated_bytes,
         "quantization_state": weights.state_allocated_bytes,
     }
     notes: dict[ComponentName, str] = {}
-    row = max(weights.rows, key=lambda loaded: transient_bytes(loaded, weights), default=None)
-    extra = transient_bytes(row, weights) if row is not None and device_map else 0
-    if row is not None and extra:
+    extra, row = _most_demanding(weights) if device_map else (0, None)
+    if row is not None:
         parts["temporaries"] = extra
         notes["temporaries"] = (
             "one layer's experts while they are joined"
             if row.merged
-            else "the largest weight while it is quantised"
+            else "a weight while it is quantised"
         )
     return Phase(
         name="load",
@@ -44,6 +48,40 @@ def loading_phase(weights: LoadedWeights, *, device_map: bool) -> Phase:
         notes=notes,
         host_bytes=host_loading_bytes(weights) if device_map else weights.weight_bytes,
     )
+
+
+def _most_demanding(weights: LoadedWeights) -> tuple[int, LoadedRow | None]:
+    """The most that one tensor's loading holds above the finished model, and its row."""
+    ends = [
+        (loaded, natural_key(_end(loaded.row.name, 0)), natural_key(_end(loaded.row.name, -1)))
+        for loaded in weights.rows
+    ]
+    found: tuple[int, LoadedRow | None] = (0, None)
+    for loaded, _, last in ends:
+        extra = transient_bytes(loaded, weights)
+        if extra > found[0]:
+            extra -= sum(_bytes_after(other, first, end, last) for other, first, end in ends)
+            found = max(found, (extra, loaded), key=lambda pair: pair[0])
+    return found
+
+
+def _bytes_after(loaded: LoadedRow, first: _Key, last: _Key, position: _Key) -> int:
+    """Bytes of a row that are read after a position: all, those of its last layer, or none."""
+    if last <= position:
+        return 0
+    found = _LAYERS.search(loaded.row.name)
+    layers = pattern_count(found[0]) if found and first <= position else 1
+    return loaded.allocated_bytes // layers
+
+
+def natural_key(name: str) -> _Key:
+    """Order in which tensors are read: numbers by value, before words (`dot_natural_key`)."""
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in name.split(".")]
+
+
+def _end(pattern: str, which: int) -> str:
+    """The first (0) or last (-1) name of a pattern."""
+    return _LAYERS.sub(lambda found: re.split("[-,]", found[1])[which], pattern)
 
 
 def transient_bytes(loaded: LoadedRow, weights: LoadedWeights) -> int:
