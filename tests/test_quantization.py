@@ -129,6 +129,37 @@ def test_a_given_skip_list_replaces_the_default(
     assert ours == real_bytes(folder, cls, "nf4", BFLOAT16, skip)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_t5_in_float16_keeps_wo_in_float32_and_out_of_quantisation(
+    checkpoints: dict[str, tuple[Path, str, Any]], scheme: str
+) -> None:
+    folder, cls, model = checkpoints["t5"]
+    ours = our_bytes(model, scheme, FLOAT16, None)
+    assert ours == real_bytes(folder, cls, scheme, FLOAT16, None)
+    # 4 layers of 256 × 128 in float32 rather than bfloat16
+    assert ours - our_bytes(model, scheme, BFLOAT16, None) == 2 * 4 * 256 * 128
+
+
+@pytest.mark.parametrize(
+    ("name", "skip"),
+    [
+        ("gpt2", ["c_attn"]),  # a suffix, of Conv1D layers
+        ("gpt2", []),  # nothing skipped: the tied head shares the embedding, which is no linear
+        ("bloom", [r"transformer\.h\.[01]\.mlp"]),  # an expression
+        ("t5", ["encoder.block.0", "k"]),  # wo is added to any list
+        ("mixtral", ["self_attn"]),
+        ("bert classifier", ["classifier", "bert.encoder.layer.1"]),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["nf4-double", "int8"])
+def test_skip_lists_reach_the_modules_that_the_library_skips(
+    checkpoints: dict[str, tuple[Path, str, Any]], name: str, skip: list[str], scheme: str
+) -> None:
+    folder, cls, model = checkpoints[name]
+    ours = our_bytes(model, scheme, BFLOAT16, skip)
+    assert ours == real_bytes(folder, cls, scheme, BFLOAT16, skip)
+
+
 def test_llama_3_8b_in_4_bit_is_what_was_counted_on_the_real_layers() -> None:
     # 6,979,321,856 linear parameters: half a byte each, one float32 per 64, 64 bytes of code
     # for each of 224 layers; embedding and head stay: 2 × 128,256 × 4,096 × 2 bytes; norms

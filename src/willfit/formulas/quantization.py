@@ -28,6 +28,18 @@ OUTPUT_EMBEDDINGS: Final = (
 )  # fmt: skip
 """Paths under which transformers' classes return `get_output_embeddings`."""
 
+FLOAT16_ONLY: Final = frozenset({
+    "wo", "input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm",
+    "post_mlp_layernorm", "q_norm", "k_norm", "norm", "expert_bias", "query_tokens", "qformer",
+    "time_decay", "time_first", "classifier.weight", "indexer.weights_proj",
+    "self_attn.compressor.kv_proj", "self_attn.compressor.gate_proj",
+    "self_attn.compressor.indexer.kv_proj", "self_attn.compressor.indexer.gate_proj",
+    "self_attn.compressor.indexer.scorer.weights_proj",
+})  # fmt: skip
+"""What stays float32 under float16 alone and is not quantised: transformers 5.23
+``_keep_in_fp32_modules``. Every other kept name is of ``_keep_in_fp32_modules_strict``: float32
+under bfloat16 too, and not kept from being quantised (modeling_utils.py `_get_dtype_plan`)."""
+
 _LINEAR: Final = ("Linear", "Conv1D")
 _BOUNDARY: Final = r"(?:(?<=\.)|(?=\.|$))"
 
@@ -60,7 +72,7 @@ def skip_patterns(model: ModelSpec, quantization: Quantization) -> tuple[str, ..
     """
     given = quantization.skip_modules
     named = _default_skipped(model.tensors) if given is None else given
-    return (*named, *model.keep_in_fp32)
+    return (*named, *(name for name in model.keep_in_fp32 if name in FLOAT16_ONLY))
 
 
 def is_linear_weight(row: TensorRow) -> bool:

@@ -14,6 +14,7 @@ from willfit.dtypes import DTYPES, FLOAT16, FLOAT32, DType
 from willfit.errors import InputError
 from willfit.formulas.experts import as_in_stack, is_merged
 from willfit.formulas.quantization import (
+    FLOAT16_ONLY,
     is_linear_weight,
     is_skipped,
     packed_bytes,
@@ -291,7 +292,8 @@ def _is_packed_weight(row: TensorRow) -> bool:
 def _target_dtype(row: TensorRow, model: ModelSpec, dtype: DType) -> DType:
     """Type of one tensor: floating parameters and stored buffers are cast, the rest stays.
 
-    ``_keep_in_fp32_modules`` (T5's ``wo``) stay float32 under float16 (modeling_utils.py).
+    Some stay float32 under float16 (T5's ``wo``), or under bfloat16 too (DeepSeek-V3's
+    ``e_score_correction_bias``): modeling_utils.py 5.23 `_get_dtype_plan`, any part of a name.
     """
     stays = (
         not row.dtype.is_floating
@@ -301,7 +303,8 @@ def _target_dtype(row: TensorRow, model: ModelSpec, dtype: DType) -> DType:
     )
     if stays:
         return row.dtype
-    if dtype is FLOAT16 and any(f".{name}." in f".{row.name}." for name in model.keep_in_fp32):
+    half = {"float16": frozenset[str](), "bfloat16": FLOAT16_ONLY}.get(dtype.name)
+    if half is not None and any(n in row.name for n in model.keep_in_fp32 if n not in half):
         return FLOAT32
     return dtype
 
