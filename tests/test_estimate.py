@@ -229,6 +229,26 @@ def test_shards_times_degree_hold_at_least_the_whole(strategy: Any, degree: int)
     assert degree * states(parts) >= states(whole)
 
 
+@pytest.mark.parametrize("degree", [2, 4, 8])
+@pytest.mark.parametrize("model", ["llama-3-8b", "openai/gpt-oss-20b"])
+def test_tensor_parallel_slices_hold_the_whole_together(model: str, degree: int) -> None:
+    whole = answer(model, "A100-80GB", dtype=BFLOAT16).gpus[0].peak
+    slices = answer(model, f"A100-80GBx{degree}", dtype=BFLOAT16, strategy="tp")
+    assert len(slices.gpus) == degree
+
+    def bytes_of(peak: Any, name: str) -> int:
+        return next(part.num_bytes for part in peak.components if part.name == name)
+
+    for name in ("weights", "kv_cache"):
+        part = bytes_of(slices.gpus[0].peak, name)
+        assert part < bytes_of(whole, name) <= degree * part
+
+
+def test_heads_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(InputError, match="32 attention heads cannot be split over 3 GPUs"):
+        answer("llama-3-8b", "A100-80GBx3", strategy="tp")
+
+
 def test_the_largest_batch_and_context_are_the_last_that_fit() -> None:
     result = answer("llama-3-8b", "L4", limits=True)
     batch, context = result.limits.batch_size, result.limits.context_len

@@ -242,3 +242,35 @@ def test_llama_3_8b_over_two_t4s_in_half_precision() -> None:
     placement = infer_device_map(spec, weights, {0: free, 1: free}, None, Stack())
     assert dict(stage_layers(placement, spec)) == {0: (16,), 1: (16,)}
     assert placement.refused is None and not placement.off_gpu
+
+
+def test_t5_11b_in_8_bit_on_a_15_gb_card_is_refused_by_auto_and_fits_by_hand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 14.56 GB in bfloat16 (wo stays 16 bit): auto gives 0.9 · 0.9 · 15 GB = 12.15 GB
+    import torch
+    import transformers
+    from transformers.integrations import accelerate as theirs
+    from transformers.modeling_utils import local_torch_dtype
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    spec = load("t5-11b")
+    assert spec is not None
+    quantizer = AutoHfQuantizer.from_config(bitsandbytes_settings("int8"))
+    quantizer.validate_environment = lambda *_, **__: None
+    with local_torch_dtype(torch.bfloat16), torch.device("meta"):
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**spec.config))
+        quantizer.preprocess_model(model=model, device_map="auto")
+    found = {0: 15 * 10**9, "cpu": 10**12}
+    monkeypatch.setattr(theirs, "accelerate_max_memory", lambda given=None: dict(given or found))
+    off = {"cpu", "disk"} & set(theirs._get_device_map(model, "auto", None, quantizer).values())
+
+    loading = Loading(dtype=BFLOAT16, quantization=Quantization(scheme="int8"))
+    weights = load_weights(spec, loading, Stack())
+    auto = infer_device_map(spec, weights, {0: 15 * 10**9}, None, Stack())
+    assert off and auto.refused is not None
+    assert weights.allocated_bytes < 14.6e9 < 15e9
+    (smallest,) = smallest_maps(build_tree(spec, weights), None)
+    assert infer_device_map(spec, weights, {}, dict(smallest.items()), Stack()).refused is None
+    given = theirs._get_device_map(model, "auto", dict(smallest), quantizer)
+    assert not {"cpu", "disk"} & set(given.values())

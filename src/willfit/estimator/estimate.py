@@ -93,7 +93,7 @@ def _compute(scenario: Scenario) -> _Outcome:
     return _Outcome(
         gpus=gpus,
         weights=weights,
-        kv_cache_bytes=_kv_cache_bytes(results),
+        kv_cache_bytes=_kv_cache_bytes(results, copies=split.shares[0].stage is None),
         num_trainable_params=max(phases.num_trainable_params for phases in results),
         host_bytes=split.host_weight_bytes
         + max((phase.host_bytes for result in results for phase in result.phases), default=0),
@@ -176,14 +176,17 @@ def _merged(first: Phases, second: Phases) -> Phases:
     )
 
 
-def _kv_cache_bytes(results: Sequence[Phases]) -> int | None:
+def _kv_cache_bytes(results: Sequence[Phases], *, copies: bool) -> int | None:
+    """The cache of the whole context: parts of a split add up, copies of a model do not."""
     caches = [
         phase.components.get("kv_cache", 0)
         for result in results
         for phase in result.phases
         if phase.name == "decode"
     ]
-    return sum(caches) if caches else None
+    if not caches:
+        return None
+    return max(caches) if copies else sum(caches)
 
 
 def _host(scenario: Scenario, outcome: _Outcome) -> HostEstimate:

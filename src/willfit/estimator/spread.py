@@ -5,6 +5,7 @@ from __future__ import annotations
 from willfit.errors import UnsupportedError
 from willfit.estimator.share import Share, Spread
 from willfit.estimator.split import split_by_device_map
+from willfit.estimator.tensor_parallel import split_by_tensor_parallel
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
@@ -28,6 +29,8 @@ def spread(scenario: Scenario, weights: LoadedWeights) -> Spread:
     split = strategy == "device_map" and (len(gpus) > 1 or max_memory is not None)
     if split:
         return split_by_device_map(scenario, weights)
+    if scenario.workload.training is None and strategy == "tp":
+        return split_by_tensor_parallel(scenario, weights)
     if scenario.workload.training is None and strategy not in ("device_map", "replicas", "ddp"):
         raise UnsupportedError(
             f"--strategy {strategy} for inference is not known at formula level: "
