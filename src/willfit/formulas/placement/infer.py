@@ -146,7 +146,8 @@ def _where(size: int, placement: Placement) -> str:
     caps = {d: cap for d, cap in placement.caps.items() if isinstance(d, int)}
     short = [f"GPU {device}" for device, cap in caps.items() if size > cap]
     if not short:
-        return "finds no GPU with room"
+        rooms = ", ".join(f"GPU {device} {format_bytes(int(cap))}" for device, cap in caps.items())
+        return f"finds no GPU with room (what each may take: {rooms})"
     rest = "" if len(short) == len(caps) else ", and the others cannot take all that is left"
     return f"is more than {' or '.join(short)} may take (90 % of each cap is used){rest}"
 
