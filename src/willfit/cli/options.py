@@ -39,7 +39,8 @@ def add_scenario_options(parser: Parser) -> None:
         "--from",
         dest="from_",
         metavar="FILE",
-        help='settings of a TrainingArguments, TRL or PEFT file, or of a "vllm serve …" command',
+        help='settings of a TrainingArguments, TRL, PEFT or Axolotl file, '
+        'or of a "vllm serve …" or "llama-server …" command',
     )
     _table(parser.add_argument_group("table"))
     _loading(parser.add_argument_group("loading"))
