@@ -39,7 +39,7 @@ def add_scenario_options(parser: Parser) -> None:
         "--from",
         dest="from_",
         metavar="FILE",
-        help='settings of a TrainingArguments, TRL, PEFT or Axolotl file, '
+        help="settings of a TrainingArguments, TRL, PEFT or Axolotl file, "
         'or of a "vllm serve …" or "llama-server …" command',
     )
     _table(parser.add_argument_group("table"))
