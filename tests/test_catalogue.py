@@ -15,7 +15,7 @@ from willfit.formulas.largest_layer import largest_layer
 from willfit.formulas.weights import load_weights
 from willfit.scenario import Loading, ModelSpec, Stack
 from willfit.scenario.stack import TESTED
-from willfit.sources.catalogue import FOLDER, entries, find, load, nearest
+from willfit.sources.catalogue import ALIASES, FOLDER, entries, find, load, nearest
 from willfit.sources.heads import with_auto_class
 from willfit.units import GIB
 
@@ -52,7 +52,13 @@ def test_the_checkpoints_people_name_are_there(name: str) -> None:
         ("bert-base-cased", "google-bert/bert-base-cased"),
         ("gpt2", "openai-community/gpt2"),
         ("t5-11b", "google-t5/t5-11b"),
+        ("bigscience/bloom-2b5", "bigscience/bloom-3b"),
+        ("meta-llama/Llama-2-7b", "meta-llama/Llama-2-7b-hf"),
+        ("llama-2-7b-chat", "meta-llama/Llama-2-7b-chat-hf"),
+        ("Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("timm/resnet50", "timm/resnet50.a1_in1k"),
         ("nosuchorg/Meta-Llama-3-8B", None),
+        ("unsloth/bloom-2b5", None),
         ("llama-3-9b", None),
     ],
 )
@@ -66,10 +72,18 @@ def test_names_are_forgiving_but_never_change_the_size(name: str, model: str | N
         ("meta-lama/Lama-3-8B", "meta-llama/Meta-Llama-3-8B"),
         ("mistral-7b-v1", "mistralai/Mistral-7B-v0.1"),
         ("gema-2-9b-it", "google/gemma-2-9b-it"),
+        ("mixtral", "mistralai/Mixtral-8x7B-v0.1"),
+        ("t5", "google-t5/t5-base"),
+        ("clip", "openai/clip-vit-base-patch16"),
     ],
 )
 def test_a_misspelt_name_finds_its_neighbours(typed: str, meant: str) -> None:
     assert meant in nearest(typed, 3)
+
+
+@pytest.mark.parametrize("model", sorted(set(ALIASES.values())))
+def test_every_alias_leads_somewhere(model: str) -> None:
+    assert find(model) == model
 
 
 def test_it_is_large_enough_and_small_enough() -> None:
@@ -174,6 +188,29 @@ def test_classification_heads_equal_the_real_classes(model: str, cls: str, label
         real = getattr(transformers, cls)(loaded)
     assert spec.model_class == cls
     assert spec.num_params == sum(parameter.numel() for parameter in real.parameters())
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["albert/albert-base-v2", "distilbert/distilbert-base-uncased", "FacebookAI/xlm-roberta-base",
+     "answerdotai/ModernBERT-base", "google-t5/t5-small", "openai-community/gpt2",
+     "HuggingFaceTB/SmolLM2-135M", "facebook/opt-350m", "bigscience/bloom-560m"],
+)  # fmt: skip
+def test_a_tied_head_is_no_layer_of_its_own(model: str) -> None:
+    """Accelerate counts a shared tensor once, where it is named first."""
+    import torch
+    from accelerate.utils.modeling import calculate_maximum_sizes
+
+    from willfit.trace.meta_build import _class
+
+    spec = named(model)
+    transformers = pytest.importorskip("transformers")
+    cls = _class(transformers, spec.config, None)
+    with torch.device("meta"):
+        real = cls(transformers.AutoConfig.for_model(**spec.config))
+    total, (largest, _) = calculate_maximum_sizes(real.to(torch.float32))
+    weights = load_weights(spec, Loading(dtype=FLOAT32), Stack())
+    assert (weights.weight_bytes, largest_layer(spec, weights)[1]) == (total, largest)
 
 
 SAMPLE = entries()[::16]

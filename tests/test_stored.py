@@ -412,3 +412,59 @@ def test_a_strangers_expression_cannot_hang_us(expression: str) -> None:
 @pytest.mark.parametrize("name", OWNERS)
 def test_the_module_that_owns_a_tensor(name: str) -> None:
     assert owner_of(name) == OWNERS[name]
+
+
+def test_mixed_precision_follows_its_groups() -> None:
+    """ModelOpt's MIXED_PRECISION: layer 0 in FP8, layer 1 and the head in NVFP4, layer 2 as is."""
+    settings = {
+        "quant_method": "modelopt",
+        "quant_algo": "MIXED_PRECISION",
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 8}, "targets": ["layers.0.up"]},
+            "group_1": {
+                "weights": {"num_bits": 4, "group_size": 16},
+                "targets": ["layers.1.up", "lm_head"],
+            },
+        },
+    }
+    quantization = stored_quantization({"quantization_config": settings})
+    assert quantization is not None
+    rows = [
+        TensorRow(name=name, shape=(64, 32), dtype=DTYPES["bfloat16"], module="Linear")
+        for name in ("layers.{0-2}.up.weight", "lm_head.weight")
+    ]
+    stored = {
+        row.name: row.dtype.num_bytes(row.num_elements)
+        for row in quantized_rows(rows, quantization)
+        if len(row.shape) == 2
+    }
+    assert stored == {
+        "layers.{0}.up.weight": 64 * 32,
+        "layers.{1}.up.weight": 64 * 32 // 2,
+        "layers.{1}.up.weight_scale": 64 * 32 // 16,
+        "layers.{2}.up.weight": 64 * 32 * 2,
+        "lm_head.weight": 64 * 32 // 2,
+        "lm_head.weight_scale": 64 * 32 // 16,
+    }
+
+
+def test_groups_that_name_classes_are_not_read_as_paths() -> None:
+    """compressed-tensors writes ``Linear`` or ``re:…`` as a target: every layer stays quantised."""
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 8, "type": "float"}, "targets": ["Linear"]},
+            "group_1": {
+                "weights": {"num_bits": 8, "type": "float"},
+                "targets": ["re:.*down_proj"],
+            },
+        },
+    }
+    quantization = stored_quantization({"quantization_config": settings})
+    assert quantization is not None
+    row = TensorRow(
+        name="layers.{0-1}.up.weight", shape=(64, 32), dtype=DTYPES["bfloat16"], module="Linear"
+    )
+    matrices = [each for each in quantized_rows([row], quantization) if each.shape == (64, 32)]
+    assert matrices and all(each.dtype.num_bytes(1) == 1 for each in matrices)

@@ -47,6 +47,14 @@ FILE_DTYPES: Final = {
 takes the first floating tensor's (modeling_utils.py `_get_dtype`). The bloom sizes below 176B are
 published in half precision; bloom itself and the others in bfloat16 (their model cards)."""
 
+_BUILT_AS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "moonshotai/Kimi-K2": {"model_type": "deepseek_v3"},
+    "microsoft/deberta-v3": {"architectures": ["DebertaV2Model"]},
+}
+"""What a config's own words leave out for transformers. Kimi-K2 has a model type of its own on the
+Hub and declares ``DeepseekV3ForCausalLM``; DeBERTa-v3 declares no class,
+and its weights are those of the bare model."""
+
 _TEXT_FACTS: Final = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "intermediate_size", "vocab_size", "max_position_embeddings", "sliding_window",
@@ -111,6 +119,7 @@ def _record(folder: Path, facts: Mapping[str, Any], writer: Writer) -> dict[str,
         dtype = "float32"
     else:
         dtype = _stored_dtype(facts["id"], config)
+        config = {**config, **_BUILT_AS.get(facts["id"].rpartition("-")[0], {})}
         tables = {"declared": build_transformers(config, param_dtype=dtype)}
         base = _base_table(config, dtype)
         if base is not None:

@@ -25,11 +25,10 @@ def largest_layer(model: ModelSpec, weights: LoadedWeights) -> tuple[str, int]:
 
 
 def _owners(rows: Iterable[LoadedRow]) -> Iterator[tuple[str, int]]:
-    """Every owning module with what one tensor takes; shared ones count where they stand."""
+    """Every owning module with what one tensor takes; a shared one counts at its first name."""
     for loaded in rows:
-        size = loaded.weight_bytes + sum(loaded.state_sizes)
-        if loaded.row.tied_to is not None:
-            size = loaded.dtype.num_bytes(loaded.row.num_elements)
+        tied = loaded.row.tied_to is not None
+        size = 0 if tied else loaded.weight_bytes + sum(loaded.state_sizes)
         for name in loaded.row.names():
             yield name.rpartition(".")[0], size
 

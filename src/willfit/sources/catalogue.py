@@ -25,6 +25,10 @@ ALIASES: Final[Mapping[str, str]] = {
     "llama27b": "meta-llama/Llama-2-7b-hf",
     "llama213b": "meta-llama/Llama-2-13b-hf",
     "llama270b": "meta-llama/Llama-2-70b-hf",
+    "llama27bchat": "meta-llama/Llama-2-7b-chat-hf",
+    "llama213bchat": "meta-llama/Llama-2-13b-chat-hf",
+    "llama270bchat": "meta-llama/Llama-2-70b-chat-hf",
+    "resnet50": "timm/resnet50.a1_in1k",
     "llama3": "meta-llama/Meta-Llama-3-8B",
     "llama38b": "meta-llama/Meta-Llama-3-8B",
     "llama318b": "meta-llama/Llama-3.1-8B",
@@ -77,12 +81,19 @@ def find(name: str) -> str | None:
     if organisation:
         wanted = _letters(organisation)
         same = [i for i in names.short.get(_letters(short), ()) if _letters(_org(i)) == wanted]
-        return same[0] if same else _moved(organisation, short)
+        return same[0] if same else _alias(wanted, short) or _moved(organisation, short)
     key = _letters(short)
     if key in ALIASES:
         return ALIASES[key]
-    candidates = names.short.get(key) or names.short.get(_letters("meta-" + short)) or ()
+    spellings = (key, f"meta{key}", key.removeprefix("meta"))
+    candidates = next((names.short[s] for s in spellings if s in names.short), ())
     return min(candidates, key=_preference, default=None)
+
+
+def _alias(organisation: str, short: str) -> str | None:
+    """``bigscience/bloom-2b5``: an alias counts with its own organisation before it, no other."""
+    model = ALIASES.get(_letters(short))
+    return model if model is not None and _letters(_org(model)) == organisation else None
 
 
 def nearest(name: str, limit: int = 3) -> list[str]:
@@ -167,8 +178,10 @@ def _likeness(wanted: str, short: str, candidate: str) -> float:
     own = candidate.rpartition("/")[2].removeprefix("meta-")
     whole = difflib.SequenceMatcher(None, wanted, candidate).ratio()
     part = difflib.SequenceMatcher(None, short.removeprefix("meta-"), own).ratio()
-    same_numbers = _numbers(short) == _numbers(own)
-    return max(whole, part) + 0.1 * min(whole, part) + (0.2 if same_numbers else 0.0)
+    numbers = _numbers(short)
+    same_numbers = bool(numbers) and numbers == _numbers(own)
+    family = len(_letters(short)) > 1 and _letters(own).startswith(_letters(short))
+    return max(whole, part) + 0.1 * min(whole, part) + 0.2 * same_numbers + 0.3 * family
 
 
 def _numbers(name: str) -> set[str]:

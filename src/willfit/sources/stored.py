@@ -8,10 +8,10 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from willfit.dtypes import DTYPES, DType
 from willfit.errors import BrokenFileError, UnsupportedError
@@ -45,6 +45,9 @@ def quantized_rows(
             f"the stored layout of quantisation {quantization.method!r} is not known: "
             "name the checkpoint by its Hub id or folder, so that its file headers are read"
         )
+    groups = _path_groups(quantization)
+    if groups:
+        return tuple(part for row in rows for part in _by_group(row, groups, layout))
     kept = _kept(quantization)
     numbered = any(re.search(r"\d", pattern) for pattern in kept)
     result: list[TensorRow] = []
@@ -66,6 +69,51 @@ def _converts(row: TensorRow, quantization: StoredQuantization) -> bool:
     if quantization.method.startswith("bitsandbytes"):
         return row.module in ("Linear", "Conv1D") and row.name.endswith("weight")
     return experts or (row.module in ("Linear", "Conv1D") and row.name.endswith("weight"))
+
+
+_Group = tuple[frozenset[str], StoredQuantization]
+
+
+def _path_groups(quantization: StoredQuantization) -> list[_Group]:
+    """``config_groups`` that name modules by path, each with its bits; [] where they name classes.
+
+    ModelOpt writes mixed precision so (``quant_algo: MIXED_PRECISION``): what no group names
+    stays as it is, and a head that one names is quantised.
+    """
+    found = quantization.settings.get("config_groups")
+    groups = list(found.values()) if isinstance(found, Mapping) else []
+    if len(groups) < 2 or not all(isinstance(group, Mapping) for group in groups):
+        return []
+    named = frozenset[str]().union(*map(_targets, groups))
+    if not any("." in name for name in named) or any(name.startswith("re:") for name in named):
+        return []
+    return [(_targets(group), _of_group(group, quantization)) for group in groups]
+
+
+def _targets(group: Mapping[str, Any]) -> frozenset[str]:
+    targets = group.get("targets")
+    return frozenset(map(str, targets)) if isinstance(targets, (list, tuple)) else frozenset()
+
+
+def _of_group(group: Mapping[str, Any], quantization: StoredQuantization) -> StoredQuantization:
+    """The quantisation with this group's bits, read as the config's first group is."""
+    own = stored_quantization(
+        {"quantization_config": {**quantization.settings, "config_groups": {"only": group}}}
+    )
+    return own or quantization
+
+
+def _by_group(row: TensorRow, groups: Sequence[_Group], layout: _Layout) -> list[TensorRow]:
+    """The row's layers, each as the first group that names its module stores it."""
+    if not groups or not _converts(row, groups[0][1]):
+        return [row]
+    (targets, own), *rest = groups
+    parts = split_row(row, lambda name: name.rpartition(".")[0] in targets, by_layer=True)
+    return [
+        stored
+        for part, chosen in parts
+        for stored in (layout(part, own) if chosen else _by_group(part, rest, layout))
+    ]
 
 
 def _kept(quantization: StoredQuantization) -> tuple[str, ...]:
