@@ -4,36 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from willfit.devices import context_of
 from willfit.errors import InputError
 from willfit.estimator.share import Share, Spread
 from willfit.formulas.phase import Stage
 from willfit.formulas.placement import (
-    BITSANDBYTES_SHARE,
-    Device,
+    PLENTY,
     Placement,
     Tree,
     balanced_caps,
     build_tree,
     place,
+    quantizer_caps,
+    refusal,
 )
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
 from willfit.scenario.model import Architecture, LayerGroup, expand_pattern
 from willfit.units import format_bytes
 
-_PLENTY: Final = 2**50
-"""Host memory where none was given: placement then never needs the disk."""
-_MEGABYTE: Final = 10**6
-
 
 def split_by_device_map(scenario: Scenario, weights: LoadedWeights) -> Spread:
     """Shares of the GPUs; refused where bitsandbytes would find modules off the GPUs."""
+    max_memory = scenario.workload.loading.max_memory
     tree = build_tree(scenario.model, weights)
-    placement = _placement(scenario, weights, tree, scenario.workload.loading.max_memory)
-    refused = _refusal(scenario, weights, tree, placement)
+    placement = _placement(scenario, weights, tree, max_memory)
+    refused = refusal(tree, weights, placement, max_memory)
     shares = tuple(
         _share(scenario, weights, placement, index, number)
         for number, index in enumerate(_gpu_indices(scenario, placement))
@@ -76,10 +73,8 @@ def _placement(
     free = _free(scenario)
     given = _checked(scenario, max_memory, free)
     ram = scenario.machine.ram_bytes if scenario.machine is not None else None
-    caps = balanced_caps(tree, free, given, _PLENTY if ram is None else ram)
-    if weights.quantization is not None:
-        caps = {device: cap * BITSANDBYTES_SHARE for device, cap in caps.items()}
-    return place(tree, caps)
+    caps = balanced_caps(tree, free, given, PLENTY if ram is None else ram)
+    return place(tree, quantizer_caps(weights, caps))
 
 
 def _checked(
@@ -99,95 +94,6 @@ def _checked(
         device: min(cap, free.get(device, cap)) if isinstance(device, int) else cap
         for device, cap in max_memory.items()
     }
-
-
-def _refusal(
-    scenario: Scenario, weights: LoadedWeights, tree: Tree, placement: Placement
-) -> str | None:
-    """Bitsandbytes raises where a module is on the host (`validate_environment`)."""
-    if not placement.off_gpu or weights.quantization is None:
-        return None
-    name = _culprit(tree, placement)
-    size = int(tree.nodes[name].size)
-    sixteen = "" if _is_quantized(weights, name) else f", stays {weights.dtype.name}"
-    works = _smallest_maps(scenario, tree)
-    advice = f"; smallest that work: {' or '.join(works)}" if works else ""
-    return (
-        f"{name} takes {format_bytes(size)} ({size / 1e9:.2f} GB){sixteen} and "
-        f"{_where(size, placement)}, so modules would go to the host, which bitsandbytes refuses "
-        f'("Some modules are dispatched on the CPU or the disk"){advice}'
-    )
-
-
-def _culprit(tree: Tree, placement: Placement) -> str:
-    """The largest indivisible module that some GPU cannot hold, else the largest on the host."""
-    caps = [cap for device, cap in placement.caps.items() if isinstance(device, int)]
-    placed = placement.device_of
-    too_large = [p for p in placed if any(tree.nodes[p].size > cap for cap in caps)]
-    off = [path for path, device in placed.items() if device in ("cpu", "disk")]
-    return max(too_large or off, key=lambda path: tree.nodes[path].size)
-
-
-def _where(size: int, placement: Placement) -> str:
-    caps = {d: cap for d, cap in placement.caps.items() if isinstance(d, int)}
-    short = [f"GPU {device}" for device, cap in caps.items() if size > cap]
-    if not short:
-        return "finds no GPU with room"
-    share = " (90 % of each cap is used)"
-    rest = "" if len(short) == len(caps) else ", and the others cannot take all that is left"
-    return f"is more than {' or '.join(short)} may take{share}{rest}"
-
-
-def _is_quantized(weights: LoadedWeights, path: str) -> bool:
-    return any(
-        loaded.quantized
-        for loaded in weights.rows
-        if any(name == path or name.startswith(path + ".") for name in loaded.row.names())
-    )
-
-
-def _smallest_maps(scenario: Scenario, tree: Tree) -> list[str]:
-    """Maps that work: each GPU's cap raised alone, then the smallest for one GPU; in whole MB."""
-    given = scenario.workload.loading.max_memory or {}
-    caps = {device: cap for device, cap in given.items() if isinstance(device, int)}
-    found: list[str] = []
-    candidates = [({k: v for k, v in caps.items() if k != index}, index) for index in caps]
-    candidates.append(({}, 0))
-    for others, index in candidates:
-        smallest = _smallest_cap(tree, others, index)
-        if smallest is not None:
-            text = ", ".join(
-                f'{device}: "{cap // _MEGABYTE}MB"'
-                for device, cap in sorted({**others, index: smallest}.items())
-            )
-            if f"{{{text}}}" not in found:
-                found.append(f"{{{text}}}")
-    return found
-
-
-def _smallest_cap(
-    tree: Tree,
-    others: Mapping[int, int],
-    index: int,
-) -> int | None:
-    limit = 4 * int(tree.root.size) // _MEGABYTE + 2
-
-    def works(megabytes: int) -> bool:
-        caps: dict[Device, float] = {
-            device: cap * BITSANDBYTES_SHARE
-            for device, cap in balanced_caps(
-                tree, {}, dict(sorted({**others, index: megabytes * _MEGABYTE}.items())), 0
-            ).items()
-        }
-        return not place(tree, caps).off_gpu
-
-    if not works(limit):
-        return None
-    low, high = 0, limit
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if works(middle) else (middle, high)
-    return high * _MEGABYTE
 
 
 def _share(

@@ -15,7 +15,13 @@ from willfit.formulas.placement.caps import (
     Mode,
     balanced_caps,
 )
-from willfit.formulas.placement.infer import infer_device_map, refusal, smallest_maps
+from willfit.formulas.placement.infer import (
+    PLENTY,
+    infer_device_map,
+    quantizer_caps,
+    refusal,
+    smallest_maps,
+)
 from willfit.formulas.placement.placer import Placement, place
 from willfit.formulas.placement.stages import stage_layers
 from willfit.formulas.placement.tree import Device, Node, Tree, build_tree
@@ -23,6 +29,7 @@ from willfit.formulas.placement.tree import Device, Node, Tree, build_tree
 __all__ = [
     "BALANCE_BUFFER",
     "BITSANDBYTES_SHARE",
+    "PLENTY",
     "SINGLE_GPU_SHARE",
     "Device",
     "Mode",
@@ -33,6 +40,7 @@ __all__ = [
     "build_tree",
     "infer_device_map",
     "place",
+    "quantizer_caps",
     "refusal",
     "smallest_maps",
     "stage_layers",

@@ -16,7 +16,7 @@ from willfit.scenario.stack import TESTED, Stack
 from willfit.units import format_bytes
 
 _MEGABYTE: Final = 10**6
-_PLENTY: Final = 2**50
+PLENTY: Final = 2**50
 """Host memory where none was given: placement then never needs the disk."""
 
 
@@ -36,9 +36,9 @@ def infer_device_map(
     given, as it is. ``refused`` says why loading would raise, with limits that work.
     """
     tree = build_tree(model, weights)
-    cpu = _PLENTY if cpu_free_bytes is None else cpu_free_bytes
+    cpu = PLENTY if cpu_free_bytes is None else cpu_free_bytes
     caps = balanced_caps(tree, gpus_free_bytes, max_memory, cpu, mode)
-    placement = place(tree, _quantizer_caps(weights, caps))
+    placement = place(tree, quantizer_caps(weights, caps))
     return replace(
         placement,
         bytes_per_device=_bytes_per_device(weights, placement),
@@ -93,8 +93,7 @@ def _smallest_cap(tree: Tree, others: Mapping[int, int], index: int) -> int | No
     def works(megabytes: int) -> bool:
         given: dict[int | str, int] = dict([*others.items(), (index, megabytes * _MEGABYTE)])
         caps = balanced_caps(tree, {}, given, 0)
-        shared = {device: cap * BITSANDBYTES_SHARE for device, cap in caps.items()}
-        placement = place(tree, shared)
+        placement = place(tree, _shared(caps))
         return not placement.off_gpu and placement.refused is None
 
     low, high = 0, 4 * int(tree.root.size) // _MEGABYTE + 2
@@ -106,9 +105,12 @@ def _smallest_cap(tree: Tree, others: Mapping[int, int], index: int) -> int | No
     return high * _MEGABYTE
 
 
-def _quantizer_caps(weights: LoadedWeights, caps: dict[Device, float]) -> dict[Device, float]:
-    if weights.quantization is None:
-        return caps
+def quantizer_caps(weights: LoadedWeights, caps: dict[Device, float]) -> dict[Device, float]:
+    """The limits in bytes as the weights' quantiser lets them be filled."""
+    return caps if weights.quantization is None else _shared(caps)
+
+
+def _shared(caps: Mapping[Device, float]) -> dict[Device, float]:
     return {device: cap * BITSANDBYTES_SHARE for device, cap in caps.items()}
 
 
