@@ -21,8 +21,8 @@ from willfit.estimator.share import Share, Spread
 from willfit.estimator.spread import spread, strategy_of
 from willfit.formulas.inference import inference_phases
 from willfit.formulas.largest_layer import largest_layer
-from willfit.formulas.loading import loading_phase, warmup_bytes
-from willfit.formulas.phase import Phases
+from willfit.formulas.loading import WARMUP_SINCE, loading_phase, simulate_loading
+from willfit.formulas.phase import Phase, Phases
 from willfit.formulas.weights import LoadedWeights, load_weights
 from willfit.results import Estimate, GpuEstimate, HostEstimate, Limits
 from willfit.scenario import Scenario
@@ -43,7 +43,8 @@ def estimate(
     batch and context that fit. Raises `InputError` on settings that contradict each other or the
     model, `UnsupportedError` where no number can be given.
     """
-    outcome = _compute(scenario)
+    loaded = _load(scenario)
+    outcome = _compute(scenario, loaded)
     layer, layer_bytes = largest_layer(scenario.model, outcome.weights)
     result = Estimate(
         level="formula",
@@ -63,7 +64,19 @@ def estimate(
         refused=outcome.refused,
         notes=_notes(scenario),
     )
-    return replace(result, limits=_limits(scenario, result)) if search_limits else result
+    return replace(result, limits=_limits(scenario, result, loaded)) if search_limits else result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """A scenario after loading, whatever is done with the model next."""
+
+    weights: LoadedWeights
+    split: Spread
+    phases: tuple[Phase, ...]
+    """The loading phase of each share."""
+    overheads: tuple[Overheads, ...]
+    """What each share's GPU holds besides tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +92,35 @@ class _Outcome:
     refused: str | None
 
 
-def _compute(scenario: Scenario) -> _Outcome:
-    """Everything but the tables: cheap enough to be called by the search for limits."""
-    model = scenario.model
-    weights = load_weights(model, scenario.workload.loading, scenario.stack)
+def _load(scenario: Scenario) -> _Loaded:
+    """Weights, their spread over the GPUs and what loading leaves on each."""
+    weights = load_weights(scenario.model, scenario.workload.loading, scenario.stack)
     split = spread(scenario, weights)
-    results = [_share_phases(scenario, share, split) for share in split.shares]
+    device_map = _uses_device_map(scenario)
+    return _Loaded(
+        weights=weights,
+        split=split,
+        phases=tuple(loading_phase(share.weights, device_map=device_map) for share in split.shares),
+        overheads=tuple(_overheads(share, scenario, device_map) for share in split.shares),
+    )
+
+
+def _compute(scenario: Scenario, loaded: _Loaded) -> _Outcome:
+    """Everything but the tables: cheap enough to be called by the search for limits."""
+    weights, split = loaded.weights, loaded.split
+    results = [
+        replace(rest, phases=(load, *rest.phases))
+        for load, rest in zip(
+            loaded.phases,
+            (_work(scenario, share, len(split.shares)) for share in split.shares),
+            strict=True,
+        )
+    ]
     gpus = tuple(
-        _gpu(scenario, share, phases) for share, phases in zip(split.shares, results, strict=True)
+        _gpu(scenario, share, phases, overheads)
+        for share, phases, overheads in zip(split.shares, results, loaded.overheads, strict=True)
     )
     every = reduce(_merged, results)
-    unknowns = (*model.unknowns, *every.unknowns)
     return _Outcome(
         gpus=gpus,
         weights=weights,
@@ -99,29 +130,28 @@ def _compute(scenario: Scenario) -> _Outcome:
         + max((phase.host_bytes for result in results for phase in result.phases), default=0),
         assumptions=(*weights.assumptions, *split.assumptions, *every.assumptions),
         unsupported=every.unsupported,
-        unknowns=unknowns,
+        unknowns=(*scenario.model.unknowns, *every.unknowns),
         refused=split.refused,
     )
 
 
-def _share_phases(scenario: Scenario, share: Share, split: Spread) -> Phases:
+def _work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
+    """What is done with the loaded model on one GPU."""
     workload = scenario.workload
-    device_map = _uses_device_map(scenario)
-    load = loading_phase(share.weights, device_map=device_map)
     if workload.training is not None:
         from willfit.formulas.training import training_phases
 
-        rest = training_phases(
+        return training_phases(
             scenario.model,
             workload.training,
             share.gpu,
             scenario.stack,
             share.weights,
             strategy=strategy_of(scenario),
-            num_gpus=len(split.shares),
+            num_gpus=num_gpus,
         )
-    elif workload.inference is not None:
-        rest = inference_phases(
+    if workload.inference is not None:
+        return inference_phases(
             scenario.model,
             workload.inference,
             share.gpu,
@@ -129,9 +159,7 @@ def _share_phases(scenario: Scenario, share: Share, split: Spread) -> Phases:
             share.weights,
             share.stage,
         )
-    else:
-        rest = Phases(phases=())
-    return replace(rest, phases=(load, *rest.phases))
+    return Phases(phases=())
 
 
 def _uses_device_map(scenario: Scenario) -> bool:
@@ -140,22 +168,28 @@ def _uses_device_map(scenario: Scenario) -> bool:
     return scenario.workload.training is None or quantized
 
 
-def _gpu(scenario: Scenario, share: Share, phases: Phases) -> GpuEstimate:
+def _overheads(share: Share, scenario: Scenario, device_map: bool) -> Overheads:
+    """The context, and what the allocator keeps reserved after loading above the tensors.
+
+    Loading with a device_map is simulated. Its warm-up block leaves one hole, which later tensors
+    fill; without one the ends of the weights' segments stay too small for anything else.
+    """
     context = context_of(share.gpu) if share.gpu is not None else None
-    warmup = (
-        warmup_bytes(share.weights, share.gpu, scenario.stack) if _uses_device_map(scenario) else 0
-    )
-    padding = 0
-    if not warmup:
-        padding = reserved_bytes(share.weights.sizes()) - share.weights.allocated_bytes
-    overheads = Overheads(
+    weights, stack = share.weights, scenario.stack
+    retained = simulate_loading(weights, share.gpu, stack).reserved_bytes if device_map else 0
+    warmed = device_map and stack.at_least("transformers", WARMUP_SINCE)
+    padding = 0 if warmed else reserved_bytes(weights.sizes()) - weights.allocated_bytes
+    return Overheads(
         padding_bytes=max(padding, 0),
         context_bytes=context.nominal_bytes if context else 0,
         context_low_bytes=context.low_bytes if context else 0,
         context_high_bytes=context.high_bytes if context else 0,
         context_note=context.note if context else "",
-        retained_bytes=warmup,
+        retained_bytes=retained,
     )
+
+
+def _gpu(scenario: Scenario, share: Share, phases: Phases, overheads: Overheads) -> GpuEstimate:
     return gpu_estimate(
         share.index,
         share.gpu,
@@ -203,13 +237,13 @@ def _host(scenario: Scenario, outcome: _Outcome) -> HostEstimate:
     return HostEstimate(ram_bytes=outcome.host_bytes, pinned_bytes=0, disk_bytes=disk, fits=fits)
 
 
-def _limits(scenario: Scenario, result: Estimate) -> Limits:
+def _limits(scenario: Scenario, result: Estimate, loaded: _Loaded) -> Limits:
     """The largest batch and the largest context that fit, each with everything else unchanged."""
     if scenario.machine is None or scenario.workload.task == "load" or result.refused:
         return Limits()
 
     def fits(changed: Scenario) -> bool:
-        outcome = _compute(changed)
+        outcome = _compute(changed, loaded)
         return all(bool(gpu.fits) for gpu in outcome.gpus)
 
     return Limits(
