@@ -29,6 +29,7 @@ from willfit.sources.catalogue import load
 from willfit.units import GIB
 
 NF4 = Quantization(scheme="nf4")
+INT8 = Quantization(scheme="int8")
 
 
 def machine(text: str | None, **changes: Any) -> Machine | None:
@@ -175,6 +176,41 @@ def test_t5_11b_in_8_bit_on_a_15_gb_card_keeps_wo_out_of_int8() -> None:
     assert stored.verdict == "does_not_fit"
     assert weights["stored"] - weights["half"] >= 2 * wo
     assert weights["stored"] > 4 * wo
+
+
+def test_one_gpu_that_auto_would_not_fill_is_named() -> None:
+    # 0.9 · 0.9 of what is free is less than the model, which the card holds
+    held = answer("t5-11b", "15GiB:sm_75", quantization=INT8, dtype=BFLOAT16)
+    assert any('"auto" fills no more than' in note for note in held.assumptions)
+    assert any("bitsandbytes refuses" in note for note in held.assumptions)
+    roomy = answer("t5-11b", "A100-40GB", quantization=INT8, dtype=BFLOAT16)
+    assert not any('"auto"' in note for note in roomy.assumptions)
+
+
+def test_an_encoder_on_one_gpu_and_its_decoder_on_the_other() -> None:
+    # T5-11b's decoder alone has a cache: GPU 0, which holds the encoder, has none
+    result = answer("t5-11b", "T4x2", quantization=INT8, dtype=BFLOAT16)
+    caches = [
+        sum(c.num_bytes for c in gpu.peak.components if c.name == "kv_cache") for gpu in result.gpus
+    ]
+    whole = answer("t5-11b", "A100-40GB", quantization=INT8, dtype=BFLOAT16)
+    assert caches[0] == 0 and caches[1] > 0 and result.kv_cache_bytes == whole.kv_cache_bytes
+
+
+def test_max_memory_is_taken_as_given_even_past_what_is_free() -> None:
+    # transformers does not look at what is free where limits are given: GPU 0 overflows
+    given = answer("llama-3-8b", "T4x2", max_memory={0: 20 * GIB})
+    assert given.gpus[0].layers == "32 layers" and given.gpus[1].layers == "no layers"
+    assert given.verdict == "does_not_fit"
+
+
+@pytest.mark.parametrize("gpu", ["T4", "T4x2"])
+def test_the_note_on_weights_says_what_they_are_held_in(gpu: str) -> None:
+    result = answer("llama-3-8b", gpu, quantization=NF4)
+    notes = [c.note for g in result.gpus for c in g.peak.components if c.name == "weights"]
+    assert "nf4" in notes[0] and "bfloat16" in notes[0]
+    plain = answer("llama-3-8b", gpu)
+    assert not any(c.note for g in plain.gpus for c in g.peak.components if c.name == "weights")
 
 
 def test_the_fine_tuning_thread_ends_well() -> None:

@@ -35,13 +35,19 @@ def gpu_estimate(
     overheads: Overheads,
     unknowns: Sequence[Unknown],
     layers: str = "",
+    weights_note: str = "",
 ) -> GpuEstimate:
     """One GPU's phases in order; reserved never shrinks, for the allocator keeps its segments."""
+    notes: dict[ComponentName, str] = {
+        "weights": weights_note,
+        "fragmentation": "reserved by the allocator but not allocated",
+        "cuda_context": overheads.context_note,
+    }
     estimates: list[PhaseEstimate] = []
     reserved = overheads.retained_bytes
     for phase in phases:
         reserved = max(reserved, _reserved_bytes(phase, overheads))
-        estimates.append(_phase_estimate(phase, reserved, overheads))
+        estimates.append(_phase_estimate(phase, reserved, overheads, notes))
     peak = max(phase.device_bytes for phase in estimates)
     low = sum(unknown.low_bytes for unknown in unknowns)
     high = sum(unknown.high_bytes for unknown in unknowns)
@@ -65,18 +71,19 @@ def _reserved_bytes(phase: Phase, overheads: Overheads) -> int:
     return round_up(phase.allocated_bytes + overheads.padding_bytes, 2 * MIB)
 
 
-def _phase_estimate(phase: Phase, reserved_bytes: int, overheads: Overheads) -> PhaseEstimate:
+def _phase_estimate(
+    phase: Phase,
+    reserved_bytes: int,
+    overheads: Overheads,
+    notes: Mapping[ComponentName, str],
+) -> PhaseEstimate:
     allocated = phase.allocated_bytes
     parts: dict[ComponentName, int] = {
         **phase.components,
         "fragmentation": reserved_bytes - allocated,
         "cuda_context": overheads.context_bytes,
     }
-    notes: Mapping[ComponentName, str] = {
-        "fragmentation": "reserved by the allocator but not allocated",
-        "cuda_context": overheads.context_note,
-        **phase.notes,
-    }
+    notes = {**notes, **phase.notes}
     return PhaseEstimate(
         name=phase.name,
         allocated_bytes=allocated,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Final
 
 from willfit.allocator.rounding import reserved_bytes
 from willfit.devices import context_of
@@ -27,6 +28,10 @@ from willfit.formulas.weights import LoadedWeights, load_weights
 from willfit.results import Estimate, GpuEstimate, HostEstimate, Limits
 from willfit.scenario import Scenario
 from willfit.scenario.model import Unknown
+from willfit.units import format_bytes
+
+SMALL_PART: Final = 0.01
+"""Share of the weights below which a type is not worth a word."""
 
 
 def estimate(
@@ -198,7 +203,19 @@ def _gpu(scenario: Scenario, share: Share, phases: Phases, overheads: Overheads)
         overheads,
         (*scenario.model.unknowns, *phases.unknowns),
         share.layers,
+        _by_type(share.weights),
     )
+
+
+def _by_type(weights: LoadedWeights) -> str:
+    """In words, what the weights are held in, where that is more than one type."""
+    large = {
+        name: amount
+        for name, amount in weights.bytes_by_type().items()
+        if amount > weights.weight_bytes * SMALL_PART
+    }
+    parts = [f"{format_bytes(amount)} {name}" for name, amount in large.items()]
+    return ", ".join(parts) if len(parts) > 1 else ""
 
 
 def _merged(first: Phases, second: Phases) -> Phases:

@@ -9,41 +9,49 @@ from willfit.devices import context_of
 from willfit.errors import InputError
 from willfit.estimator.share import Share, Spread
 from willfit.formulas.phase import Stage
-from willfit.formulas.placement import (
-    PLENTY,
-    Placement,
-    Tree,
-    balanced_caps,
-    build_tree,
-    place,
-    quantizer_caps,
-    refusal,
-)
+from willfit.formulas.placement import Placement, infer_device_map, layer_stacks, stage_layers
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
-from willfit.scenario.model import Architecture, LayerGroup, expand_pattern
+from willfit.scenario.model import LayerGroup, ModelSpec
 from willfit.units import format_bytes
 
 
 def split_by_device_map(scenario: Scenario, weights: LoadedWeights) -> Spread:
-    """Shares of the GPUs; refused where bitsandbytes would find modules off the GPUs."""
-    max_memory = scenario.workload.loading.max_memory
-    tree = build_tree(scenario.model, weights)
-    placement = _placement(scenario, weights, tree, max_memory)
-    refused = refusal(tree, weights, placement, max_memory)
+    """Shares of the GPUs; refused where the libraries would refuse the placement."""
+    placement = _placement(scenario, weights, scenario.workload.loading.max_memory)
     shares = tuple(
         _share(scenario, weights, placement, index, number)
         for number, index in enumerate(_gpu_indices(scenario, placement))
     )
     host = weights.restricted(lambda name: placement.device(name) in ("cpu", "disk"))
-    notes = ["device_map auto over the GPUs"]
-    if host.weight_bytes and refused is None:
+    notes = list(placement.assumptions)
+    if host.weight_bytes and placement.refused is None:
         notes.append(f"{format_bytes(host.weight_bytes)} of weights stay in host memory")
     return Spread(
         shares=shares,
         host_weight_bytes=host.weight_bytes,
-        refused=refused,
+        refused=placement.refused,
         assumptions=tuple(notes),
+    )
+
+
+def auto_leaves_gpu(scenario: Scenario, weights: LoadedWeights) -> str | None:
+    """In words, what ``device_map="auto"`` would keep off a single GPU that holds it all.
+
+    It fills at most 90 % of what is free, bitsandbytes 90 % of that; None where all is placed.
+    """
+    machine = scenario.machine
+    if machine is None or weights.allocated_bytes > machine.budget_bytes(0):
+        return None
+    placement = _placement(scenario, weights, None)
+    off = weights.restricted(lambda name: placement.device(name) != 0)
+    if not placement.off_gpu:
+        return None
+    refused = ", which bitsandbytes refuses" if weights.quantization is not None else ""
+    return (
+        f'all on the GPU, device_map={{"": 0}}: "auto" fills no more than '
+        f"{format_bytes(int(placement.caps[0]))} of it and would leave "
+        f"{format_bytes(off.weight_bytes)} on the host{refused}"
     )
 
 
@@ -59,41 +67,30 @@ def _free(scenario: Scenario) -> dict[int, int]:
     if machine is None:
         return {}
     return {
-        index: machine.budget_bytes(index) - context_of(gpu).nominal_bytes
+        index: gpu.capacity_bytes - machine.in_use(index) - context_of(gpu).nominal_bytes
         for index, gpu in enumerate(machine.gpus)
     }
 
 
 def _placement(
-    scenario: Scenario,
-    weights: LoadedWeights,
-    tree: Tree,
-    max_memory: Mapping[int | str, int] | None,
+    scenario: Scenario, weights: LoadedWeights, max_memory: Mapping[int | str, int] | None
 ) -> Placement:
-    free = _free(scenario)
-    given = _checked(scenario, max_memory, free)
-    ram = scenario.machine.ram_bytes if scenario.machine is not None else None
-    caps = balanced_caps(tree, free, given, PLENTY if ram is None else ram)
-    return place(tree, quantizer_caps(weights, caps))
-
-
-def _checked(
-    scenario: Scenario, max_memory: Mapping[int | str, int] | None, free: Mapping[int, int]
-) -> dict[int | str, int] | None:
-    """A user's map, no more than what is free; raises on a GPU that is not there."""
-    if max_memory is None:
-        return None
+    """The libraries' own placement; a given map counts as it is, whatever is free."""
     machine = scenario.machine
-    for device in max_memory:
+    for device in max_memory or {}:
         if isinstance(device, int) and machine is not None and device >= len(machine.gpus):
             raise InputError(
                 f"--max-memory names GPU {device}, and --gpu has {len(machine.gpus)} "
                 f"(0 to {len(machine.gpus) - 1}): name the GPUs that are there"
             )
-    return {
-        device: min(cap, free.get(device, cap)) if isinstance(device, int) else cap
-        for device, cap in max_memory.items()
-    }
+    return infer_device_map(
+        scenario.model,
+        weights,
+        _free(scenario),
+        max_memory,
+        scenario.stack,
+        cpu_free_bytes=machine.ram_bytes if machine is not None else None,
+    )
 
 
 def _share(
@@ -102,12 +99,13 @@ def _share(
     machine = scenario.machine
     mine = weights.restricted(lambda name: placement.device(name) == index)
     architecture = scenario.model.architecture
-    layers = _layers_on(scenario, placement, index)
+    decoder, encoder = _layers_on(scenario.model, placement, index)
+    layers = decoder + encoder
     stage = None
     if architecture is not None:
         stage = Stage(
-            layers=_part(architecture.layers, layers, architecture),
-            encoder_layers=_part(architecture.encoder_layers, layers, architecture),
+            layers=_part(architecture.layers, decoder),
+            encoder_layers=_part(architecture.encoder_layers, encoder),
             embeddings=_holds(mine, ("embed", "wte", "word_embeddings", "shared")),
             head=_holds(mine, ("lm_head", "embed_out", "score", "classifier")) or not layers,
         )
@@ -120,22 +118,28 @@ def _share(
     )
 
 
-def _layers_on(scenario: Scenario, placement: Placement, index: int) -> int:
-    return sum(
-        placement.device(path) == index
-        for pattern in scenario.model.no_split
-        if "{" in pattern
-        for path in expand_pattern(pattern)
+def _layers_on(model: ModelSpec, placement: Placement, index: int) -> tuple[int, int]:
+    """Decoder and encoder layers on a GPU; a model with one stack has only the first."""
+    counts = stage_layers(placement, model).get(index, ())
+    stacks = list(layer_stacks(model))
+    both = model.architecture is not None and bool(model.architecture.encoder_layers)
+    encoder = sum(
+        count for stack, count in zip(stacks, counts, strict=False) if both and "encoder" in stack
     )
+    return sum(counts) - encoder, encoder
 
 
-def _part(
-    groups: tuple[LayerGroup, ...], layers: int, architecture: Architecture
-) -> tuple[LayerGroup, ...]:
-    """The GPU's layers of each kind, in proportion (kinds alternate, so within one layer)."""
-    total = sum(g.count for g in (*architecture.layers, *architecture.encoder_layers))
-    parts = [(group, round(group.count * layers / max(total, 1))) for group in groups]
-    return tuple(replace(group, count=count) for group, count in parts if count)
+def _part(groups: tuple[LayerGroup, ...], layers: int) -> tuple[LayerGroup, ...]:
+    """So many layers of the groups, each in proportion: the kinds alternate through a stack."""
+    total = sum(group.count for group in groups)
+    parts: list[LayerGroup] = []
+    seen = given = 0
+    for group in groups:
+        seen += group.count
+        count = round(seen * layers / total) - given
+        given += count
+        parts += [replace(group, count=count)] if count else []
+    return tuple(parts)
 
 
 def _holds(weights: LoadedWeights, names: tuple[str, ...]) -> bool:

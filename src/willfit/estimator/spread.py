@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from willfit.errors import UnsupportedError
 from willfit.estimator.share import Share, Spread
-from willfit.estimator.split import split_by_device_map
+from willfit.estimator.split import auto_leaves_gpu, split_by_device_map
 from willfit.estimator.tensor_parallel import split_by_tensor_parallel
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
@@ -39,5 +39,9 @@ def spread(scenario: Scenario, weights: LoadedWeights) -> Spread:
     shares = tuple(
         Share(index=index, gpu=gpu, weights=weights, stage=None) for index, gpu in enumerate(gpus)
     )
-    notes = (f"{strategy}: every GPU holds a copy",) if len(gpus) > 1 else ()
-    return Spread(shares=shares, assumptions=notes)
+    if len(gpus) > 1:
+        note: str | None = f"{strategy}: every GPU holds a copy"
+    else:
+        alone = strategy == "device_map" and scenario.workload.training is None
+        note = auto_leaves_gpu(scenario, weights) if alone else None
+    return Spread(shares=shares, assumptions=(note,) if note else ())

@@ -15,21 +15,14 @@ from willfit.formulas.placement.caps import (
     Mode,
     balanced_caps,
 )
-from willfit.formulas.placement.infer import (
-    PLENTY,
-    infer_device_map,
-    quantizer_caps,
-    refusal,
-    smallest_maps,
-)
+from willfit.formulas.placement.infer import infer_device_map, smallest_maps
 from willfit.formulas.placement.placer import Placement, place
-from willfit.formulas.placement.stages import stage_layers
+from willfit.formulas.placement.stages import layer_stacks, stage_layers
 from willfit.formulas.placement.tree import Device, Node, Tree, build_tree
 
 __all__ = [
     "BALANCE_BUFFER",
     "BITSANDBYTES_SHARE",
-    "PLENTY",
     "SINGLE_GPU_SHARE",
     "Device",
     "Mode",
@@ -39,9 +32,8 @@ __all__ = [
     "balanced_caps",
     "build_tree",
     "infer_device_map",
+    "layer_stacks",
     "place",
-    "quantizer_caps",
-    "refusal",
     "smallest_maps",
     "stage_layers",
 ]

@@ -16,7 +16,7 @@ from willfit.scenario.stack import TESTED, Stack
 from willfit.units import format_bytes
 
 _MEGABYTE: Final = 10**6
-PLENTY: Final = 2**50
+_PLENTY: Final = 2**50
 """Host memory where none was given: placement then never needs the disk."""
 
 
@@ -36,18 +36,18 @@ def infer_device_map(
     given, as it is. ``refused`` says why loading would raise, with limits that work.
     """
     tree = build_tree(model, weights)
-    cpu = PLENTY if cpu_free_bytes is None else cpu_free_bytes
+    cpu = _PLENTY if cpu_free_bytes is None else cpu_free_bytes
     caps = balanced_caps(tree, gpus_free_bytes, max_memory, cpu, mode)
-    placement = place(tree, quantizer_caps(weights, caps))
+    placement = place(tree, _quantizer_caps(weights, caps))
     return replace(
         placement,
         bytes_per_device=_bytes_per_device(weights, placement),
-        refused=placement.refused or refusal(tree, weights, placement, max_memory),
-        assumptions=_assumptions(weights, stack),
+        refused=placement.refused or _refusal(tree, weights, placement, max_memory),
+        assumptions=_assumptions(weights, stack, mode),
     )
 
 
-def refusal(
+def _refusal(
     tree: Tree,
     weights: LoadedWeights,
     placement: Placement,
@@ -105,7 +105,7 @@ def _smallest_cap(tree: Tree, others: Mapping[int, int], index: int) -> int | No
     return high * _MEGABYTE
 
 
-def quantizer_caps(weights: LoadedWeights, caps: dict[Device, float]) -> dict[Device, float]:
+def _quantizer_caps(weights: LoadedWeights, caps: dict[Device, float]) -> dict[Device, float]:
     """The limits in bytes as the weights' quantiser lets them be filled."""
     return caps if weights.quantization is None else _shared(caps)
 
@@ -128,11 +128,11 @@ def _devices(names: Iterator[str], placement: Placement) -> Iterator[Device]:
     return (placement.device(name) for name in names)
 
 
-def _assumptions(weights: LoadedWeights, stack: Stack) -> tuple[str, ...]:
+def _assumptions(weights: LoadedWeights, stack: Stack, mode: Mode) -> tuple[str, ...]:
     same = stack.version("transformers")[0] == int(TESTED["transformers"].split(".")[0])
     share = ", bitsandbytes fills 90 % of each limit" if weights.quantization is not None else ""
     version = "" if same else f" (by the rules of transformers {TESTED['transformers']})"
-    return (f"modules placed as device_map would{version}{share}",)
+    return (f"modules placed as device_map {mode} would{version}{share}",)
 
 
 def _culprit(tree: Tree, placement: Placement) -> str:
