@@ -201,7 +201,7 @@ def test_a_tied_head_is_no_layer_of_its_own(model: str) -> None:
     import torch
     from accelerate.utils.modeling import calculate_maximum_sizes
 
-    from willfit.trace.meta_build import _class
+    from willfit.meta.transformers_build import _class
 
     spec = named(model)
     transformers = pytest.importorskip("transformers")
@@ -219,7 +219,7 @@ SAMPLE = entries()[::16]
 @pytest.mark.parametrize("model", [e.id for e in SAMPLE if e.library == "transformers"])
 def test_tables_equal_a_fresh_build_of_the_real_class(model: str) -> None:
     """A spread sample; the whole catalogue is rebuilt by ``make catalogue``."""
-    from willfit.trace.meta_build import build_transformers
+    from willfit.meta.transformers_build import build_transformers
 
     spec = named(model)
     if spec.quantization is not None:

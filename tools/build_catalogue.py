@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import WillfitError
+from willfit.meta.transformers_build import BuiltTable, build_transformers
 from willfit.scenario.collapse import NamedTensor, collapse, row_json
 from willfit.scenario.model import TensorKind, TensorRow
 from willfit.sources.stored import quantized_rows, stored_quantization
-from willfit.trace.meta_build import BuiltTable, build_transformers
 
 TARGET: Final = Path(__file__).resolve().parents[1] / "src" / "willfit" / "data" / "catalogue"
 

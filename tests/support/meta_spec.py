@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from willfit.dtypes import FLOAT32, DType
+from willfit.meta.transformers_build import table_of
 from willfit.scenario import ModelSpec
 from willfit.sources.architecture import architecture_of
-from willfit.trace.meta_build import table_of
 
 
 def meta_model(model_type: str, cls: str | None = None, **config: Any) -> Any:

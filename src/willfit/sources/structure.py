@@ -76,7 +76,7 @@ def _traced(found: Checkpoint, unknown: WillfitError) -> tuple[Structure | None,
         )
     if find_spec("torch") is None or find_spec("transformers") is None:
         return None, f"{found.id}: {unknown}"
-    from willfit.trace.meta_build import build_transformers
+    from willfit.meta.transformers_build import build_transformers
 
     try:
         built = build_transformers(found.config)

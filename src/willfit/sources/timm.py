@@ -50,7 +50,7 @@ def _built(name: str) -> ModelSpec | None:
 
     if find_spec("torch") is None or find_spec("timm") is None:
         return None
-    from willfit.trace.timm_build import build_timm
+    from willfit.meta.timm_build import build_timm
 
     try:
         return build_timm(name)

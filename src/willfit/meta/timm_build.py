@@ -6,8 +6,8 @@ from typing import Any
 
 from willfit.dtypes import FLOAT32
 from willfit.errors import ModelNotFoundError, UnsupportedError
+from willfit.meta.transformers_build import table_of
 from willfit.scenario.model import ModelSpec
-from willfit.trace.meta_build import table_of
 
 
 def build_timm(name: str) -> ModelSpec:

@@ -1,0 +1,1 @@
+"""Real classes built on the meta device: shapes without weights (needs torch)."""
