@@ -20,7 +20,12 @@ def configure(parser: Parser) -> None:
     """Add the settings of ``willfit estimate``."""
     add_scenario_options(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--trace", action="store_true", default=None, help=argparse.SUPPRESS)
+    group.add_argument(
+        "--trace",
+        action="store_true",
+        default=None,
+        help="run the real code on fake tensors: seconds, no GPU, no weights (willfit[trace])",
+    )
     group.add_argument(
         "--json", action="store_true", default=None, help="print the contract's JSON"
     )
@@ -38,10 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--check needs --gpu: name the GPU to check against, such as --gpu T4")
     if arguments.strict and not arguments.check:
         raise InputError("--strict belongs to --check: add --check")
-    if arguments.trace:
-        raise InputError(
-            "--trace is not available in this version: leave it out for the formula level"
-        )
     estimate, workload_given = compute(arguments)
     if arguments.json:
         import json
@@ -69,6 +70,7 @@ def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
         dtypes=request.dtypes,
         assumptions=request.assumptions,
         ignored_settings=request.ignored_settings,
+        trace=bool(arguments.trace),
     )
     return result, request.workload_given or request.scenario.machine is not None
 

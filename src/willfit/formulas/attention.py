@@ -92,10 +92,15 @@ def default_implementation(architecture: Architecture, stack: Stack) -> str:
 
 
 def resolve_implementation(
-    name: str | None, architecture: Architecture, stack: Stack
+    name: str | None, architecture: Architecture | None, stack: Stack
 ) -> tuple[str, tuple[str, ...]]:
-    """The implementation that is taken and what to tell the user; raises on an unknown name."""
+    """The implementation that is taken and what to tell the user; raises on an unknown name.
+
+    Without an architecture and a name, SDPA stands for what the class will take.
+    """
     if name is None:
+        if architecture is None:
+            return "sdpa", ()
         taken = default_implementation(architecture, stack)
         why = "" if taken == "sdpa" else ": the class has no SDPA path"
         return taken, (f"attention {taken}, the library's default{why}",)

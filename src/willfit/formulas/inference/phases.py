@@ -53,18 +53,20 @@ class Settings:
 
 
 def fill_defaults(
-    architecture: Architecture, inference: Inference, dtype: DType, stack: Stack
+    architecture: Architecture | None, inference: Inference, dtype: DType, stack: Stack
 ) -> Settings:
-    """Context min(4096, the model's maximum), one new token, the model's type for the cache."""
+    """Context min(4096, the model's maximum), one new token, the model's type for the cache.
+
+    Without an architecture the attention stays as given, for the class itself to decide.
+    """
+    longest = architecture.max_context if architecture is not None else None
     assumptions: list[str] = []
     context = inference.context_len
     if context is None:
-        context = min(DEFAULT_CONTEXT, architecture.max_context or DEFAULT_CONTEXT)
+        context = min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
         assumptions.append(f"context {context} tokens, batch {inference.batch_size}")
-    elif architecture.max_context is not None and context > architecture.max_context:
-        assumptions.append(
-            f"context {context} is longer than the {architecture.max_context} the model allows"
-        )
+    elif longest is not None and context > longest:
+        assumptions.append(f"context {context} is longer than the {longest} the model allows")
     new_tokens = inference.max_new_tokens or 1
     implementation, notes = resolve_attention(inference.attn, architecture, stack)
     return Settings(

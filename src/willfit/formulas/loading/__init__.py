@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from willfit.formulas.loading.events import LoadingMemory, loading_events, simulate_loading
+from willfit.formulas.loading.events import (
+    LoadingMemory,
+    loading_events,
+    loading_script,
+    moving_script,
+    simulate_loading,
+)
 from willfit.formulas.loading.peak import host_loading_bytes, loading_phase, transient_bytes
 from willfit.formulas.loading.warmup import (
     WARMUP_MARGIN,
@@ -19,6 +25,8 @@ __all__ = [
     "host_loading_bytes",
     "loading_events",
     "loading_phase",
+    "loading_script",
+    "moving_script",
     "simulate_loading",
     "transient_bytes",
     "warmup_bytes",

@@ -55,15 +55,29 @@ def simulate_loading(weights: LoadedWeights, gpu: Gpu | None, stack: Stack) -> L
 
 def loading_events(weights: LoadedWeights) -> Iterator[Event]:
     """Every allocation and free of loading straight to a device, in order."""
+    for _, events in loading_script(weights):
+        yield from events
+
+
+def loading_script(weights: LoadedWeights) -> Iterator[tuple[str, list[Event]]]:
+    """The same by tensor name; what its events leave is the tensor and then its states."""
     named = [(name, loaded) for loaded in weights.rows for name in loaded.row.names()]
     script = _Script()
-    for _, loaded in sorted(named, key=lambda pair: natural_key(pair[0])):
+    for name, loaded in sorted(named, key=lambda pair: natural_key(pair[0])):
         if loaded.merged:
-            yield from script.merge(loaded)
+            yield name, list(script.merge(loaded))
         elif weights.quantization is not None and loaded.quantized:
-            yield from script.quantize(loaded, weights)
+            yield name, list(script.quantize(loaded, weights))
         else:
-            yield from script.keep(loaded.weight_bytes, *loaded.state_sizes)
+            yield name, list(script.keep(loaded.weight_bytes, *loaded.state_sizes))
+
+
+def moving_script(weights: LoadedWeights) -> Iterator[tuple[str, list[Event]]]:
+    """A model that was loaded to the host and is moved: every tensor once, layer after layer."""
+    named = [(name, loaded) for loaded in weights.rows for name in loaded.row.names()]
+    script = _Script()
+    for name, loaded in sorted(named, key=lambda pair: natural_key(pair[0])):
+        yield name, list(script.keep(loaded.weight_bytes, *loaded.state_sizes))
 
 
 class _Script:

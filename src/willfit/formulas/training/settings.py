@@ -48,8 +48,13 @@ class TrainingSettings:
         return self.batch * self.seq_len
 
 
-def fill_training(training: Training, architecture: Architecture, stack: Stack) -> TrainingSettings:
-    """Defaults of the trainer at the stack's version, each in ``assumptions``."""
+def fill_training(
+    training: Training, architecture: Architecture | None, stack: Stack
+) -> TrainingSettings:
+    """Defaults of the trainer at the stack's version, each in ``assumptions``.
+
+    Without an architecture the attention stays as given, for the class itself to decide.
+    """
     notes: list[str] = []
     trl = training.trainer == "trl"
     batch = training.micro_batch_size
@@ -82,15 +87,16 @@ def fill_training(training: Training, architecture: Architecture, stack: Stack) 
     )
 
 
-def _length(training: Training, architecture: Architecture, notes: list[str]) -> int:
+def _length(training: Training, architecture: Architecture | None, notes: list[str]) -> int:
     """The longest micro-batch decides: the given length, the data's longest, or the default."""
     limit = training.max_length
     if training.lengths:
-        longest = max(training.lengths)
-        return min(longest, limit) if limit else longest
+        most = max(training.lengths)
+        return min(most, limit) if limit else most
     if limit is not None:
         return limit
-    length = min(DEFAULT_LENGTH, architecture.max_context or DEFAULT_LENGTH)
+    longest = architecture.max_context if architecture is not None else None
+    length = min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
     notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
     return length
 

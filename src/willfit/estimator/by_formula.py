@@ -1,0 +1,108 @@
+"""The outcome of a scenario by closed formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+
+from willfit.estimator.assemble import Overheads, gpu_estimate
+from willfit.estimator.outcome import Loaded, Outcome, by_type, unique
+from willfit.estimator.share import Share
+from willfit.estimator.spread import strategy_of
+from willfit.formulas.inference import inference_phases
+from willfit.formulas.phase import Phases
+from willfit.results import GpuEstimate
+from willfit.scenario import Scenario
+
+
+def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
+    """Everything but the tables: cheap enough to be called by the search for limits."""
+    weights, split = loaded.weights, loaded.split
+    results = [
+        replace(rest, phases=(load, *rest.phases))
+        for load, rest in zip(
+            loaded.phases,
+            (_work(scenario, share, len(split.shares)) for share in split.shares),
+            strict=True,
+        )
+    ]
+    gpus = tuple(
+        _gpu(scenario, share, phases, overheads)
+        for share, phases, overheads in zip(split.shares, results, loaded.overheads, strict=True)
+    )
+    every = reduce(_merged, results)
+    return Outcome(
+        gpus=gpus,
+        weights=weights,
+        kv_cache_bytes=_kv_cache_bytes(results, copies=split.shares[0].stage is None),
+        num_trainable_params=max(phases.num_trainable_params for phases in results),
+        host_bytes=split.host_weight_bytes
+        + max((phase.host_bytes for result in results for phase in result.phases), default=0),
+        assumptions=(*weights.assumptions, *split.assumptions, *every.assumptions),
+        unsupported=every.unsupported,
+        unknowns=(*scenario.model.unknowns, *every.unknowns),
+        refused=split.refused,
+    )
+
+
+def _work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
+    """What is done with the loaded model on one GPU."""
+    workload = scenario.workload
+    if workload.training is not None:
+        from willfit.formulas.training import training_phases
+
+        return training_phases(
+            scenario.model,
+            workload.training,
+            share.gpu,
+            scenario.stack,
+            share.weights,
+            strategy=strategy_of(scenario),
+            num_gpus=num_gpus,
+        )
+    if workload.inference is not None:
+        return inference_phases(
+            scenario.model,
+            workload.inference,
+            share.gpu,
+            scenario.stack,
+            share.weights,
+            share.stage,
+        )
+    return Phases(phases=())
+
+
+def _gpu(scenario: Scenario, share: Share, phases: Phases, overheads: Overheads) -> GpuEstimate:
+    return gpu_estimate(
+        share.index,
+        share.gpu,
+        scenario.machine,
+        phases.phases,
+        overheads,
+        (*scenario.model.unknowns, *phases.unknowns),
+        share.layers,
+        by_type(share.weights),
+    )
+
+
+def _merged(first: Phases, second: Phases) -> Phases:
+    return Phases(
+        phases=(),
+        assumptions=unique([*first.assumptions, *second.assumptions]),
+        unsupported=unique([*first.unsupported, *second.unsupported]),
+        unknowns=tuple(dict.fromkeys([*first.unknowns, *second.unknowns])),
+    )
+
+
+def _kv_cache_bytes(results: Sequence[Phases], *, copies: bool) -> int | None:
+    """The cache of the whole context: parts of a split add up, copies of a model do not."""
+    caches = [
+        phase.components.get("kv_cache", 0)
+        for result in results
+        for phase in result.phases
+        if phase.name == "decode"
+    ]
+    if not caches:
+        return None
+    return max(caches) if copies else sum(caches)

@@ -1,0 +1,106 @@
+"""A scenario after loading, and what an estimate at any level finds out about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.allocator.rounding import reserved_bytes
+from willfit.devices import context_of
+from willfit.estimator.assemble import Overheads
+from willfit.estimator.share import Share, Spread
+from willfit.estimator.spread import spread
+from willfit.formulas.loading import WARMUP_SINCE, loading_phase, simulate_loading
+from willfit.formulas.phase import Phase
+from willfit.formulas.weights import LoadedWeights, load_weights
+from willfit.results import GpuEstimate
+from willfit.scenario import Scenario
+from willfit.scenario.model import Unknown
+from willfit.units import format_bytes
+
+SMALL_PART: Final = 0.01
+"""Share of the weights below which a type is not worth a word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A scenario after loading, whatever is done with the model next."""
+
+    weights: LoadedWeights
+    split: Spread
+    phases: tuple[Phase, ...]
+    """The loading phase of each share."""
+    overheads: tuple[Overheads, ...]
+    """What each share's GPU holds besides tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is found of the GPUs and the host."""
+
+    gpus: tuple[GpuEstimate, ...]
+    weights: LoadedWeights
+    kv_cache_bytes: int | None
+    num_trainable_params: int
+    host_bytes: int
+    assumptions: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    unknowns: tuple[Unknown, ...]
+    refused: str | None
+
+
+def load(scenario: Scenario) -> Loaded:
+    """Weights, their spread over the GPUs and what loading leaves on each."""
+    weights = load_weights(scenario.model, scenario.workload.loading, scenario.stack)
+    split = spread(scenario, weights)
+    device_map = uses_device_map(scenario)
+    return Loaded(
+        weights=weights,
+        split=split,
+        phases=tuple(loading_phase(share.weights, device_map=device_map) for share in split.shares),
+        overheads=tuple(_overheads(share, scenario, device_map) for share in split.shares),
+    )
+
+
+def uses_device_map(scenario: Scenario) -> bool:
+    """A Trainer loads to the host and moves; bitsandbytes always loads with a device_map."""
+    quantized = scenario.workload.loading.quantization is not None
+    return scenario.workload.training is None or quantized
+
+
+def _overheads(share: Share, scenario: Scenario, device_map: bool) -> Overheads:
+    """The context, and what the allocator keeps reserved after loading above the tensors.
+
+    Loading with a device_map is simulated. Its warm-up block leaves one hole, which later tensors
+    fill; without one the ends of the weights' segments stay too small for anything else.
+    """
+    context = context_of(share.gpu) if share.gpu is not None else None
+    weights, stack = share.weights, scenario.stack
+    retained = simulate_loading(weights, share.gpu, stack).reserved_bytes if device_map else 0
+    warmed = device_map and stack.at_least("transformers", WARMUP_SINCE)
+    padding = 0 if warmed else reserved_bytes(weights.sizes()) - weights.allocated_bytes
+    return Overheads(
+        padding_bytes=max(padding, 0),
+        context_bytes=context.nominal_bytes if context else 0,
+        context_low_bytes=context.low_bytes if context else 0,
+        context_high_bytes=context.high_bytes if context else 0,
+        context_note=context.note if context else "",
+        retained_bytes=retained,
+    )
+
+
+def by_type(weights: LoadedWeights) -> str:
+    """In words, what the weights are held in, where that is more than one type."""
+    large = {
+        name: amount
+        for name, amount in weights.bytes_by_type().items()
+        if amount > weights.weight_bytes * SMALL_PART
+    }
+    parts = [f"{format_bytes(amount)} {name}" for name, amount in large.items()]
+    return ", ".join(parts) if len(parts) > 1 else ""
+
+
+def unique(items: Sequence[str]) -> tuple[str, ...]:
+    """The items once each, in their order."""
+    return tuple(dict.fromkeys(items))

@@ -1,0 +1,118 @@
+"""A recording replayed through the simulated allocator: peaks and components of every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from willfit.allocator.config import parse_alloc_conf
+from willfit.allocator.simulator import Allocator, SimulatedOutOfMemory
+from willfit.formulas.phase import ComponentName, PhaseName
+from willfit.trace.recording import Event, Handle, Recording
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayedPhase:
+    """Peaks of one phase; its components add up to the allocated one."""
+
+    name: PhaseName
+    allocated_bytes: int
+    reserved_bytes: int
+    components: dict[ComponentName, int]
+
+
+def replay(
+    recording: Recording, alloc_conf: str = "", capacity_bytes: int | None = None
+) -> tuple[ReplayedPhase, ...]:
+    """Every phase in the order of its first event; raises `SimulatedOutOfMemory` at a capacity."""
+    sizes, peaks = _simulate(recording.events, alloc_conf, capacity_bytes)
+    totals = _components(recording, sizes, {peak.position for peak in peaks.values()})
+    return tuple(
+        ReplayedPhase(
+            name=name,
+            allocated_bytes=peak.allocated_bytes,
+            reserved_bytes=peak.reserved_bytes,
+            components=totals[peak.position],
+        )
+        for name, peak in peaks.items()
+    )
+
+
+def replay_on(
+    recording: Recording, alloc_conf: str, capacity_bytes: int | None
+) -> tuple[ReplayedPhase, ...]:
+    """As the device would have it: cached segments are given back where it is full.
+
+    Where even that does not help, what it would take on a device without end.
+    """
+    try:
+        return replay(recording, alloc_conf, capacity_bytes)
+    except SimulatedOutOfMemory:
+        return replay(recording, alloc_conf)
+
+
+@dataclass
+class _Peak:
+    position: int = 0
+    allocated_bytes: int = -1
+    reserved_bytes: int = 0
+
+
+def _simulate(
+    events: Sequence[Event], alloc_conf: str, capacity_bytes: int | None
+) -> tuple[dict[Handle, int], dict[PhaseName, _Peak]]:
+    """Block size of every storage, and where each phase's peak is."""
+    allocator = Allocator(parse_alloc_conf(alloc_conf), capacity_bytes=capacity_bytes)
+    addresses: dict[Handle, int] = {}
+    sizes: dict[Handle, int] = {}
+    peaks: dict[PhaseName, _Peak] = {}
+    for position, event in enumerate(events):
+        peak = peaks.get(event.phase) or peaks.setdefault(event.phase, _Peak())
+        if not event.num_bytes:
+            allocator.free(addresses.pop(event.handle))
+            continue
+        before = allocator.allocated_bytes
+        addresses[event.handle] = allocator.malloc(event.num_bytes)
+        sizes[event.handle] = allocator.allocated_bytes - before
+        peak.reserved_bytes = max(peak.reserved_bytes, allocator.reserved_bytes)
+        if allocator.allocated_bytes > peak.allocated_bytes:
+            peak.position, peak.allocated_bytes = position, allocator.allocated_bytes
+    return sizes, peaks
+
+
+def _components(
+    recording: Recording, sizes: dict[Handle, int], positions: set[int]
+) -> dict[int, dict[ComponentName, int]]:
+    """What is alive right after each of these events, by component."""
+    kinds = dict(_kinds(recording))
+    totals: dict[ComponentName, int] = {}
+    found: dict[int, dict[ComponentName, int]] = {}
+    for position, event in enumerate(recording.events):
+        kind = kinds[event.handle]
+        size = sizes[event.handle]
+        totals[kind] = totals.get(kind, 0) + (size if event.num_bytes else -size)
+        if position in positions:
+            found[position] = {name: amount for name, amount in totals.items() if amount}
+    return found
+
+
+def _kinds(recording: Recording) -> Iterator[tuple[Handle, ComponentName]]:
+    """What every storage holds: as marked, or by the phase that made it.
+
+    What a training step's forward pass makes and does not free itself is kept for backward.
+    """
+    training = any(event.phase == "backward" for event in recording.events)
+    freed_in = {event.handle: event.phase for event in recording.events if not event.num_bytes}
+    for event in recording.events:
+        if not event.num_bytes:
+            continue
+        marked = recording.categories.get(event.handle)
+        if marked is not None:
+            yield event.handle, marked
+        elif event.phase == "forward" and training:
+            passing = freed_in.get(event.handle) == "forward"
+            yield event.handle, "temporaries" if passing else "activations"
+        elif event.phase in ("forward", "prefill", "decode"):
+            yield event.handle, "activations"
+        else:
+            yield event.handle, "weights" if event.phase == "load" else "temporaries"

@@ -1,0 +1,199 @@
+"""The user's real model for a trace: class, types, quantised layers, adapters; no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from willfit.errors import InputError, UnsupportedError
+from willfit.formulas.training.lora import build_adapter
+from willfit.formulas.weights import LoadedRow, LoadedWeights
+from willfit.scenario.model import ModelSpec
+from willfit.scenario.workload import Lora, Quantization
+
+
+@dataclass(kw_only=True)
+class Built:
+    """A model on the meta device, as its script has it before the first step."""
+
+    model: torch.nn.Module
+    """What is called: the base model, or PEFT's around it."""
+    paths: dict[int, str]
+    """Paths in the base model by ``id`` of the module; adapters keep its modules as they are."""
+
+    def base_tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        """Name in the base model, path of the module now, and tensor, of what loading loaded."""
+        for now, module in self.model.named_modules():
+            path = self.paths.get(id(module))
+            if path is None:
+                continue
+            for local, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is not None:
+                    yield f"{path}.{local}" if path else local, now, tensor
+
+
+def build(
+    spec: ModelSpec,
+    weights: LoadedWeights,
+    *,
+    config: Mapping[str, Any],
+    attention: str | None,
+    lora: Lora | None = None,
+    prepare_kbit: bool = False,
+    num_labels: int | None = None,
+) -> Built:
+    """Build the real class on the meta device, from ``config`` (perhaps with fewer layers).
+
+    Raises `InputError` on a config that transformers refuses, `UnsupportedError` on a library that
+    cannot be built.
+    """
+    if spec.library != "transformers":
+        raise UnsupportedError(f"the trace builds transformers models; {spec.id} is {spec.library}")
+    if spec.quantization is not None:
+        raise UnsupportedError(
+            f"the trace cannot build the layers of {spec.id}, which is stored in "
+            f"{spec.quantization.method}: leave --trace out for the formulas' estimate"
+        )
+    model = _base_model(spec, weights, config, attention, num_labels)
+    if weights.quantization is not None:
+        _quantize(model, weights.quantization)
+    rows = {name: row for row in weights.rows for name in row.row.names()}
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+        if name in rows:
+            _set_dtype(tensor, rows[name])
+    paths = {id(module): path for path, module in model.named_modules()}
+    if prepare_kbit:
+        _prepare_kbit(model)
+    if lora is not None:
+        model = _with_lora(model, spec, lora)
+    return Built(model=model, paths=paths)
+
+
+def filled_config(spec: ModelSpec) -> dict[str, Any]:
+    """The config with what its class fills in, such as ``layer_types``."""
+    import transformers
+
+    facts = {key: value for key, value in spec.config.items() if key != "quantization_config"}
+    try:
+        filled = transformers.AutoConfig.for_model(**facts).to_dict()
+    except Exception as error:  # whatever a strange config breaks
+        raise InputError(
+            f"transformers {transformers.__version__} cannot read the config of {spec.id}: "
+            f"{type(error).__name__}: {str(error)[:200]}"
+        ) from error
+    return {**facts, **filled}
+
+
+def _base_model(
+    spec: ModelSpec,
+    weights: LoadedWeights,
+    config: Mapping[str, Any],
+    attention: str | None,
+    num_labels: int | None,
+) -> torch.nn.Module:
+    import transformers
+
+    facts = {key: value for key, value in config.items() if key != "quantization_config"}
+    cls = getattr(transformers, spec.model_class, None)
+    if cls is None:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} has no class {spec.model_class}"
+        )
+    try:
+        loaded = transformers.AutoConfig.for_model(**facts)
+        if num_labels is not None:
+            loaded.num_labels = num_labels
+        if getattr(loaded, "pad_token_id", None) is None:
+            loaded.pad_token_id = 0
+        with torch.device("meta"):
+            return cls._from_config(  # type: ignore[no-any-return]
+                loaded,
+                dtype=getattr(torch, weights.dtype.name),
+                attn_implementation=attention,
+            )
+    except Exception as error:  # whatever a strange config breaks in modelling code
+        raise InputError(
+            f"transformers {transformers.__version__} cannot build {spec.id}: "
+            f"{type(error).__name__}: {str(error)[:200]}"
+        ) from error
+
+
+def _set_dtype(tensor: torch.Tensor, row: LoadedRow) -> None:
+    """What loading keeps in another type than the rest (T5's ``wo`` in float32)."""
+    wanted = getattr(torch, row.dtype.name, None)
+    if wanted is not None and not row.quantized and tensor.dtype != wanted:
+        tensor.data = tensor.data.to(wanted)
+
+
+def _quantize(model: torch.nn.Module, quantization: Quantization) -> None:
+    """Linear layers become bitsandbytes' own, by transformers' own quantiser."""
+    import transformers
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    compute = quantization.compute_dtype
+    extra: dict[str, Any] = {}
+    if quantization.skip_modules is not None:
+        extra["llm_int8_skip_modules"] = list(quantization.skip_modules)
+    if compute is not None:
+        extra["bnb_4bit_compute_dtype"] = getattr(torch, compute.name)
+    make: Any = transformers.BitsAndBytesConfig
+    settings = make(
+        load_in_8bit=quantization.scheme == "int8",
+        load_in_4bit=quantization.scheme != "int8",
+        bnb_4bit_quant_type=quantization.scheme if quantization.scheme != "int8" else "fp4",
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        **extra,
+    )
+    quantizer: Any = AutoHfQuantizer.from_config(settings)
+    quantizer.validate_environment = lambda *_, **__: None
+    with torch.device("meta"):
+        quantizer.preprocess_model(model=model, device_map={"": 0})
+    said: Any = model
+    said.is_loaded_in_8bit = settings.load_in_8bit
+    said.is_loaded_in_4bit = settings.load_in_4bit
+    said.quantization_method = settings.quant_method
+    said.hf_quantizer = quantizer
+
+
+def _prepare_kbit(model: torch.nn.Module) -> None:
+    import peft
+
+    prepare: Any = peft.prepare_model_for_kbit_training
+    prepare(model, use_gradient_checkpointing=False)
+
+
+def _with_lora(model: torch.nn.Module, spec: ModelSpec, lora: Lora) -> torch.nn.Module:
+    import peft
+
+    build_adapter(spec, lora)  # says in one sentence where no module matches
+    targets: Any = list(lora.target_modules) if lora.target_modules is not None else None
+    if targets == ["all-linear"]:
+        targets = "all-linear"
+    settings = peft.LoraConfig(
+        r=lora.r,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=list(lora.modules_to_save) or None,
+        use_dora=lora.use_dora,
+        task_type=_task_type(spec),
+    )
+    with torch.device("meta"):
+        adapted: Any = peft.get_peft_model(model, settings)
+    if lora.dtype is not None:
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, lora.dtype.name))
+    return adapted  # type: ignore[no-any-return]
+
+
+def _task_type(spec: ModelSpec) -> Any:
+    import peft
+
+    if spec.model_class.endswith(("ForCausalLM", "LMHeadModel")):
+        return peft.TaskType.CAUSAL_LM
+    if spec.model_class.endswith("ForSequenceClassification"):
+        return peft.TaskType.SEQ_CLS
+    return None

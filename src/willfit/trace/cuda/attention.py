@@ -1,0 +1,165 @@
+"""``F.scaled_dot_product_attention`` as a GPU runs it: its backend, masks and copies.
+
+torch 2.13 native/transformers/attention.cpp (`scaled_dot_product_attention`,
+`convert_boolean_attn_mask`, `pad_bias`) and cuda/sdp_utils.cpp for the choice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from willfit.dtypes import parse_dtype
+from willfit.formulas.attention import AttentionShape, KernelChoice, choose_kernel
+from willfit.scenario.machine import Gpu
+from willfit.scenario.stack import Stack
+from willfit.units import round_up
+
+_aten = torch.ops.aten
+
+
+class CudaAttention:
+    """Takes the place of the function; remembers which kernels it took and why."""
+
+    def __init__(self, gpu: Gpu | None, stack: Stack) -> None:
+        self._gpu = gpu
+        self._stack = stack
+        self.taken: dict[str, str] = {}
+        """Reason by kernel, in the order of their first use."""
+        self.calls: dict[str, int] = {}
+        """How often each ran."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        """Shapes (B, H, S, D) as in torch."""
+        query, key, value = _autocast(query, key, value)
+        choice = self._choose(query, key, value, attn_mask, is_causal=is_causal, gqa=enable_gqa)
+        self.taken.setdefault(choice.name, choice.reason)
+        self.calls[choice.name] = self.calls.get(choice.name, 0) + 1
+        mask = _float_mask(attn_mask, query.dtype)
+        if choice.name == "math":
+            out = _aten._scaled_dot_product_attention_math(
+                query,
+                key,
+                value,
+                attn_mask,
+                dropout_p,
+                is_causal,
+                None,
+                scale=scale,
+                enable_gqa=enable_gqa,
+            )
+            return out[0]  # type: ignore[no-any-return]
+        size = value.shape[-1]
+        wanted = scale if scale is not None else query.shape[-1] ** -0.5
+        if choice.name == "flash":
+            query, key, value = (_padded(part, 8) for part in (query, key, value))
+            out = _aten._scaled_dot_product_flash_attention(
+                query, key, value, dropout_p, is_causal, False, scale=wanted
+            )
+            return out[0][..., :size]  # type: ignore[no-any-return]
+        needs_grad = torch.is_grad_enabled() and any(
+            part.requires_grad for part in (query, key, value)
+        )
+        if choice.name == "cudnn":
+            out = _aten._scaled_dot_product_cudnn_attention(
+                query, key, value, mask, needs_grad, dropout_p, is_causal, False, scale=wanted
+            )
+            return out[0]  # type: ignore[no-any-return]
+        out = _aten._scaled_dot_product_efficient_attention(
+            query,
+            key,
+            value,
+            _aligned(mask, query, key),
+            needs_grad,
+            dropout_p,
+            is_causal,
+            scale=wanted,
+        )
+        return out[0]  # type: ignore[no-any-return]
+
+    def _choose(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        *,
+        is_causal: bool,
+        gqa: bool,
+    ) -> KernelChoice:
+        batch = query.shape[0] if query.dim() == 4 else 1
+        shape = AttentionShape(
+            batch=batch,
+            q_len=query.shape[-2],
+            kv_len=key.shape[-2],
+            num_heads=query.shape[-3],
+            num_kv_heads=key.shape[-3] if gqa else query.shape[-3],
+            head_dim=query.shape[-1],
+            v_head_dim=value.shape[-1],
+            dtype=parse_dtype(str(query.dtype).removeprefix("torch.")),
+            masked=mask is not None,
+            training=torch.is_grad_enabled() and query.requires_grad,
+            causal=is_causal,
+        )
+        return choose_kernel(shape, implementation="sdpa", gpu=self._gpu, stack=self._stack)
+
+
+def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """CUDA's autocast runs the whole function in the lower type (ATen/autocast_mode.h)."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    dtype = torch.get_autocast_dtype("cpu")
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def _float_mask(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A bool mask becomes one of floats: 0 where True, −∞ elsewhere."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.where(
+        mask.logical_not(),
+        torch.full((), float("-inf"), dtype=dtype),
+        torch.full((), 0.0, dtype=dtype),
+    )
+
+
+def _aligned(
+    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor | None:
+    """The efficient kernel reads rows of 8, 16 columns in multiples, expanded to all heads."""
+    if mask is None:
+        return None
+    columns = key.shape[-2]
+    if columns % 8:
+        mask = functional.pad(mask, (0, round_up(columns, 8) - columns))[..., :columns]
+    return mask.expand(query.shape[0], query.shape[1], query.shape[-2], columns)
+
+
+def _padded(tensor: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Flash takes head sizes that are multiples of 8 and pads the others."""
+    size = tensor.shape[-1]
+    return (
+        functional.pad(tensor, (0, round_up(size, multiple) - size)) if size % multiple else tensor
+    )
+
+
+def dropout(
+    tensor: torch.Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,  # noqa: ARG001
+) -> torch.Tensor:
+    """``F.dropout`` on CUDA: one kernel, whose mask is a byte an element."""
+    if not training or p == 0.0:
+        return tensor
+    return torch.native_dropout(tensor, p, True)[0]

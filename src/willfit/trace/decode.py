@@ -1,0 +1,91 @@
+"""Decoding to the end from three steps: later ones differ by the length of the cache alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from willfit.trace.recording import Event, Handle, Recording
+from willfit.trace.repeat import NotRepeating
+
+LARGEST_STREAM: Final = 60_000
+"""Events of the traced layers that decoding is followed for; past it steps are left out."""
+
+
+class _Later(NamedTuple):
+    """Handle of a storage of a step that was not run."""
+
+    original: Handle
+    step: int
+
+
+def extended(recording: Recording, starts: Sequence[int], steps: int) -> tuple[Recording, bool]:
+    """The recording with all decoding steps, and whether each of them is in it.
+
+    ``starts``: where the steps that were run begin in the events, and where the last ends. Sizes
+    go on as they grew from the second to the third. Raises `NotRepeating` where those two differ in
+    more than sizes.
+    """
+    first, second, third, end = starts
+    stream = _Steps(
+        recording.events[first:second],
+        recording.events[second:third],
+        recording.events[third:end],
+    )
+    length = end - third
+    ran = len(starts) - 1
+    todo = range(ran + 1, steps + 1)
+    followed = max(LARGEST_STREAM // max(length, 1), 4)
+    complete = len(todo) <= followed
+    events = recording.events[:end]
+    categories = dict(recording.categories)
+    for number, step in enumerate(todo if complete else [*todo[: followed // 2], *todo[-2:]], 1):
+        for event, original in stream.step(number, step - ran):
+            if event.num_bytes and original in categories:
+                categories[event.handle] = categories[original]
+            events.append(event)
+    done = Recording(events=events, categories=categories, unsupported=recording.unsupported)
+    return done, complete
+
+
+class _Steps:
+    """The third step as a pattern for those after it."""
+
+    def __init__(self, first: list[Event], second: list[Event], third: list[Event]) -> None:
+        if len(second) != len(third):
+            raise NotRepeating(f"decoding steps differ: {len(second)} and {len(third)} events")
+        self._third = third
+        self._growth = [b.num_bytes - a.num_bytes for a, b in zip(second, third, strict=True)]
+        mine = {event.handle: number for number, event in enumerate(third) if event.num_bytes}
+        before = {event.handle: number for number, event in enumerate(second) if event.num_bytes}
+        earlier = {event.handle: number for number, event in enumerate(first) if event.num_bytes}
+        for a, b in zip(second, third, strict=True):
+            own = mine.get(b.handle) == before.get(a.handle) and (b.handle in mine)
+            taken_over = before.get(b.handle) == earlier.get(a.handle) and b.handle in before
+            same = a.handle == b.handle
+            if a.phase != b.phase or bool(a.num_bytes) != bool(b.num_bytes):
+                raise NotRepeating("decoding steps differ in their events")
+            if not (own or taken_over or same):
+                raise NotRepeating("decoding steps differ in what they free")
+        self._mine = mine
+        self._before = before
+
+    def step(self, number: int, distance: int) -> Iterator[tuple[Event, Handle]]:
+        """Events of the ``number``-th step after the third, ``distance`` tokens on."""
+        for event, growth in zip(self._third, self._growth, strict=True):
+            yield (
+                event._replace(
+                    handle=self._handle(event.handle, number),
+                    num_bytes=event.num_bytes + growth * distance if event.num_bytes else 0,
+                ),
+                event.handle,
+            )
+
+    def _handle(self, handle: Handle, number: int) -> Handle:
+        if handle in self._mine:
+            return _Later(handle, number)
+        at = self._before.get(handle)
+        if at is None:
+            return handle
+        original = self._third[at].handle  # what the step before allocated in its place
+        return original if number == 1 else _Later(original, number - 1)

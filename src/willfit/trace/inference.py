@@ -1,0 +1,129 @@
+"""Inference of the real code: one forward pass, or prefill and decoding as ``generate`` does."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from willfit.formulas.inference.phases import Settings
+from willfit.scenario.workload import Inference
+from willfit.trace.session import Session
+
+DECODED = 3
+"""Decoding steps that are run; later ones differ by the length of the cache alone."""
+
+
+def run_inference(session: Session, inference: Inference, settings: Settings) -> list[int]:
+    """A forward pass of a model without a cache, else prefill and the first decoding steps.
+
+    Returns where each decoding step begins in the recording's events, and where the last ends.
+    """
+    starts: list[int] = []
+    model: Any = session.model
+    model.eval()
+    recorder = session.recorder
+    with session.running(), torch.no_grad():
+        if not _generates(model):
+            recorder.phase = "forward"
+            outputs = model(**_inputs(model, settings.batch, settings.prompt_len, inference))
+            recorder.mark([outputs.get("logits")], "logits")
+            return starts
+        recorder.phase = "prefill"
+        ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
+        if model.config.is_encoder_decoder:
+            return _translate(session, inference, settings, ids)
+        cache: Any = None
+        keep = _keep(model, inference)
+        mask = _mask(inference, settings.batch, settings.prompt_len)
+        outputs = model(input_ids=ids, use_cache=True, **keep, **mask)
+        for step in range(min(settings.new_tokens, DECODED)):
+            recorder.mark([outputs.get("logits")], "logits")
+            cache = outputs.get("past_key_values")
+            recorder.mark(_tensors(cache), "kv_cache")
+            token = outputs["logits"][:, -1].to(torch.float32).argmax(-1)
+            del outputs
+            recorder.phase = "decode"
+            starts.append(len(recorder.recording.events))
+            mask = _mask(inference, settings.batch, settings.prompt_len + step + 1)
+            outputs = model(
+                input_ids=token[:, None], past_key_values=cache, use_cache=True, **keep, **mask
+            )
+        recorder.mark([outputs.get("logits")], "logits")
+        recorder.mark(_tensors(outputs.get("past_key_values")), "kv_cache")
+        starts.append(len(recorder.recording.events))
+        del outputs, cache
+    return starts
+
+
+def _translate(
+    session: Session, inference: Inference, settings: Settings, ids: torch.Tensor
+) -> list[int]:
+    """An encoder's pass over the prompt, then its decoder's first steps."""
+    model: Any = session.model
+    recorder = session.recorder
+    mask = _mask(inference, settings.batch, settings.prompt_len)
+    hidden = model.get_encoder()(ids, return_dict=True, **mask)
+    token = torch.zeros((settings.batch, 1), dtype=torch.int64)
+    cache: Any = None
+    starts: list[int] = []
+    recorder.phase = "decode"
+    for _ in range(min(settings.new_tokens, DECODED)):
+        starts.append(len(recorder.recording.events))
+        outputs = model(
+            encoder_outputs=hidden,
+            decoder_input_ids=token,
+            past_key_values=cache,
+            use_cache=True,
+            **mask,
+        )
+        recorder.mark([outputs.get("logits")], "logits")
+        cache = outputs.get("past_key_values")
+        recorder.mark(_tensors(getattr(cache, "self_attention_cache", cache)), "kv_cache")
+        recorder.mark(_tensors(getattr(cache, "cross_attention_cache", None)), "kv_cache")
+        token = outputs["logits"][:, -1].to(torch.float32).argmax(-1)[:, None]
+        del outputs
+    starts.append(len(recorder.recording.events))
+    return starts
+
+
+def _keep(model: Any, inference: Inference) -> dict[str, int]:
+    """``generate`` asks for the last position's logits where the class can do that."""
+    names = inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in names and not inference.full_logits else {}
+
+
+def _generates(model: Any) -> bool:
+    """Whether the class has a language model's head and ``generate``."""
+    return bool(getattr(model, "can_generate", lambda: False)())
+
+
+def _inputs(model: Any, batch: int, length: int, inference: Inference) -> dict[str, Any]:
+    """What the model's forward pass takes: pixels where it takes those, else token ids."""
+    if model.main_input_name == "pixel_values":
+        config = model.config
+        size = getattr(config, "image_size", 224)
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        channels = getattr(config, "num_channels", 3)
+        dtype = next(model.parameters()).dtype
+        return {"pixel_values": torch.zeros((batch, channels, height, width), dtype=dtype)}
+    ids = torch.zeros((batch, length), dtype=torch.int64)
+    return {"input_ids": ids, **_mask(inference, batch, length)}
+
+
+def _mask(inference: Inference, batch: int, length: int) -> dict[str, torch.Tensor]:
+    return (
+        {"attention_mask": torch.ones((batch, length), dtype=torch.int64)}
+        if inference.padded
+        else {}
+    )
+
+
+def _tensors(cache: Any) -> list[Any]:
+    return [
+        value
+        for layer in getattr(cache, "layers", None) or ()
+        for value in vars(layer).values()
+        if isinstance(value, torch.Tensor)
+    ]

@@ -1,0 +1,69 @@
+"""What a trace is: one stream of allocations and frees, each with its phase, place and layer."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from willfit.formulas.phase import ComponentName, PhaseName
+
+Handle = Hashable
+"""Names one storage for as long as the recording lasts."""
+
+
+class Layer(NamedTuple):
+    """A layer of a stack of layers (an encoder–decoder model has two)."""
+
+    stack: str
+    """Module path of the stack: ``model.layers``."""
+    number: int
+
+
+class Place(NamedTuple):
+    """Where in the program something was allocated."""
+
+    module: str
+    """Path of the innermost module; "" outside of the model."""
+    op: str
+    """Name of the operator: ``aten.mm``."""
+
+
+class Event(NamedTuple):
+    """An allocation of ``num_bytes`` where positive, else the free of what ``handle`` names."""
+
+    handle: Handle
+    num_bytes: int
+    phase: PhaseName
+    place: Place
+    layer: Layer | None
+    """Layer at work; outside of all, the layer that the storage belongs to."""
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """A trace of one process on one GPU."""
+
+    events: list[Event] = field(default_factory=list)
+    categories: dict[Handle, ComponentName] = field(default_factory=dict)
+    """What a storage holds, where known; the rest is told apart by its phase."""
+    unsupported: list[str] = field(default_factory=list)
+    """Operators whose memory on a GPU is not known, with their modules."""
+
+    def ordered(self) -> Recording:
+        """Frees that follow each other outside of the model, in the order of their allocation.
+
+        Autocast lets its cached weights go in the order of a hash table; what is left is the same.
+        """
+        born = {e.handle: number for number, e in enumerate(self.events) if e.num_bytes}
+        events: list[Event] = []
+        frees: list[Event] = []
+        for event in self.events:
+            if event.num_bytes or event.place.module:
+                events += sorted(frees, key=lambda free: born[free.handle])
+                frees = []
+                events.append(event)
+            else:
+                frees.append(event)
+        events += sorted(frees, key=lambda free: born[free.handle])
+        return Recording(events=events, categories=self.categories, unsupported=self.unsupported)

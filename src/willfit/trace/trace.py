@@ -1,0 +1,173 @@
+"""The door: a scenario's real code, run on fake tensors; its recording, and what it showed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from willfit.errors import InputError, UnsupportedError
+from willfit.formulas.inference.phases import fill_defaults
+from willfit.formulas.training.settings import fill_training
+from willfit.formulas.weights import LoadedWeights
+from willfit.scenario import Scenario
+from willfit.scenario.machine import Gpu
+from willfit.scenario.stack import TESTED, release
+from willfit.trace.build import build, filled_config
+from willfit.trace.decode import extended
+from willfit.trace.inference import DECODED, run_inference
+from willfit.trace.quiet import quiet
+from willfit.trace.recording import Recording
+from willfit.trace.repeat import NotRepeating, Shortened, repeated
+from willfit.trace.session import Session
+from willfit.trace.shorten import Shortening, shorten
+from willfit.trace.training import run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A recording of the whole model, and what was found on the way."""
+
+    recording: Recording
+    num_trainable_params: int
+    assumptions: tuple[str, ...]
+
+
+def trace(
+    scenario: Scenario, weights: LoadedWeights, gpu: Gpu | None, *, device_map: bool
+) -> Traced:
+    """The scenario's work on one GPU, from loading to the end of the second step or last token.
+
+    Layers that repeat are run once and their events repeated, unless the run shows that they do
+    not. Raises `UnsupportedError` naming the operator and the module where the code cannot run on
+    fake tensors.
+    """
+    with quiet():
+        job = _Job(scenario=scenario, weights=weights, gpu=gpu, device_map=device_map)
+        short = shorten(job.config, weights)
+        if short is not None:
+            try:
+                return job.run(short)
+            except NotRepeating:
+                pass
+        return job.run(None)
+
+
+class _Job:
+    """A scenario to be traced, with its defaults filled in."""
+
+    def __init__(
+        self, *, scenario: Scenario, weights: LoadedWeights, gpu: Gpu | None, device_map: bool
+    ) -> None:
+        self.config = filled_config(scenario.model)
+        self._scenario = scenario
+        self._weights = weights
+        self._gpu = gpu
+        self._device_map = device_map
+        model, work = scenario.model, scenario.workload
+        self._training = self._inference = None
+        if work.training is not None:
+            self._training = fill_training(work.training, model.architecture, scenario.stack)
+        elif work.inference is not None:
+            self._inference = fill_defaults(
+                model.architecture, work.inference, weights.dtype, scenario.stack
+            )
+
+    def run(self, short: Shortening | None) -> Traced:
+        """Trace the whole model, or a short one whose events are then repeated."""
+        scenario, weights = self._scenario, self._weights
+        training = scenario.workload.training
+        settings = self._training or self._inference
+        built = build(
+            scenario.model,
+            weights,
+            config=self.config if short is None else short.config,
+            attention=settings.implementation if settings is not None else None,
+            lora=training.lora if training is not None else None,
+            prepare_kbit=bool(training is not None and training.prepare_kbit),
+            num_labels=scenario.workload.loading.num_labels,
+        )
+        session = Session(
+            built,
+            weights if short is None else weights.restricted(short.keeps),
+            self._gpu,
+            scenario.stack,
+            device_map=self._device_map,
+            warmup_weights=weights,
+        )
+        recording, notes = self._recorded(session)
+        trainable = _trainable(session.model)
+        for stack in short.stacks if short is not None else ():
+            recording = repeated(recording, stack)
+            trainable += stack.left_out * _trainable(session.model, _middle(stack))
+        return Traced(
+            recording=recording,
+            num_trainable_params=trainable if training is not None else 0,
+            assumptions=(
+                *(settings.assumptions if settings is not None else ()),
+                *notes,
+                *session.assumptions(),
+                *_untested(),
+            ),
+        )
+
+    def _recorded(self, session: Session) -> tuple[Recording, tuple[str, ...]]:
+        workload = self._scenario.workload
+        starts: list[int] = []
+        try:
+            if workload.training is not None and self._training is not None:
+                run_training(session, workload.training, self._training)
+            elif workload.inference is not None and self._inference is not None:
+                starts = run_inference(session, workload.inference, self._inference)
+        except (InputError, UnsupportedError):
+            raise
+        except Exception as error:  # whatever modelling code does on fake tensors
+            raise UnsupportedError(_failure(error, session)) from error
+        recording = session.recording
+        if self._inference is None or len(starts) <= DECODED:
+            return recording.ordered(), ()
+        try:
+            recording, complete = extended(recording, starts, self._inference.new_tokens)
+        except NotRepeating as reason:
+            return recording.ordered(), (f"only the first {DECODED} new tokens followed: {reason}",)
+        note = "fragmentation by the growing cache followed for a part of the new tokens"
+        return recording.ordered(), () if complete else (note,)
+
+
+def _middle(stack: Shortened) -> re.Pattern[str]:
+    """Names of the parameters of the second unit."""
+    first = stack.head + stack.unit
+    numbers = "|".join(str(index) for index in range(first, first + stack.unit))
+    return re.compile(rf"(^|\.){re.escape(stack.stack)}\.({numbers})\.")
+
+
+def _trainable(model: torch.nn.Module, where: re.Pattern[str] | None = None) -> int:
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (where is None or where.search(name))
+    )
+
+
+def _failure(error: Exception, session: Session) -> str:
+    place = session.recording.events[-1].place
+    where = f" in {place.module}" if place.module else ""
+    text = " ".join(str(error).split())
+    return (
+        f"the trace cannot run this model: {type(error).__name__} after {place.op}{where}: "
+        f"{text[:200]}; leave --trace out for the formulas' estimate"
+    )
+
+
+def _untested() -> tuple[str, ...]:
+    """Versions that the trace was not tested with."""
+    import transformers
+
+    found = {"torch": torch.__version__, "transformers": transformers.__version__}
+    other = [
+        f"{name} {version}"
+        for name, version in found.items()
+        if release(version)[:2] != release(TESTED[name])[:2]
+    ]
+    return (f"untested stack: {', '.join(other)}",) if other else ()
