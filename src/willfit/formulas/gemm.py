@@ -73,7 +73,7 @@ class Gemm:
         """Extra bytes inside one product of (rows × inner) with (outer × inner), output excluded.
 
         4 bit: the dequantised weight in the compute type, nested absmax 2·4·NK/64, and the input
-        and output in the compute type where it differs. int8: int8 input, row statistics, int32
+        and output in the compute type where it differs: the weight goes before the output is cast. int8: int8 input, row statistics, int32
         and float16 products.
         """
         if self.quantization is None:
@@ -81,11 +81,13 @@ class Gemm:
         if self.quantization.scheme == "int8":
             return rows * inner + 4 * rows + 4 * rows * outer + 2 * rows * outer
         compute = self.compute_dtype
-        casts = 0
-        if compute is not self.dtype:
-            casts = compute.num_bytes(rows * inner) + compute.num_bytes(rows * outer)
-        if rows <= CUSTOM_KERNEL_ROWS:
-            return casts
-        elements = inner * outer
-        nested = 8 * ceil_div(elements, BLOCK) if self.quantization.double_quant else 0
-        return casts + compute.num_bytes(elements) + nested
+        dequantised = 0
+        if rows > CUSTOM_KERNEL_ROWS:
+            elements = inner * outer
+            nested = 8 * ceil_div(elements, BLOCK) if self.quantization.double_quant else 0
+            dequantised = compute.num_bytes(elements) + nested
+        if compute is self.dtype:
+            return dequantised
+        product = compute.num_bytes(rows * outer)
+        before = dequantised + product - self.dtype.num_bytes(rows * outer)
+        return compute.num_bytes(rows * inner) + max(before, product)

@@ -124,7 +124,8 @@ class _Run:
     def phases(self) -> Phases:
         cache = self._cache()
         prompt = self._encoder_len if self.stage.encoder_layers else self.settings.prompt_len
-        prefill, choice = self._phase("prefill", prompt, cache.prefill_bytes)
+        made = 0 if self.stage.encoder_layers else cache.prefill_bytes
+        prefill, choice = self._phase("prefill", prompt, made)
         phases = [prefill]
         if self.architecture.is_decoder:
             phases.append(self._decode(cache))
@@ -143,13 +144,20 @@ class _Run:
     def _encoder_len(self) -> int:
         return self.architecture.encoder_len or self.settings.prompt_len
 
+    @property
+    def _decoder_len(self) -> int:
+        """Tokens in the decoder's own cache: T5 reads its prompt with the encoder."""
+        if self.architecture.encoder_layers and self.architecture.encoder_len is None:
+            return self.settings.new_tokens
+        return self.settings.context_len
+
     def _cache(self) -> KvCache:
         if not self.architecture.is_decoder:
             return KvCache(steady_bytes=0, prefill_bytes=0)
         return kv_cache(
             self.architecture,
             batch_size=self.settings.batch,
-            context_len=self.settings.context_len,
+            context_len=self._decoder_len,
             dtype=self.settings.kv_dtype,
             stack=self.stack,
             engine=self.inference.engine,
@@ -185,7 +193,7 @@ class _Run:
     def _phase(self, name: str, q_len: int, cache_bytes: int) -> tuple[Phase, KernelChoice | None]:
         encoder = name == "prefill" and bool(self.stage.encoder_layers)
         groups = self.stage.encoder_layers if encoder else self.stage.layers
-        kv_len = q_len if name == "prefill" else self.settings.context_len
+        kv_len = q_len if name == "prefill" else self._decoder_len
         choices = {
             window: self._kernel(groups, window, q_len, kv_len) for window in _windows(groups)
         }
@@ -264,7 +272,9 @@ class _Run:
 
         accelerate hooks.py `AlignDevicesHook(io_same_device=True)`: outputs go to the inputs' GPU.
         """
-        if not self.architecture.is_decoder or not self.architecture.vocab_size:
+        if not self.architecture.is_decoder:
+            return self._masked_logits(q_len)
+        if not self.architecture.vocab_size:
             return 0
         if not self.stage.head and not self.stage.embeddings:
             return 0
@@ -274,6 +284,13 @@ class _Run:
         upcast = not self.stack.at_least("transformers", LAST_ONLY_SINCE)
         e = self.settings.dtype.block_bytes
         return made * 4 // (e + 4) if upcast or not self.inference.full_logits else made
+
+    def _masked_logits(self, q_len: int) -> int:
+        """An encoder's language-modelling head gives logits for every position: e·B·S·V."""
+        if not self.model.model_class.endswith(("ForMaskedLM", "ForPreTraining")):
+            return 0
+        elements = self.settings.batch * q_len * self.architecture.vocab_size
+        return self.settings.dtype.num_bytes(elements)
 
     def _made_logits(self, q_len: int) -> int:
         return logits_bytes(
@@ -289,11 +306,12 @@ class _Run:
         self, layer: Moment, at_head: bool, choice: KernelChoice | None, q_len: int
     ) -> dict[ComponentName, str]:
         notes: dict[ComponentName, str] = {
-            "kv_cache": f"{self.settings.context_len} tokens, batch {self.settings.batch}",
+            "kv_cache": f"{self._decoder_len} tokens, batch {self.settings.batch}",
             "workspaces": "cuBLAS",
         }
         if at_head:
-            notes["logits"] = "every position" if self.inference.full_logits else "last position"
+            every = self.inference.full_logits or not self.architecture.is_decoder
+            notes["logits"] = "every position" if every else "last position"
         elif layer.name == "attention" and choice is not None and q_len > 1:
             notes["temporaries"] = f"attention, {choice.name} kernel"
         elif layer.temporaries:

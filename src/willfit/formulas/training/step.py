@@ -148,12 +148,18 @@ class Step:
             layers = sum(group.count for group in groups)
             e = self.stream.residual.block_bytes
             inputs = layers * self.settings.tokens * self.architecture.hidden_size * e
-            return inputs + self.unfreed_int8(groups) + self.head_cast()
-        return sum(group.count * self.layer_kept(group) for group in groups) + self.casts()
+            unfreed = 0 if self.settings.reentrant else self.int8_inputs(groups)
+            return inputs + unfreed + self.head_cast()
+        kept = sum(group.count * self.layer_kept(group) for group in groups)
+        return kept + self.casts() + self.int8_inputs(groups)
 
     def head_cast(self) -> int:
-        """Autocast's copy of a float32 output head, outside every checkpoint: 2·V·h."""
-        if not self.stream.autocast or self.weights.dtype is not FLOAT32:
+        """Autocast's copy of a float32 output head, outside every checkpoint: 2·V·h.
+
+        A frozen one's too: its product needs it for the gradient of its input.
+        """
+        float32 = self.weights.dtype is FLOAT32 or self.kbit
+        if not self.stream.autocast or not float32 or self.model.classifier:
             return 0
         return 2 * self.architecture.vocab_size * self.architecture.hidden_size
 
@@ -164,24 +170,24 @@ class Step:
         in_layers = self.casts() - self.head_cast()
         return max(in_layers // layers - 2 * down * self.architecture.hidden_size, 0)
 
-    def unfreed_int8(self, groups: list[LayerGroup]) -> int:
+    def int8_inputs(self, groups: list[LayerGroup]) -> int:
         """LLM.int8 keeps product inputs in ``ctx``, which non-reentrant checkpointing cannot free.
 
-        bitsandbytes autograd/_functions.py `MatMul8bitLt`: inputs of attention, of its output
-        projection, of the MLP and of its down projection.
+        bitsandbytes autograd/_functions.py `MatMul8bitLt`: inputs of attention, of the MLP and of
+        its down projection; that of the output projection where attention does not keep it.
         """
         quantization = self.weights.quantization
-        if quantization is None or quantization.scheme != "int8" or self.settings.reentrant:
+        if quantization is None or quantization.scheme != "int8":
             return 0
-        per_token = sum(
-            group.count
-            * (
-                3 * self.architecture.hidden_size
-                + (group.mlp.intermediate_size if group.mlp else 0)
+        per_token = 0
+        for group in groups:
+            attention = group.attention
+            own = self.settings.checkpointing or (
+                attention is not None and self.kernel(attention) in ("eager", "math")
             )
-            for group in groups
-        )
-        return 2 * self.settings.tokens * per_token
+            width = (3 if own else 2) * self.architecture.hidden_size + self.mlp_width(group)
+            per_token += group.count * width
+        return self.stream.residual.num_bytes(self.settings.tokens * per_token)
 
     def casts(self) -> int:
         """Autocast's half-precision copies of float32 weights, adapters' too, kept for backward."""
@@ -189,6 +195,7 @@ class Step:
             return 0
         adapter = self.adapter
         casts = 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
+        casts += self.head_cast() if self.weights.dtype is not FLOAT32 else 0
         return casts + sum(
             2 * loaded.row.num_elements * loaded.row.count
             for loaded in self.weights.rows

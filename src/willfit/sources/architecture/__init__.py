@@ -65,7 +65,7 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
     return Architecture(
         hidden_size=hidden_size,
         vocab_size=fields.size("vocab_size") or 0,
-        max_context=fields.size("max_context") or traits.max_context,
+        max_context=fields.size("max_context") or _patches(fields) or traits.max_context,
         layers=groups,
         is_decoder=traits.decoder,
         supports_sdpa=traits.sdpa,
@@ -80,6 +80,12 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         hidden_act=fields.text("hidden_act", traits.hidden_act),
         dropout=_dropout(fields, traits),
     )
+
+
+def _patches(fields: Fields) -> int | None:
+    """What a vision transformer reads: an image's patches and the class token."""
+    image, patch = fields.size("image_size"), fields.size("patch_size")
+    return (image // patch) ** 2 + 1 if image and patch and not fields.size("vocab_size") else None
 
 
 def _parallel(fields: Fields, traits: Traits) -> bool:
