@@ -73,8 +73,8 @@ class Gemm:
         """Extra bytes inside one product of (rows × inner) with (outer × inner), output excluded.
 
         4 bit: the dequantised weight in the compute type, nested absmax 2·4·NK/64, and the input
-        and output in the compute type where it differs: the weight goes before the output is cast. int8: int8 input, row statistics, int32
-        and float16 products.
+        and output in the compute type where it differs: the weight goes before the output is cast.
+        int8: int8 input, row statistics, int32 and float16 products.
         """
         if self.quantization is None:
             return 0

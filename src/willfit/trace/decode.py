@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from willfit.trace.recording import Event, Handle, Recording
 from willfit.trace.repeat import NotRepeating
 
-LARGEST_STREAM: Final = 60_000
+LARGEST_STREAM: Final = 200_000
 """Events of the traced layers that decoding is followed for; past it steps are left out."""
 
 
@@ -17,6 +17,7 @@ class _Later(NamedTuple):
 
     original: Handle
     step: int
+    kind: str = "later step"
 
 
 def extended(recording: Recording, starts: Sequence[int], steps: int) -> tuple[Recording, bool]:

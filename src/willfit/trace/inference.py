@@ -34,27 +34,32 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
         ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
         if model.config.is_encoder_decoder:
             return _translate(session, inference, settings, ids)
-        cache: Any = None
         keep = _keep(model, inference)
         mask = _mask(inference, settings.batch, settings.prompt_len)
         outputs = model(input_ids=ids, use_cache=True, **keep, **mask)
+        token, cache = _next_token(outputs, session)
+        del outputs
+        recorder.phase = "decode"
         for step in range(min(settings.new_tokens, DECODED)):
-            recorder.mark([outputs.get("logits")], "logits")
-            cache = outputs.get("past_key_values")
-            recorder.mark(_tensors(cache), "kv_cache")
-            token = outputs["logits"][:, -1].to(torch.float32).argmax(-1)
-            del outputs
-            recorder.phase = "decode"
             starts.append(len(recorder.recording.events))
             mask = _mask(inference, settings.batch, settings.prompt_len + step + 1)
-            outputs = model(
-                input_ids=token[:, None], past_key_values=cache, use_cache=True, **keep, **mask
-            )
-        recorder.mark([outputs.get("logits")], "logits")
-        recorder.mark(_tensors(outputs.get("past_key_values")), "kv_cache")
+            outputs = model(input_ids=token, past_key_values=cache, use_cache=True, **keep, **mask)
+            token, cache = _next_token(outputs, session)
+            del outputs
         starts.append(len(recorder.recording.events))
-        del outputs, cache
     return starts
+
+
+def _next_token(outputs: Any, session: Session) -> tuple[torch.Tensor, Any]:
+    """The most likely token, (B, 1), as ``generate`` finds it in float32; and the cache."""
+    recorder = session.recorder
+    cache = outputs.get("past_key_values")
+    recorder.mark([outputs.get("logits")], "logits")
+    for part in ("self_attention_cache", "cross_attention_cache"):
+        recorder.mark(_tensors(getattr(cache, part, None)), "kv_cache")
+    recorder.mark(_tensors(cache), "kv_cache")
+    scores = outputs["logits"][:, -1].to(copy=True, dtype=torch.float32)
+    return scores.argmax(-1)[:, None], cache
 
 
 def _translate(
@@ -78,11 +83,7 @@ def _translate(
             use_cache=True,
             **mask,
         )
-        recorder.mark([outputs.get("logits")], "logits")
-        cache = outputs.get("past_key_values")
-        recorder.mark(_tensors(getattr(cache, "self_attention_cache", cache)), "kv_cache")
-        recorder.mark(_tensors(getattr(cache, "cross_attention_cache", None)), "kv_cache")
-        token = outputs["logits"][:, -1].to(torch.float32).argmax(-1)[:, None]
+        token, cache = _next_token(outputs, session)
         del outputs
     starts.append(len(recorder.recording.events))
     return starts

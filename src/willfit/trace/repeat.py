@@ -52,6 +52,7 @@ class Copy(NamedTuple):
 
     original: Handle
     unit: int
+    kind: str = "copied unit"  # tuples of equal numbers are equal, whatever their class
 
 
 def repeated(recording: Recording, shortened: Shortened) -> Recording:
@@ -204,7 +205,10 @@ class _Expansion:
             home = self._home[event.handle]
             handle = event.handle
             if run.unit is not None and home.unit is not None:
-                handle = self._handle(home._replace(unit=home.unit + shift))
+                if abs(home.unit - run.unit) <= 1:
+                    handle = self._handle(home._replace(unit=home.unit + shift))
+                elif home.unit in (_FIRST, _SECOND):
+                    raise NotRepeating(f"{self._short.stack}: layers outlive their neighbours")
             yield event._replace(handle=handle, layer=self._layer(event.layer, shift))
 
     def _handle(self, home: _Home) -> Handle:
@@ -221,6 +225,6 @@ class _Expansion:
         return copy
 
     def _layer(self, layer: Layer | None, units: int) -> Layer | None:
-        if layer is None or layer.stack != self._short.stack:
+        if layer is None or self._unit(layer) is None:
             return layer
         return layer._replace(number=layer.number + units * self._short.unit)

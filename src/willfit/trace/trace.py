@@ -127,6 +127,8 @@ class _Job:
         recording = session.recording
         if self._inference is None or len(starts) <= DECODED:
             return recording.ordered(), ()
+        if self._inference.new_tokens <= DECODED:
+            return recording.ordered(), ()
         try:
             recording, complete = extended(recording, starts, self._inference.new_tokens)
         except NotRepeating as reason:

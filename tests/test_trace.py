@@ -1,0 +1,258 @@
+"""The trace held to itself: a short model's repeated events are those of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+from tests.support.meta_spec import meta_model, spec_of_model
+
+from willfit.allocator.rounding import round_block
+from willfit.allocator.simulator import SimulatedOutOfMemory
+from willfit.devices import parse_machine
+from willfit.dtypes import BFLOAT16
+from willfit.errors import UnsupportedError
+from willfit.estimator import estimate
+from willfit.estimator.replay import replay, replay_on
+from willfit.formulas.weights import load_weights
+from willfit.scenario import (
+    Inference,
+    Loading,
+    Lora,
+    Machine,
+    ModelSpec,
+    Quantization,
+    Scenario,
+    Training,
+    Workload,
+)
+from willfit.sources.catalogue import load
+from willfit.trace import inference
+from willfit.trace import trace as door
+from willfit.trace.recording import Recording
+from willfit.trace.repeat import NotRepeating
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 1000,
+}
+MODELS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "llama": ("llama", None, {**SMALL, "num_hidden_layers": 9}),
+    "gemma2": ("gemma2", None, {**SMALL, "num_hidden_layers": 11, "sliding_window": 64}),
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM", {**SMALL, "num_hidden_layers": 32}),
+    "mixtral": ("mixtral", None, {**SMALL, "num_hidden_layers": 8, "num_local_experts": 4}),
+    "gpt2": ("gpt2", "GPT2LMHeadModel", {"n_embd": 256, "n_layer": 8, "n_head": 8, "vocab_size": 1000}),
+    "bert": (
+        "bert",
+        "BertForSequenceClassification",
+        {"hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 1000},
+    ),
+    "t5": (
+        "t5",
+        "T5ForConditionalGeneration",
+        {"d_model": 256, "d_kv": 32, "d_ff": 512, "num_layers": 8, "num_heads": 8, "vocab_size": 1000},
+    ),
+}  # fmt: skip
+LORA = Lora(r=8, target_modules=("all-linear",))
+QLORA = Quantization(scheme="nf4", compute_dtype=BFLOAT16)
+INT8 = Quantization(scheme="int8")
+STEP = {"micro_batch_size": 2, "max_length": 96, "optimizer": "adamw_torch"}
+WORK: dict[str, Workload] = {
+    "full": Workload(training=Training(method="full", **STEP)),
+    "full, checkpointed": Workload(
+        training=Training(method="full", gradient_checkpointing=True, **STEP)
+    ),
+    "full, loop": Workload(training=Training(method="full", trainer="loop", padded=True, **STEP)),
+    "lora": Workload(training=Training(method="lora", lora=LORA, bf16=True, **STEP)),
+    "qlora, reentrant": Workload(
+        loading=Loading(quantization=QLORA),
+        training=Training(
+            method="qlora", lora=LORA, prepare_kbit=True, bf16=True,
+            gradient_checkpointing=True, use_reentrant=True, **STEP,
+        ),
+    ),
+    "int8, lora": Workload(
+        loading=Loading(quantization=INT8),
+        training=Training(method="lora", lora=LORA, gradient_checkpointing=True, **STEP),
+    ),
+    "generate": Workload(inference=Inference(context_len=96, max_new_tokens=8)),
+    "padded": Workload(inference=Inference(context_len=96, padded=True, batch_size=2)),
+}  # fmt: skip
+PAIRS = [
+    *[("llama", work) for work in WORK],
+    ("gemma2", "full"), ("gemma2", "generate"), ("gemma3", "lora"), ("gemma3", "padded"),
+    ("mixtral", "full"), ("mixtral", "generate"), ("gpt2", "full"), ("gpt2", "generate"),
+    ("bert", "lora"), ("bert", "padded"), ("t5", "generate"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spec_of() -> Any:
+    specs: dict[str, ModelSpec] = {}
+
+    def find(name: str) -> ModelSpec:
+        if name not in specs:
+            kind, cls, changes = MODELS[name]
+            specs[name] = spec_of_model(meta_model(kind, cls, **changes), BFLOAT16)
+        return specs[name]
+
+    return find
+
+
+def scenario(spec: ModelSpec, workload: Workload, gpu: str = "L4") -> Scenario:
+    return Scenario(model=spec, workload=workload, machine=Machine(gpus=parse_machine(gpu).gpus))
+
+
+def job(spec: ModelSpec, workload: Workload, gpu: str = "L4") -> Any:
+    asked = scenario(spec, workload, gpu)
+    weights = load_weights(spec, workload.loading, asked.stack)
+    made = door._Job(
+        scenario=asked,
+        weights=weights,
+        gpu=asked.machine.gpus[0],
+        device_map=True,  # type: ignore[union-attr]
+    )
+    return made, weights
+
+
+def normal(recording: Recording) -> list[tuple[Hashable, ...]]:
+    """The stream with storages numbered as they come, and sizes as blocks.
+
+    Clipping stacks one number for each parameter, so a short model's stack is short.
+    """
+    numbers: dict[Hashable, int] = {}
+    return [
+        (numbers.setdefault(e.handle, len(numbers)),
+         round_block(e.num_bytes) if e.num_bytes and "stack" not in e.place.op else 0,
+         e.phase, e.layer)
+        for e in recording.events
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "work"), PAIRS)
+def test_repeated_layers_are_the_whole_model(spec_of: Any, name: str, work: str) -> None:
+    """Event by event: order, size, storage, phase and layer."""
+    made, weights = job(spec_of(name), WORK[work])
+    short = door.shorten(made.config, weights)
+    assert short is not None and all(stack.left_out for stack in short.stacks)
+    repeated, whole = made.run(short), made.run(None)
+    assert normal(repeated.recording) == normal(whole.recording)
+    assert repeated.num_trainable_params == whole.num_trainable_params
+    for ours, theirs in zip(replay(repeated.recording), replay(whole.recording), strict=True):
+        assert ours.name == theirs.name and ours.reserved_bytes == theirs.reserved_bytes
+        assert abs(ours.allocated_bytes - theirs.allocated_bytes) < 4096
+
+
+def test_unequal_middle_layers_are_noticed(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that behaves unlike its neighbours, which neither its shapes nor its config show."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    kept = LlamaMLP.forward
+    calls = iter(range(1000))
+
+    def odd(self: Any, x: Any) -> Any:
+        return kept(self, x + 1 if next(calls) % 9 == 2 else x)
+
+    monkeypatch.setattr(LlamaMLP, "forward", odd)
+    made, weights = job(spec_of("llama"), WORK["padded"])
+    with pytest.raises(NotRepeating):
+        made.run(door.shorten(made.config, weights))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputation_takes_the_kernels_of_forward(spec_of: Any, reentrant: bool) -> None:
+    """As many attention calls again, by the same kernel: a function mode would be inactive."""
+    training = Training(method="full", gradient_checkpointing=True, use_reentrant=reentrant, **STEP)
+    made, _ = job(spec_of("llama"), Workload(training=training))
+    found: list[Any] = []
+    real = door.Session
+
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        found.append(real(*args, **kwargs))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "Session", remembered)
+        made.run(None)
+    assert found[0].attention.calls == {"flash": 2 * 2 * 9}
+    kernel = "aten._scaled_dot_product_flash_attention.default"
+    by_phase = {
+        phase: sum(e.place.op == kernel for e in found[0].recording.events if e.phase == phase)
+        for phase in ("forward", "backward")
+    }
+    assert by_phase["forward"] == by_phase["backward"] > 0
+
+
+def test_components_add_up_and_weights_are_the_formulas(spec_of: Any) -> None:
+    for work in WORK.values():
+        asked = scenario(spec_of("llama"), work)
+        traced = estimate(asked, trace=True)
+        formula = estimate(asked, search_limits=False)
+        assert traced.level == "trace" and traced.verdict == "fits"
+        for phase in traced.gpus[0].phases:
+            assert sum(part.num_bytes for part in phase.components) == phase.device_bytes
+        assert traced.num_trainable_params == formula.num_trainable_params
+
+
+def test_a_checkpoint_stored_in_fp8_is_not_traced_as_something_else() -> None:
+    spec = load("deepseek-ai/DeepSeek-V3")
+    assert spec is not None and spec.quantization is not None
+    with pytest.raises(UnsupportedError, match="stored in fp8"):
+        estimate(scenario(spec, Workload(inference=Inference()), "H200"), trace=True)
+
+
+def test_code_that_reads_values_says_where(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    def reads(_: Any, x: Any) -> Any:
+        return x if float(x.sum()) > 0 else x + 1
+
+    monkeypatch.setattr(LlamaMLP, "forward", reads)
+    with pytest.raises(
+        UnsupportedError, match=r"cannot run this model: .* in model\.layers\.0\.mlp"
+    ):
+        estimate(scenario(spec_of("llama"), WORK["padded"]), trace=True)
+
+
+def test_several_gpus_are_refused_in_words(spec_of: Any) -> None:
+    asked = scenario(spec_of("llama"), WORK["generate"], "T4x2")
+    with pytest.raises(UnsupportedError, match="split over GPUs"):
+        estimate(asked, trace=True)
+
+
+def test_a_full_card_gives_cached_segments_back(spec_of: Any) -> None:
+    """A cache that grows leaves garbage; a card too small for the garbage still holds the rest."""
+    work = Workload(inference=Inference(batch_size=64, context_len=700, max_new_tokens=600))
+    made, weights = job(spec_of("llama"), work)
+    recording = made.run(door.shorten(made.config, weights)).recording
+    roomy = max(phase.reserved_bytes for phase in replay(recording))
+    most = max(phase.allocated_bytes for phase in replay(recording))
+    capacity = round(0.9 * roomy)
+    assert most < capacity
+    tight = replay(recording, capacity_bytes=capacity)
+    assert max(phase.reserved_bytes for phase in tight) <= capacity
+    with pytest.raises(SimulatedOutOfMemory):
+        replay(recording, capacity_bytes=most // 2)
+    assert replay_on(recording, "", most // 2) == replay(recording)
+
+
+def test_every_decoding_step_is_as_if_it_had_been_run(
+    spec_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve steps from three, and the same twelve run one by one."""
+    work = Workload(inference=Inference(context_len=96, max_new_tokens=12))
+    made, _ = job(spec_of("llama"), work)
+    from_three = made.run(None).recording
+    monkeypatch.setattr(inference, "DECODED", 12)
+    monkeypatch.setattr(door, "DECODED", 12)
+    made, _ = job(spec_of("llama"), work)
+    one_by_one = made.run(None).recording
+    ran = [event for event in normal(one_by_one) if event[2] == "decode"]
+    steps = [event for event in normal(from_three) if event[2] == "decode"]
+    assert len(steps) > 1000
+    assert steps[:-4] == ran[: len(steps) - 4]  # then the one that was run lets go of everything
