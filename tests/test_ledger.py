@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.ledger.__main__ import judge_folder, main
+from benchmarks.ledger.__main__ import judge, judge_folder, main
 from benchmarks.ledger.row import Outcome
 from benchmarks.ledger.summary import summarise
 
@@ -54,3 +54,24 @@ def test_the_json_has_the_documented_keys(shared: Path, tmp_path: Path) -> None:
         "id", "source", "tier", "task", "level", "kind", "measured_bytes", "estimated_bytes",
         "low_bytes", "high_bytes", "reason",
     }  # fmt: skip
+
+
+TRACED = {
+    # adapter: largest error of the reserved peak, rounded up from what was reached
+    "lora--llama-3.2-3B-rank32.json": 0.01,
+    "ia3--llama-3.2-3B-default.json": 0.005,
+    "loha--llama-3.2-3B-rank32.json": 0.01,
+    "vblora--llama-3.2-3B-default.json": 0.01,
+    "prompt_tuning--llama-3.2-3B-default.json": 0.01,
+    "road--llama-3.2-3B-lr_0.001.json": 0.005,
+    "full-finetuning--llama-3.2-3B-lr_0.00001.json": 0.03,
+}
+
+
+@pytest.mark.parametrize("name", sorted(TRACED))
+def test_a_traced_method_is_as_near_as_it_was(shared: Path, name: str) -> None:
+    lines = (shared / "measured" / "peft_metamath.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["repo_path"].endswith("/" + name)]
+    (outcome,) = [o for o in judge(rows[-1], "trace") if o.estimated_bytes is not None]
+    assert outcome.error is not None
+    assert abs(outcome.error) <= TRACED[name]

@@ -15,8 +15,10 @@ from typing import Final
 from benchmarks.ledger.importers import IMPORTERS
 from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import Summary, summarise
-from willfit.errors import WillfitError
+from willfit.errors import UnsupportedError, WillfitError
 from willfit.estimator import estimate
+from willfit.results import Estimate, Level
+from willfit.scenario import Scenario
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are those of the catalogue, never downloads
 DEFAULT_ROWS: Final = Path(__file__).resolve().parents[3] / "shared" / "measured"
@@ -27,14 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__)
     parser.add_argument("--rows", type=Path, default=DEFAULT_ROWS, help="folder of .jsonl files")
     parser.add_argument("--json", type=Path, help="write every row here")
-    parser.add_argument("--level", choices=("formula",), default="formula")
+    parser.add_argument("--level", choices=("formula", "trace", "both"), default="formula")
     parser.add_argument("--source", action="append", help="only this source (repeatable)")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the worst N rows")
     arguments = parser.parse_args(argv)
     if not arguments.rows.is_dir():
         print(f"no folder {arguments.rows}: give one with --rows", file=sys.stderr)
         return 1
-    outcomes = judge_folder(arguments.rows, arguments.source)
+    both: tuple[Level, ...] = ("formula", "trace")
+    levels = tuple(level for level in both if arguments.level in (level, "both"))
+    outcomes = [
+        outcome
+        for level in levels
+        for outcome in judge_folder(arguments.rows, arguments.source, level)
+    ]
     print(render(outcomes, arguments.worst))
     if arguments.json:
         rows = {"rows": [asdict(outcome) for outcome in outcomes]}
@@ -42,27 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def judge_folder(folder: Path, sources: Sequence[str] | None = None) -> list[Outcome]:
-    """Outcomes of every row of the sources that an importer knows."""
+def judge_folder(
+    folder: Path, sources: Sequence[str] | None = None, level: Level = "formula"
+) -> list[Outcome]:
+    """Outcomes of every row of the sources that an importer knows at this level."""
     outcomes: list[Outcome] = []
     for path in sorted(folder.glob("*.jsonl")):
-        if path.stem in IMPORTERS and (not sources or path.stem in sources):
+        if path.stem in IMPORTERS[level] and (not sources or path.stem in sources):
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
-                    outcomes.extend(judge(json.loads(line)))
+                    outcomes.extend(judge(json.loads(line), level))
     return outcomes
 
 
-def judge(row: PublishedRow) -> Iterator[Outcome]:
+def judge(row: PublishedRow, level: Level = "formula") -> Iterator[Outcome]:
     """One outcome per measured kind of a row."""
     measured = {entry["kind"]: int(entry["bytes"]) for entry in row["measured"]}
-    for result in _expressed(row):
+    for result in _expressed(row, level):
         if result.kind not in measured:
             continue
         estimated = low = high = reason = None
         if isinstance(result, Expressed):
             try:
-                estimated, low, high = _estimated(result)
+                estimated, low, high = _estimated(result, level)
             except WillfitError as error:
                 reason = str(error)
         else:
@@ -72,7 +82,7 @@ def judge(row: PublishedRow) -> Iterator[Outcome]:
             source=row["source"],
             tier=row["tier"],
             task=row["task"],
-            level="formula",
+            level=level,
             kind=result.kind,
             measured_bytes=measured[result.kind],
             estimated_bytes=estimated,
@@ -82,22 +92,41 @@ def judge(row: PublishedRow) -> Iterator[Outcome]:
         )
 
 
-def _expressed(row: PublishedRow) -> list[Expressed | NotExpressed]:
+def _expressed(row: PublishedRow, level: Level) -> list[Expressed | NotExpressed]:
     """The importer's results; a model that no source knows offline is a reason, not an end."""
     try:
-        return list(IMPORTERS[row["source"]](row))
+        return list(IMPORTERS[level][row["source"]](row))
     except WillfitError as error:
         return [NotExpressed(kind=entry["kind"], reason=str(error)) for entry in row["measured"]]
 
 
-def _estimated(result: Expressed) -> tuple[int, int, int]:
-    nominal = result.reading(estimate(result.scenario, search_limits=False))
+def _estimated(result: Expressed, level: Level) -> tuple[int, int, int]:
+    nominal = result.reading(_estimate(result.scenario, level))
     ends = [
-        result.reading(estimate(scenario, search_limits=False))
+        result.reading(_estimate(scenario, level))
         for scenario in (result.low_scenario, result.high_scenario)
         if scenario is not None
     ]
     return nominal, min([nominal, *ends]), max([nominal, *ends])
+
+
+_TRACED: dict[str, Estimate | UnsupportedError] = {}
+
+
+def _estimate(scenario: Scenario, level: Level) -> Estimate:
+    """One estimate; traces are kept, for sources repeat their runs."""
+    if level != "trace":
+        return estimate(scenario, search_limits=False)
+    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r}"
+    if key not in _TRACED:
+        try:
+            _TRACED[key] = estimate(scenario, trace=True)
+        except UnsupportedError as error:
+            _TRACED[key] = error
+    found = _TRACED[key]
+    if isinstance(found, UnsupportedError):
+        raise found
+    return found
 
 
 def render(outcomes: Sequence[Outcome], worst: int) -> str:

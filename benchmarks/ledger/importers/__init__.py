@@ -10,10 +10,15 @@ from benchmarks.ledger.importers import (
     qwen_speed_benchmark,
 )
 from benchmarks.ledger.row import Importer
+from willfit.results import Level
 
-IMPORTERS: Final[dict[str, Importer]] = {
-    "optimum_benchmark_history": optimum_benchmark_history.express,
-    "peft_metamath": peft_metamath.express,
-    "qwen_speed_benchmark": qwen_speed_benchmark.express,
+IMPORTERS: Final[dict[Level, dict[str, Importer]]] = {
+    "formula": {
+        "optimum_benchmark_history": optimum_benchmark_history.express,
+        "peft_metamath": peft_metamath.express,
+        "qwen_speed_benchmark": qwen_speed_benchmark.express,
+    },
+    "trace": {"peft_metamath": peft_metamath.express_by_trace},
 }
-"""Importers by the name of the source's file."""
+"""Importers by level and the name of the source's file. The trace runs the installed libraries, so
+sources measured with releases whose code was another are left to the formulas."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from willfit.dtypes import DType
 
@@ -89,6 +89,8 @@ class Training:
     method: TrainMethod
     trainer: Trainer = "transformers"
     lora: Lora | None = None
+    adapter_config: Mapping[str, Any] | None = None
+    """``adapter_config.json`` of a PEFT method without a formula; the trace builds it as it is."""
     prepare_kbit: bool | None = None
     """``prepare_model_for_kbit_training`` was called; None is what the trainer does."""
     optimizer: str | None = None

@@ -13,6 +13,7 @@ from willfit.formulas.training.lora import build_adapter
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Lora, Quantization
+from willfit.trace.adapters import with_adapter
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,7 @@ def build(
     config: Mapping[str, Any],
     attention: str | None,
     lora: Lora | None = None,
+    adapter_config: Mapping[str, Any] | None = None,
     prepare_kbit: bool = False,
     num_labels: int | None = None,
 ) -> Built:
@@ -67,7 +69,9 @@ def build(
     paths = {id(module): path for path, module in model.named_modules()}
     if prepare_kbit:
         _prepare_kbit(model)
-    if lora is not None:
+    if adapter_config is not None:
+        model, paths = with_adapter(model, adapter_config)
+    elif lora is not None:
         model = _with_lora(model, spec, lora)
     return Built(model=model, paths=paths)
 

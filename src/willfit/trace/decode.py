@@ -45,8 +45,7 @@ def extended(recording: Recording, starts: Sequence[int], steps: int) -> tuple[R
             if event.num_bytes and original in categories:
                 categories[event.handle] = categories[original]
             events.append(event)
-    done = Recording(events=events, categories=categories, unsupported=recording.unsupported)
-    return done, complete
+    return recording.with_events(events, categories), complete
 
 
 class _Steps:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 def fake_mode() -> FakeTensorMode:
@@ -45,3 +46,11 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
         return made
     parameter: Any = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
     return parameter  # type: ignore[no-any-return]
+
+
+def with_value(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """The fake tensor that a factory made, with the value that the factory gives."""
+    with _disable_current_modes():
+        real = func(*args, **kwargs)
+    mode = made.fake_mode
+    return mode.fake_tensor_converter.from_real_tensor(mode, real, make_constant=True)

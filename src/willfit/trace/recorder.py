@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,10 +10,12 @@ from itertools import count
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from willfit.formulas.phase import ComponentName, PhaseName
 from willfit.trace.cuda.hidden import Call, Hidden
+from willfit.trace.fakes import with_value
 from willfit.trace.modules import Modules
 from willfit.trace.recording import Event, Handle, Layer, Place, Recording
 
@@ -86,12 +89,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operator and note what it allocated."""
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        try:
+            out = func(*args, **kwargs)
+        except DataDependentOutputException:
+            if func is not _aten._local_scalar_dense.default:
+                raise
+            return self._zero(args[0])
+        if func in _FACTORIES and out.numel() == 1:
+            out = with_value(out, func, args, kwargs)
         new = [
             (position, tensor)
-            for position, tensor in enumerate(out if isinstance(out, (list, tuple)) else (out,))
-            if isinstance(tensor, torch.Tensor)
-            and tensor.untyped_storage()._cdata not in self._storages
+            for position, tensor in _tensors(out)
+            if tensor.untyped_storage()._cdata not in self._storages
         ]
         hidden = self._hidden.get(func)
         if new or hidden is not None:
@@ -132,6 +141,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Module at work and its layer; (None, None) outside of the model."""
         module = self._modules.path() if self._modules is not None else None
         return module, (self._modules.layer(module) if self._modules and module else None)
+
+    def _zero(self, tensor: torch.Tensor) -> bool | int | float:
+        """What a value that the code reads is taken as: no tensor here has any."""
+        module = self._where()[0]
+        where = _NUMBER.sub(".N", module) if module else "the training code"
+        note = f"values that {where} reads were taken as 0"
+        if note not in self.recording.assumptions:
+            self.recording.assumptions.append(note)
+        if tensor.dtype == torch.bool:
+            return False
+        return 0.0 if tensor.dtype.is_floating_point else 0
 
     def _of_argument(self, args: Sequence[Any], position: int) -> Layer | None:
         """The layer of the argument that an output belongs to: optimizers work on lists."""
@@ -177,8 +197,27 @@ class _Storage(weakref.ref[Any]):
     layer: Layer | None
 
 
+def _tensors(out: Any) -> Iterator[tuple[int, torch.Tensor]]:
+    """Tensors with a storage of their own, by position; a sparse one has two inside."""
+    for position, tensor in enumerate(out if isinstance(out, (list, tuple)) else (out,)):
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if tensor.layout == torch.strided:
+            yield position, tensor
+        elif tensor.layout == torch.sparse_coo:
+            yield position, tensor._indices()
+            yield position, tensor._values()
+
+
+_NUMBER = re.compile(r"\.\d+")
 _aten = torch.ops.aten
 _ON_HOST = {_aten.lift_fresh.default}
 """Operators whose results stay in host memory: ``torch.tensor(0.0)`` of an optimizer's step."""
+_FACTORIES = {
+    _aten.rand.default, _aten.randn.default, _aten.randint.default, _aten.randint.low,
+    _aten.zeros.default, _aten.ones.default, _aten.full.default, _aten.arange.default,
+}  # fmt: skip
+"""Operators that make a tensor of nothing: a single number keeps its value, for code decides by
+such (``torch.rand(1) > dropout``)."""
 _PRODUCTS = {_aten.mm.default, _aten.bmm.default, _aten.addmm.default, _aten.baddbmm.default}
 """Operators that cuBLAS serves."""

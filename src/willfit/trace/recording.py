@@ -49,6 +49,8 @@ class Recording:
     """What a storage holds, where known; the rest is told apart by its phase."""
     unsupported: list[str] = field(default_factory=list)
     """Operators whose memory on a GPU is not known, with their modules."""
+    assumptions: list[str] = field(default_factory=list)
+    """What the run could not know and took for granted."""
 
     def ordered(self) -> Recording:
         """Frees that follow each other outside of the model, in the order of their allocation.
@@ -66,4 +68,15 @@ class Recording:
             else:
                 frees.append(event)
         events += sorted(frees, key=lambda free: born[free.handle])
-        return Recording(events=events, categories=self.categories, unsupported=self.unsupported)
+        return self.with_events(events)
+
+    def with_events(
+        self, events: list[Event], categories: dict[Handle, ComponentName] | None = None
+    ) -> Recording:
+        """The same recording with other events."""
+        return Recording(
+            events=events,
+            categories=self.categories if categories is None else categories,
+            unsupported=self.unsupported,
+            assumptions=self.assumptions,
+        )

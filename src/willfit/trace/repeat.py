@@ -63,7 +63,7 @@ def repeated(recording: Recording, shortened: Shortened) -> Recording:
     for copy, original in expansion.copies.items():
         if original in recording.categories:
             categories[copy] = recording.categories[original]
-    return Recording(events=events, categories=categories, unsupported=list(recording.unsupported))
+    return recording.with_events(events, categories)
 
 
 class _Home(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import re
 from dataclasses import dataclass
 
@@ -43,6 +45,7 @@ def trace(
     not. Raises `UnsupportedError` naming the operator and the module where the code cannot run on
     fake tensors.
     """
+    _check_stack(scenario)
     with quiet():
         job = _Job(scenario=scenario, weights=weights, gpu=gpu, device_map=device_map)
         short = shorten(job.config, weights)
@@ -85,6 +88,7 @@ class _Job:
             config=self.config if short is None else short.config,
             attention=settings.implementation if settings is not None else None,
             lora=training.lora if training is not None else None,
+            adapter_config=training.adapter_config if training is not None else None,
             prepare_kbit=bool(training is not None and training.prepare_kbit),
             num_labels=scenario.workload.loading.num_labels,
         )
@@ -107,6 +111,7 @@ class _Job:
             assumptions=(
                 *(settings.assumptions if settings is not None else ()),
                 *notes,
+                *recording.assumptions,
                 *session.assumptions(),
                 *_untested(),
             ),
@@ -160,6 +165,19 @@ def _failure(error: Exception, session: Session) -> str:
         f"the trace cannot run this model: {type(error).__name__} after {place.op}{where}: "
         f"{text[:200]}; leave --trace out for the formulas' estimate"
     )
+
+
+def _check_stack(scenario: Scenario) -> None:
+    """The trace runs what is installed; it cannot stand for another version that was asked for."""
+    for name, asked in scenario.stack.versions.items():
+        there = importlib.util.find_spec(name) is not None
+        installed = importlib.metadata.version(name) if there else None
+        ours = release(TESTED[name])[:2]
+        if installed is not None and release(asked)[:2] not in (release(installed)[:2], ours):
+            raise UnsupportedError(
+                f"the trace runs {name} {installed}, which is installed, not {asked}: install that "
+                "version, or leave --trace out for the formulas' estimate"
+            )
 
 
 def _untested() -> tuple[str, ...]:

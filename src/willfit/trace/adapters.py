@@ -1,0 +1,93 @@
+"""PEFT's adapters of any method, put into a model that holds no values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from willfit.errors import InputError
+
+
+def with_adapter(
+    model: torch.nn.Module, config: Mapping[str, Any]
+) -> tuple[torch.nn.Module, dict[int, str]]:
+    """PEFT's model around ours, and the base's paths by ``id`` of its modules.
+
+    ``config`` is the content of an ``adapter_config.json``. Raises `InputError` on a method or
+    setting that the installed PEFT does not know.
+    """
+    import peft
+    from peft import mapping
+
+    kind = str(config.get("peft_type", "")).upper()
+    kind = RENAMED.get(kind, kind)
+    known: Any = mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+    cls = next((cls for name, cls in known.items() if str(name.value).upper() == kind), None)
+    if cls is None:
+        raise InputError(
+            f"peft_type {kind[:40] or '(none)'} is not known to PEFT {peft.__version__}: "
+            f"it has {', '.join(sorted(str(name.value) for name in known))}"
+        )
+    fields = set(cls.__dataclass_fields__)
+    given = {key: value for key, value in config.items() if key in fields and key != "peft_type"}
+    given["inference_mode"] = False
+    given.pop("peft_version", None)
+    try:
+        return _put_in(model, cls(**given))
+    except Exception as error:  # whatever a strange config breaks
+        raise InputError(
+            f"PEFT {peft.__version__} refuses this {kind} adapter: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+RENAMED = {"BONE": "MISS"}
+"""Methods that PEFT has under another name now."""
+
+
+def _put_in(model: torch.nn.Module, settings: Any) -> tuple[torch.nn.Module, dict[int, str]]:
+    """Adapters on the meta device, or, where their set-up reads values, on zeros.
+
+    The zeros have addresses and no pages until they are touched: a method that reads a few of the
+    base's values costs little, one that factorises all of them takes its time.
+    """
+    import peft
+
+    put: Any = peft.get_peft_model
+    base: Any = copy.deepcopy(model)
+    paths = {id(module): path for path, module in base.named_modules()}
+    try:
+        return put(base, settings), paths
+    except (NotImplementedError, RuntimeError):
+        _to_zeros(model)
+        paths = {id(module): path for path, module in model.named_modules()}
+        return put(model, settings), paths
+
+
+def _to_zeros(model: torch.nn.Module) -> None:
+    """Parameters and buffers of a meta model as zeros in host memory, tied ones the same."""
+    memo: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        owned: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for tensors in owned:
+            for name, tensor in tensors.items():
+                if tensor is None or tensor.device.type != "meta":
+                    continue
+                if id(tensor) not in memo:
+                    memo[id(tensor)] = _zeros_like(tensor)
+                tensors[name] = memo[id(tensor)]
+
+
+def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
+    """Numpy's zeros come from calloc, which takes no page before it is written to."""
+    import numpy as np
+
+    num_bytes = max(tensor.numel() * tensor.element_size(), 1)
+    flat = torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8))
+    made = flat[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
+    return made
