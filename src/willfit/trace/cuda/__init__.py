@@ -6,10 +6,13 @@ while backward recomputes, so checkpointed layers would take other kernels than 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.nn import functional
 from transformers import masking_utils
 
@@ -35,6 +38,25 @@ def _bitsandbytes() -> list[tuple[Any, str, Any]]:
     return [(library, "matmul", bitsandbytes.matmul)]
 
 
+def _experts(gpu: Gpu | None) -> list[tuple[Any, str, Any]]:
+    """Experts are one grouped product on sm_80 and later (integrations/moe.py).
+
+    Other types than bfloat16 go through one product after the other inside the same call, which
+    has no meta kernel; transformers' own fallback gives the same output.
+    """
+    if importlib.util.find_spec("transformers.integrations.moe") is None:
+        return []
+    moe: Any = importlib.import_module("transformers.integrations.moe")
+    if not hasattr(moe, "_can_use_grouped_mm"):
+        return []
+    recent = gpu is None or gpu.vendor != "nvidia" or gpu.sm >= 80
+
+    def can_use(rows: torch.Tensor, weight: torch.Tensor, _: torch.Tensor) -> bool:
+        return recent and rows.dtype == weight.dtype == torch.bfloat16
+
+    return [(moe, "_can_use_grouped_mm", can_use)]
+
+
 def _not_packed(position_ids: Any) -> None:
     """One sequence a row: a fake tensor's positions cannot be read, and look packed."""
 
@@ -48,6 +70,7 @@ def cuda_choices(gpu: Gpu | None, stack: Stack) -> Iterator[CudaAttention]:
         (functional, "dropout", dropout),
         (masking_utils, "find_packed_sequence_indices", _not_packed),
         *_bitsandbytes(),
+        *_experts(gpu),
     ]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     try:
