@@ -38,6 +38,8 @@ class Request:
     """Whether any setting of a workload was given (else the table is what people want)."""
     assumptions: tuple[str, ...]
     ignored_settings: tuple[str, ...]
+    unsupported: tuple[str, ...] = ()
+    """What makes the number untrustworthy before anything is computed."""
 
 
 def build_request(arguments: argparse.Namespace) -> Request:
@@ -46,13 +48,20 @@ def build_request(arguments: argparse.Namespace) -> Request:
     _refuse_contradictions(options)
     model = _model(options)
     machine, machine_assumptions = _machine(options)
-    workload = _workload(options)
+    workload = _workload(options, model)
     given = _workload_given(options)
-    if model.architecture is None and workload.training is None and not given:
+    unsupported: list[str] = []
+    unknown = model.architecture is None and workload.inference is not None and not given
+    if unknown and not options.get("trace"):
         workload = Workload(loading=workload.loading)
-        assumptions.append(
-            f"loading only: the formulas do not know the activations of {model.model_class}"
+        traced = "--trace runs its real code, with willfit[trace]; "
+        said = (
+            f"loading only: the formulas do not know the activations of {model.model_class} "
+            f"({traced if model.library == 'transformers' else ''}--task load asks for that alone)"
         )
+        (assumptions if machine is None else unsupported).append(said)
+    if model.library == "gguf" and workload.inference is not None and not options.get("engine"):
+        assumptions.append("engine llama.cpp: transformers would dequantise a GGUF file on loading")
     scenario = Scenario(
         model=model,
         workload=workload,
@@ -68,6 +77,7 @@ def build_request(arguments: argparse.Namespace) -> Request:
         workload_given=given,
         assumptions=(*assumptions, *machine_assumptions),
         ignored_settings=tuple(ignored),
+        unsupported=tuple(unsupported),
     )
 
 
@@ -90,6 +100,8 @@ def _merged(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], l
         ignored.extend(settings.ignored)
         assumptions.extend(settings.assumptions)
     merged.update(typed)
+    if typed.get("batch_size") is not None and "per_device_train_batch_size" not in typed:
+        merged.pop("per_device_train_batch_size", None)  # the flag is another name for it
     if merged.get("lora_r") is not None and merged.get("train") is None:
         merged["train"] = (
             "qlora" if merged.get("quantize", "").startswith(("nf4", "fp4")) else "lora"
@@ -211,10 +223,10 @@ def _dtype(options: Mapping[str, Any], name: str) -> DType | None:
     return parse_dtype(options[name]) if options.get(name) else None
 
 
-def _workload(options: Mapping[str, Any]) -> Workload:
+def _workload(options: Mapping[str, Any], spec: ModelSpec) -> Workload:
     loading = Loading(
         dtype=_loading_dtype(options),
-        quantization=_quantization(options),
+        quantization=_quantization(options, spec),
         auto_class=options.get("auto_class"),
         num_labels=options.get("num_labels"),
         max_memory=parse_max_memory(options["max_memory"]) if options.get("max_memory") else None,
@@ -225,7 +237,7 @@ def _workload(options: Mapping[str, Any]) -> Workload:
         return Workload(loading=loading)
     if options.get("train"):
         return Workload(loading=loading, training=_training(options))
-    return Workload(loading=loading, inference=_inference(options))
+    return Workload(loading=loading, inference=_inference(options, spec))
 
 
 def _loading_dtype(options: Mapping[str, Any]) -> DType | None:
@@ -238,8 +250,10 @@ def _loading_dtype(options: Mapping[str, Any]) -> DType | None:
     return dtype
 
 
-def _quantization(options: Mapping[str, Any]) -> Quantization | None:
-    text = options.get("quantize") or ("nf4" if options.get("train") == "qlora" else None)
+def _quantization(options: Mapping[str, Any], spec: ModelSpec) -> Quantization | None:
+    text = options.get("quantize")
+    if text is None and options.get("train") == "qlora":
+        text = None if _stored_for_qlora(spec) else "nf4"
     if text is None:
         return None
     return parse_quantize(
@@ -249,7 +263,19 @@ def _quantization(options: Mapping[str, Any]) -> Quantization | None:
     )
 
 
-def _inference(options: Mapping[str, Any]) -> Inference:
+def _stored_for_qlora(spec: ModelSpec) -> bool:
+    """Whether the checkpoint is what ``--train qlora`` trains on; raises on another kind."""
+    if spec.quantization is None:
+        return False
+    if not spec.quantization.method.startswith("bitsandbytes"):
+        raise InputError(
+            f"--train qlora loads 4-bit weights with bitsandbytes, and {spec.id} is stored in "
+            f"{spec.quantization.method}: use --train lora, or name the original"
+        )
+    return True
+
+
+def _inference(options: Mapping[str, Any], spec: ModelSpec) -> Inference:
     context, new = options.get("context"), options.get("max_new_tokens")
     if context is not None and new is not None and new > context:
         raise InputError(
@@ -263,7 +289,7 @@ def _inference(options: Mapping[str, Any]) -> Inference:
         kv_dtype=_dtype(options, "kv_dtype"),
         cache=options.get("cache") or "dynamic",
         attn=options.get("attn"),
-        engine=options.get("engine") or "transformers",
+        engine=options.get("engine") or ("llama.cpp" if spec.library == "gguf" else "transformers"),
         full_logits=bool(options.get("full_logits")),
     )
 

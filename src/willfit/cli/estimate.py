@@ -70,6 +70,7 @@ def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
         dtypes=request.dtypes,
         assumptions=request.assumptions,
         ignored_settings=request.ignored_settings,
+        unsupported=request.unsupported,
         trace=bool(arguments.trace),
     )
     return result, request.workload_given or request.scenario.machine is not None

@@ -23,7 +23,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         replace(rest, phases=(load, *rest.phases))
         for load, rest in zip(
             loaded.phases,
-            (_work(scenario, share, len(split.shares)) for share in split.shares),
+            (_share_work(scenario, share, len(split.shares)) for share in split.shares),
             strict=True,
         )
     ]
@@ -44,6 +44,27 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         unknowns=(*scenario.model.unknowns, *every.unknowns),
         refused=split.refused,
     )
+
+
+def _share_work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
+    """What one GPU does; a replica of DataParallel has neither gradients nor an optimizer.
+
+    torch/nn/parallel: replicas are copies made in every forward, their gradients are added up on
+    the first device.
+    """
+    phases = _work(scenario, share, num_gpus)
+    if scenario.workload.training is None or strategy_of(scenario) != "dp" or share.index == 0:
+        return phases
+    first_only = ("gradients", "optimizer_states")
+    kept = [
+        replace(
+            phase,
+            components={k: v for k, v in phase.components.items() if k not in first_only},
+        )
+        for phase in phases.phases
+        if phase.name not in ("clip", "step")
+    ]
+    return replace(phases, phases=tuple(kept))
 
 
 def _work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:

@@ -27,6 +27,7 @@ def estimate(
     dtypes: Sequence[str] | None = None,
     assumptions: Sequence[str] = (),
     ignored_settings: Sequence[str] = (),
+    unsupported: Sequence[str] = (),
     search_limits: bool = True,
     trace: bool = False,
 ) -> Estimate:
@@ -52,7 +53,7 @@ def estimate(
         largest_layer=layer,
         dtypes=dtype_rows(scenario.model, scenario.stack, dtypes),
         assumptions=unique([*assumptions, *scenario.model.assumptions, *outcome.assumptions]),
-        unsupported=unique(outcome.unsupported),
+        unsupported=unique([*unsupported, *outcome.unsupported]),
         unknowns=outcome.unknowns,
         ignored_settings=tuple(ignored_settings),
         refused=outcome.refused,

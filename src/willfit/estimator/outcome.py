@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.allocator.rounding import reserved_bytes
 from willfit.devices import context_of
 from willfit.estimator.assemble import Overheads
 from willfit.estimator.share import Share, Spread
-from willfit.estimator.spread import spread
+from willfit.estimator.spread import spread, strategy_of
 from willfit.formulas.loading import WARMUP_SINCE, loading_phase, simulate_loading
 from willfit.formulas.phase import Phase
 from willfit.formulas.weights import LoadedWeights, load_weights
@@ -19,6 +19,8 @@ from willfit.scenario import Scenario
 from willfit.scenario.model import Unknown
 from willfit.units import format_bytes
 
+SHARDED: Final = ("fsdp", "zero3")
+"""Strategies under which no GPU ever holds the whole model."""
 SMALL_PART: Final = 0.01
 """Share of the weights below which a type is not worth a word."""
 
@@ -58,9 +60,22 @@ def load(scenario: Scenario) -> Loaded:
     return Loaded(
         weights=weights,
         split=split,
-        phases=tuple(loading_phase(share.weights, device_map=device_map) for share in split.shares),
+        phases=tuple(_loading(share, scenario, device_map) for share in split.shares),
         overheads=tuple(_overheads(share, scenario, device_map) for share in split.shares),
     )
+
+
+def _loading(share: Share, scenario: Scenario, device_map: bool) -> Phase:
+    """The loading phase; what is sharded later is loaded to the host and reaches a GPU as a shard.
+
+    transformers 5.23 Trainer: the model is built on the host and wrapped by FSDP or DeepSpeed.
+    """
+    machine = scenario.machine
+    sharded = scenario.workload.training is not None and strategy_of(scenario) in SHARDED
+    if not sharded or machine is None:
+        return loading_phase(share.weights, device_map=device_map)
+    part = loading_phase(share.weights.scaled(len(machine.gpus)), device_map=False)
+    return replace(part, host_bytes=share.weights.weight_bytes)
 
 
 def uses_device_map(scenario: Scenario) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from willfit.errors import UnsupportedError
 from willfit.estimator.share import Share, Spread
 from willfit.estimator.split import auto_leaves_gpu, split_by_device_map
@@ -18,6 +20,16 @@ def strategy_of(scenario: Scenario) -> Strategy:
     if given is not None:
         return given
     return "ddp" if scenario.workload.training is not None else "device_map"
+
+
+_HOLDS: Final[dict[Strategy, str]] = {
+    "dp": "every GPU holds the weights; gradients, optimizer and gathered outputs are on GPU 0",
+    "ddp": "every GPU holds the weights, gradients and optimizer states",
+    "zero1": "every GPU holds the weights and gradients, and its part of the optimizer states",
+    "zero2": "every GPU holds the weights, and its part of gradients and optimizer states",
+    "zero3": "every GPU holds its part of weights, gradients and optimizer states",
+    "fsdp": "every GPU holds its part of weights, gradients and optimizer states",
+}
 
 
 def spread(scenario: Scenario, weights: LoadedWeights) -> Spread:
@@ -40,7 +52,7 @@ def spread(scenario: Scenario, weights: LoadedWeights) -> Spread:
         Share(index=index, gpu=gpu, weights=weights, stage=None) for index, gpu in enumerate(gpus)
     )
     if len(gpus) > 1:
-        note: str | None = f"{strategy}: every GPU holds a copy"
+        note: str | None = f"{strategy}: {_HOLDS.get(strategy, 'every GPU holds a copy')}"
     else:
         alone = strategy == "device_map" and scenario.workload.training is None
         note = auto_leaves_gpu(scenario, weights) if alone else None

@@ -55,11 +55,11 @@ class Gemm:
     @classmethod
     def of(cls, weights: LoadedWeights) -> Gemm:
         """The products of these weights."""
-        largest = weights.largest_quantized if weights.quantization is not None else None
+        known = weights.arithmetic is not None
         return cls(
             dtype=weights.dtype,
-            quantization=weights.quantization,
-            largest_elements=largest.num_elements if largest is not None else 0,
+            quantization=weights.arithmetic,
+            largest_elements=weights.largest_quantized_elements if known else 0,
         )
 
     @property

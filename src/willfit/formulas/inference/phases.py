@@ -21,6 +21,7 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec, Unknown
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Inference
+from willfit.units import GIB
 
 GROWTH: Final = (
     "while generating, reserved memory grows past this (every step makes the cache anew); PyTorch "
@@ -190,15 +191,22 @@ class _Run:
         twice = cache.prefill_bytes if cache.step_transient_bytes >= cache.steady_bytes else 0
         return {**parts, "kv_cache": cache.prefill_bytes, "temporaries": twice, "logits": kept}
 
+    def _at_once(self, q_len: int) -> tuple[int, int]:
+        """(batch, tokens of each) in one pass: other engines run so many tokens and no more."""
+        batch = self.settings.batch
+        limit = tokens_at_once(self.inference.engine, self.gpu)
+        return (batch, q_len) if limit is None else (1, min(batch * q_len, limit))
+
     def _phase(self, name: str, q_len: int, cache_bytes: int) -> tuple[Phase, KernelChoice | None]:
         encoder = name == "prefill" and bool(self.stage.encoder_layers)
         groups = self.stage.encoder_layers if encoder else self.stage.layers
         kv_len = q_len if name == "prefill" else self._decoder_len
+        batch, q_len = self._at_once(q_len)
         choices = {
             window: self._kernel(groups, window, q_len, kv_len) for window in _windows(groups)
         }
         run = Pass(
-            batch=self.settings.batch,
+            batch=batch,
             q_len=q_len,
             kv_len=kv_len,
             masked=self.inference.padded,
@@ -208,7 +216,7 @@ class _Run:
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
             cached=self.architecture.is_decoder and not encoder,
         )
-        mask = self._mask(q_len, kv_len)
+        mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [
             replace(moment, activations=moment.activations + mask)
             for group in groups
@@ -244,6 +252,10 @@ class _Run:
     def _kernel(
         self, groups: tuple[LayerGroup, ...], window: int | None, q_len: int, kv_len: int
     ) -> KernelChoice:
+        if self.inference.engine != "transformers":
+            return KernelChoice(
+                name="flash", reason=f"{self.inference.engine} has kernels of its own"
+            )
         attention = _attention_of(groups, window)
         shape = attention_shape(
             attention,
@@ -322,9 +334,29 @@ class _Run:
         if self.inference.engine == "transformers":
             growing = self.inference.cache == "dynamic" and self.settings.new_tokens > 1
             return (GROWTH,) if growing and self.architecture.is_decoder else ()
-        return (f"activations as transformers has them; those of {self.inference.engine} differ",)
+        limit = tokens_at_once(self.inference.engine, self.gpu)
+        return (
+            f"{self.inference.engine} runs {limit} tokens at once (its default); activations as "
+            "transformers has them for so many",
+        )
+
+    def _engine_unknowns(self) -> tuple[Unknown, ...]:
+        """Up to every token's logits in float32, and scores where flash attention is off."""
+        engine = self.inference.engine
+        tokens = tokens_at_once(engine, self.gpu) or 0
+        heads = max((g.attention.num_heads for g in self.stage.layers if g.attention), default=0)
+        scores = 4 * heads * tokens * self.settings.context_len if engine == "llama.cpp" else 0
+        return (
+            Unknown(
+                name=f"compute buffers of {engine}",
+                low_bytes=0,
+                high_bytes=4 * tokens * self.architecture.vocab_size + scores,
+            ),
+        )
 
     def _unknowns(self) -> tuple[Unknown, ...]:
+        if self.inference.engine != "transformers":
+            return self._engine_unknowns()
         has_states = any(group.recurrent is not None for group in self.stage.layers)
         if not has_states or self.settings.prompt_len < 2:
             return ()
@@ -337,6 +369,21 @@ class _Run:
                 high_bytes=self.settings.dtype.num_bytes(4 * tokens * inner),
             ),
         )
+
+
+ENGINE_TOKENS: Final = {"vllm": 2048, "llama.cpp": 512}
+"""Tokens of one pass: vLLM's ``max_num_batched_tokens`` (arg_utils.py, API server; 8,192 on cards
+of 70 GiB and more but A100), llama.cpp's ``n_ubatch`` (llama.h `llama_context_default_params`)."""
+LARGE_CARD: Final = 70 * GIB
+LARGE_CARD_TOKENS: Final = 8192
+
+
+def tokens_at_once(engine: str, gpu: Gpu | None) -> int | None:
+    """Tokens that an engine computes in one pass; None where it takes all (transformers)."""
+    large = gpu is not None and gpu.capacity_bytes >= LARGE_CARD and "A100" not in gpu.name
+    if engine == "vllm" and large:
+        return LARGE_CARD_TOKENS
+    return ENGINE_TOKENS.get(engine)
 
 
 def _windows(groups: tuple[LayerGroup, ...]) -> list[int | None]:

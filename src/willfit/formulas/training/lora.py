@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.errors import InputError
+from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
 from willfit.scenario.collapse import split_row
 from willfit.scenario.model import ModelSpec, TensorRow
@@ -166,6 +166,8 @@ def _named(owner: str, wanted: str) -> bool:
 
 def _features(row: TensorRow, model: ModelSpec) -> tuple[int, int]:
     """(out, in) of the module, undoing Conv1D's transposition and 4-bit packing in int32."""
+    if model.quantization is not None and model.quantization.method.startswith("bitsandbytes"):
+        return _unpacked_features(row, model)
     first, second = row.shape
     last = row.name.rpartition(".")[2]
     if row.module == "Conv1D":
@@ -176,3 +178,22 @@ def _features(row: TensorRow, model: ModelSpec) -> tuple[int, int]:
             return second * packed, first
         return second, first * packed
     return first, second
+
+
+_FROM_ATTENTION: Final = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+_FROM_MLP: Final = ("down_proj", "w2", "fc2", "dense_4h_to_h")
+
+
+def _unpacked_features(row: TensorRow, model: ModelSpec) -> tuple[int, int]:
+    """(out, in) of a weight that bitsandbytes stored as a column of bytes, two weights in each.
+
+    One side is the hidden size: what comes from attention or the MLP's inside goes to it.
+    """
+    if row.dtype.name != "uint8":
+        return row.shape[0], row.shape[1]
+    if model.architecture is None:
+        raise UnsupportedError(f"the shape of {row.name} is packed and its config not known")
+    hidden = model.architecture.hidden_size
+    other = 2 * row.num_elements // hidden
+    back = row.owner.rpartition(".")[2] in (*_FROM_ATTENTION, *_FROM_MLP)
+    return (hidden, other) if back else (other, hidden)

@@ -21,7 +21,7 @@ from willfit.formulas.weights.loaded import LoadedRow, LoadedWeights
 from willfit.scenario.collapse import split_row
 from willfit.scenario.model import ModelSpec, TensorKind, TensorRow
 from willfit.scenario.stack import Stack, release
-from willfit.scenario.workload import Loading, Quantization
+from willfit.scenario.workload import Loading, Quantization, QuantScheme
 from willfit.sources.stored import QUANTIZED_MODULE
 
 TABLE_DTYPES: Final = (
@@ -48,7 +48,24 @@ def load_weights(model: ModelSpec, loading: Loading, stack: Stack) -> LoadedWeig
         rows=rows,
         dtype=dtype,
         quantization=quantization,
+        stored_quantization=_stored_by_bitsandbytes(model),
         assumptions=tuple(filter(None, (assumption, _experts_note(rows, quantization)))),
+    )
+
+
+def _stored_by_bitsandbytes(model: ModelSpec) -> Quantization | None:
+    """The settings that a checkpoint quantised by bitsandbytes carries."""
+    stored = model.quantization
+    if stored is None or not stored.method.startswith("bitsandbytes"):
+        return None
+    compute = str(stored.settings.get("bnb_4bit_compute_dtype") or "float32")
+    scheme: QuantScheme = "int8" if stored.bits == 8 else "nf4"
+    if stored.settings.get("bnb_4bit_quant_type") == "fp4" and scheme != "int8":
+        scheme = "fp4"
+    return Quantization(
+        scheme=scheme,
+        double_quant=bool(stored.settings.get("bnb_4bit_use_double_quant")),
+        compute_dtype=DTYPES.get(compute.removeprefix("torch."), FLOAT32),
     )
 
 

@@ -62,6 +62,13 @@ class LoadedWeights:
     """Type of the weights that are not quantised: the model's working type."""
     quantization: Quantization | None = None
     assumptions: tuple[str, ...] = ()
+    stored_quantization: Quantization | None = None
+    """What bitsandbytes quantised before the checkpoint was saved."""
+
+    @property
+    def arithmetic(self) -> Quantization | None:
+        """How products of quantised weights are computed, whenever they were quantised."""
+        return self.quantization or self.stored_quantization
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -100,6 +107,20 @@ class LoadedWeights:
             for _ in range(layers):
                 for size, count in pieces:
                     yield size, count // layers
+
+    @property
+    def largest_quantized_elements(self) -> int:
+        """Weights in the largest quantised tensor; a stored 4-bit one has two in a byte."""
+        sizes = (
+            loaded.row.num_elements * (2 if self._packs_two(loaded) else 1)
+            for loaded in self.rows
+            if loaded.quantized
+        )
+        return max(sizes, default=0)
+
+    def _packs_two(self, loaded: LoadedRow) -> bool:
+        stored = self.stored_quantization
+        return stored is not None and stored.scheme != "int8" and loaded.row.dtype.name == "uint8"
 
     @property
     def largest_quantized(self) -> TensorRow | None:
