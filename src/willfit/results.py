@@ -139,6 +139,8 @@ class Estimate:
     ignored_settings: tuple[str, ...] = ()
     refused: str | None = None
     """Why the library would refuse to load it this way, whatever the numbers; None if it would."""
+    off_gpu_bytes: int = 0
+    """Weights left in host memory or on disk, copied to a GPU for every pass."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Further facts for the reader by topic: ``attention``, ``notebook``."""
 

@@ -43,6 +43,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         unsupported=every.unsupported,
         unknowns=(*scenario.model.unknowns, *every.unknowns),
         refused=split.refused,
+        off_gpu=(split.host_weight_bytes, split.disk_weight_bytes),
     )
 
 

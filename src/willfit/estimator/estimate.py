@@ -19,6 +19,7 @@ from willfit.estimator.outcome import Loaded, Outcome, load, unique
 from willfit.formulas.largest_layer import largest_layer
 from willfit.results import Estimate, HostEstimate, Limits
 from willfit.scenario import Scenario
+from willfit.units import format_bytes
 
 
 def estimate(
@@ -57,7 +58,8 @@ def estimate(
         unknowns=outcome.unknowns,
         ignored_settings=tuple(ignored_settings),
         refused=outcome.refused,
-        notes=_notes(scenario),
+        off_gpu_bytes=0 if outcome.refused else sum(outcome.off_gpu),
+        notes={**_offload_note(outcome), **_notes(scenario)},
     )
     if trace or not search_limits:
         return result
@@ -78,9 +80,20 @@ def _host(scenario: Scenario, outcome: Outcome) -> HostEstimate:
     return HostEstimate(ram_bytes=outcome.host_bytes, pinned_bytes=0, disk_bytes=disk, fits=fits)
 
 
+def _offload_note(outcome: Outcome) -> dict[str, str]:
+    """What placement leaves off the GPUs, and that it costs time."""
+    if outcome.refused or not any(outcome.off_gpu):
+        return {}
+    host, disk = outcome.off_gpu
+    parts = [f"{format_bytes(host)} of weights in host memory"] if host else []
+    parts += [f"{format_bytes(disk)} of weights on disk"] if disk else []
+    return {"offload": f"{' and '.join(parts)}, copied to the GPU in every pass: slow"}
+
+
 def _limits(scenario: Scenario, result: Estimate, loaded: Loaded) -> Limits:
     """The largest batch and the largest context that fit, each with everything else unchanged."""
-    if scenario.machine is None or scenario.workload.task == "load" or result.refused:
+    pointless = result.refused or result.off_gpu_bytes
+    if scenario.machine is None or scenario.workload.task == "load" or pointless:
         return Limits()
 
     def fits(changed: Scenario) -> bool:

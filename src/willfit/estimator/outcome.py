@@ -50,6 +50,8 @@ class Outcome:
     unsupported: tuple[str, ...]
     unknowns: tuple[Unknown, ...]
     refused: str | None
+    off_gpu: tuple[int, int] = (0, 0)
+    """Bytes of weights left in host memory and on disk."""
 
 
 def load(scenario: Scenario) -> Loaded:

@@ -29,5 +29,7 @@ class Spread:
     shares: tuple[Share, ...]
     host_weight_bytes: int = 0
     """Weights that placement leaves in host memory."""
+    disk_weight_bytes: int = 0
+    """Weights that placement leaves on disk."""
     refused: str | None = None
     assumptions: tuple[str, ...] = ()

@@ -23,15 +23,14 @@ def split_by_device_map(scenario: Scenario, weights: LoadedWeights) -> Spread:
         _share(scenario, weights, placement, index, number)
         for number, index in enumerate(_gpu_indices(scenario, placement))
     )
-    host = weights.restricted(lambda name: placement.device(name) in ("cpu", "disk"))
-    notes = list(placement.assumptions)
-    if host.weight_bytes and placement.refused is None:
-        notes.append(f"{format_bytes(host.weight_bytes)} of weights stay in host memory")
+    host = weights.restricted(lambda name: placement.device(name) == "cpu").weight_bytes
+    disk = weights.restricted(lambda name: placement.device(name) == "disk").weight_bytes
     return Spread(
         shares=shares,
-        host_weight_bytes=host.weight_bytes,
+        host_weight_bytes=host,
+        disk_weight_bytes=disk,
         refused=placement.refused,
-        assumptions=tuple(notes),
+        assumptions=placement.assumptions,
     )
 
 

@@ -49,6 +49,7 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
         "verdict": estimate.verdict,
         "headroom_bytes": binding.headroom_bytes,
         "refused": estimate.refused,
+        "off_gpu_bytes": estimate.off_gpu_bytes,
         "assumptions": list(estimate.assumptions),
         "unsupported": list(estimate.unsupported),
         "ignored_settings": list(estimate.ignored_settings),

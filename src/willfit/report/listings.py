@@ -45,12 +45,18 @@ def render_gpus(gpus: Sequence[Gpu], wanted: str) -> str:
             f"{gpu.capacity_bytes / GIB:.2f} GiB",
             f"sm_{gpu.sm}" if gpu.vendor == "nvidia" else gpu.vendor,
             f"{gpu.bandwidth_bytes_per_s / 1e9:,.0f} GB/s" if gpu.bandwidth_bytes_per_s else "",
-            f"{max(gpu.flops.values()) / 1e12:,.0f}" if gpu.flops else "",
+            _half_precision(gpu),
         )
         for gpu in gpus
     ]
-    header = ("GPU", "capacity", "", "bandwidth", "TFLOP/s")
+    header = ("GPU", "capacity", "compute", "bandwidth", "16-bit TFLOP/s")
     return "\n".join(table(header, rows, indent="")) + "\n"
+
+
+def _half_precision(gpu: Gpu) -> str:
+    """Dense float16 or bfloat16 products, in TFLOP/s."""
+    rates = [rate for name, rate in gpu.flops.items() if name in ("float16", "bfloat16")]
+    return f"{max(rates) / 1e12:,.0f}" if rates else ""
 
 
 def models_json(entries: Sequence[Entry]) -> dict[str, Any]:

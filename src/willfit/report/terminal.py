@@ -33,7 +33,7 @@ def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = 
     if estimate.dtypes:
         lines += [*_dtypes(estimate), ""]
     if breakdown:
-        for gpus in _alike(estimate.gpus):
+        for gpus in _alike(() if estimate.refused else estimate.gpus):
             lines += [*_breakdown(gpus, style), ""]
         lines += [*_verdict(estimate, style), ""]
     lines += _remarks(estimate)
@@ -131,6 +131,8 @@ def _verdict(estimate: Estimate, style: Style) -> list[str]:
         ends = (
             f"{format_bytes(binding.low_device_bytes)} to {format_bytes(binding.high_device_bytes)}"
         )
+        if estimate.off_gpu_bytes:
+            words += f", with {format_bytes(estimate.off_gpu_bytes)} of weights off the GPU"
         lines.append(f"verdict: {style.paint(words, color)}  (range {ends})")
     if estimate.refused is not None:
         lines += wrapped(estimate.refused, first="refused: ", rest="  ")

@@ -35,6 +35,14 @@ class Gpu:
     """Source of each figure by field name."""
 
     @property
+    def usable_bytes(self) -> int:
+        """The capacity; of Apple's unified memory the three quarters that macOS lets a GPU use.
+
+        Metal `recommendedMaxWorkingSetSize`; less on the smallest machines.
+        """
+        return self.capacity_bytes * 3 // 4 if self.vendor == "apple" else self.capacity_bytes
+
+    @property
     def sm(self) -> int:
         """Compute capability as one number: 75 for (7, 5)."""
         return self.compute_capability[0] * 10 + self.compute_capability[1]
@@ -57,5 +65,5 @@ class Machine:
         return self.in_use_bytes[index] if index < len(self.in_use_bytes) else 0
 
     def budget_bytes(self, index: int) -> int:
-        """Capacity − reserve − memory in use."""
-        return self.gpus[index].capacity_bytes - self.reserve_bytes - self.in_use(index)
+        """What the GPU may use − reserve − memory in use."""
+        return self.gpus[index].usable_bytes - self.reserve_bytes - self.in_use(index)

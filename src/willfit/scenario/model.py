@@ -196,6 +196,8 @@ class Architecture:
     """RMSNorm (upcasts to fp32 in transformers) rather than LayerNorm."""
     post_norm: bool = False
     """Norms after attention and MLP only (OLMo-2): no normalised copy beside the residual."""
+    fixed_positions: bool = False
+    """Whether positions are rows of a table, so that ``max_context`` cannot be passed."""
     learned_positions: bool = False
     """GPT-2: position embeddings stay alive through the layers, and one more copy of the stream."""
     scaled_logits: bool = False

@@ -16,6 +16,7 @@ from willfit.formulas.inference.logits import LAST_ONLY_SINCE, logits_bytes
 from willfit.formulas.kv_cache import KvCache, kv_cache
 from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases, Stage
+from willfit.formulas.positions import require_positions
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec, Unknown
@@ -67,6 +68,7 @@ def fill_defaults(
         context = min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
         assumptions.append(f"context {context} tokens, batch {inference.batch_size}")
     elif longest is not None and context > longest:
+        require_positions(architecture, context)
         assumptions.append(f"context {context} is longer than the {longest} the model allows")
     new_tokens = inference.max_new_tokens or 1
     implementation, notes = resolve_attention(inference.attn, architecture, stack)

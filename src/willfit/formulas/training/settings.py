@@ -7,6 +7,7 @@ from typing import Final
 
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.formulas.attention import resolve_implementation
+from willfit.formulas.positions import require_positions
 from willfit.formulas.training.optimizers import (
     Optimizer,
     default_optimizer,
@@ -90,12 +91,14 @@ def fill_training(
 def _length(training: Training, architecture: Architecture | None, notes: list[str]) -> int:
     """The longest micro-batch decides: the given length, the data's longest, or the default."""
     limit = training.max_length
+    most = max(training.lengths, default=0) if limit is None else limit
+    longest = architecture.max_context if architecture is not None else None
+    if longest is not None and most > longest:
+        require_positions(architecture, most)
     if training.lengths:
-        most = max(training.lengths)
-        return min(most, limit) if limit else most
+        return min(max(training.lengths), limit) if limit else most
     if limit is not None:
         return limit
-    longest = architecture.max_context if architecture is not None else None
     length = min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
     notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
     return length

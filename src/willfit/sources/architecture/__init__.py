@@ -65,7 +65,8 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
     return Architecture(
         hidden_size=hidden_size,
         vocab_size=fields.size("vocab_size") or 0,
-        max_context=fields.size("max_context") or _patches(fields) or traits.max_context,
+        max_context=_positions(fields) or _patches(fields) or traits.max_context,
+        fixed_positions=fields.text("model_type") in _TABLE_OF_POSITIONS,
         layers=groups,
         is_decoder=traits.decoder,
         supports_sdpa=traits.sdpa,
@@ -80,6 +81,31 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         hidden_act=fields.text("hidden_act", traits.hidden_act),
         dropout=_dropout(fields, traits),
     )
+
+
+_TABLE_OF_POSITIONS: Final = frozenset(
+    {
+        "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "gpt2",
+        "gpt_bigcode", "gpt_neo", "mpnet", "opt", "roberta", "xlm-roberta", "xlm-roberta-xl",
+    }
+)  # fmt: skip
+"""Model types whose position embeddings are a table of ``max_position_embeddings`` rows."""
+_AFTER_PADDING: Final = frozenset(
+    {"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+)
+"""Of these the first position is the padding index + 1 (`create_position_ids_from_input_ids`)."""
+
+
+def _positions(fields: Fields) -> int | None:
+    """The longest input that the table of positions, if it is one, has rows for."""
+    rows = fields.size("max_context")
+    model_type = fields.text("model_type")
+    if model_type in ("deberta", "deberta-v2") and not fields.flag("position_biased_input", True):
+        return None  # relative positions alone
+    if rows is None or model_type not in _AFTER_PADDING:
+        return rows
+    padding = fields.config.get("pad_token_id")
+    return rows - (padding if isinstance(padding, int) else 1) - 1
 
 
 def _patches(fields: Fields) -> int | None:
