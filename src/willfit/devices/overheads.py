@@ -56,6 +56,8 @@ def context_of(gpu: Gpu) -> Context:
 
 def cublas_workspace_bytes(gpu: Gpu | None) -> int:
     """One cuBLAS workspace, counted in ``memory_allocated``; each thread's handle has its own."""
+    if gpu is not None and gpu.vendor == "apple":
+        return 0
     if gpu is not None and gpu.compute_capability[0] in (9, 10, 12):
         return CUBLAS_WORKSPACE_HOPPER
     return CUBLAS_WORKSPACE

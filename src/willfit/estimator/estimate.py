@@ -17,6 +17,7 @@ from willfit.estimator.limits import (
 )
 from willfit.estimator.outcome import Loaded, Outcome, load, unique
 from willfit.formulas.largest_layer import largest_layer
+from willfit.formulas.weights import on_machine
 from willfit.results import Estimate, HostEstimate, Limits
 from willfit.scenario import Scenario
 from willfit.units import format_bytes
@@ -39,20 +40,23 @@ def estimate(
     ``willfit[trace]``, takes seconds, searches no limits). Raises `InputError` on settings that
     contradict each other or the model, `UnsupportedError` where no number can be given.
     """
+    asked = scenario
+    model = on_machine(scenario.model, scenario.workload, scenario.machine)
+    scenario = replace(scenario, model=model)
     loaded = load(scenario)
     outcome = (outcome_by_trace if trace else outcome_by_formula)(scenario, loaded)
     layer, layer_bytes = largest_layer(scenario.model, outcome.weights)
     result = Estimate(
         level="trace" if trace else "formula",
-        scenario=scenario,
-        num_params=scenario.model.num_params,
+        scenario=asked,
+        num_params=asked.model.num_params,
         num_trainable_params=outcome.num_trainable_params,
         gpus=outcome.gpus,
         host=_host(scenario, outcome),
         kv_cache_bytes=outcome.kv_cache_bytes,
         largest_layer_bytes=layer_bytes,
         largest_layer=layer,
-        dtypes=dtype_rows(scenario.model, scenario.stack, dtypes),
+        dtypes=dtype_rows(asked.model, scenario.stack, dtypes),
         assumptions=unique([*assumptions, *scenario.model.assumptions, *outcome.assumptions]),
         unsupported=unique([*unsupported, *outcome.unsupported]),
         unknowns=outcome.unknowns,

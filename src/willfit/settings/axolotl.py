@@ -16,6 +16,7 @@ from willfit.settings.settings import (
     switch,
     whole,
 )
+from willfit.settings.strategies import deepspeed, fsdp
 from willfit.settings.training_arguments import HARMLESS as TRAINER_HARMLESS
 
 MARKS: Final = ("micro_batch_size", "sequence_len", "adapter", "sample_packing", "datasets")
@@ -67,14 +68,6 @@ def _linear(value: Any) -> Mapping[str, Any]:
     return {"lora_target_modules": ["all-linear"]} if value else {}
 
 
-def _deepspeed(value: Any) -> Mapping[str, Any]:
-    """The stage in the name of the config file: ``deepspeed_configs/zero3_bf16.json``."""
-    for stage in (1, 2, 3):
-        if f"zero{stage}" in str(value):
-            return {"strategy": f"zero{stage}"}
-    return {}
-
-
 TABLE: Final[dict[str, Convert]] = {
     "base_model": renamed("model"),
     "adapter": nothing,
@@ -98,7 +91,8 @@ TABLE: Final[dict[str, Convert]] = {
     "sdp_attention": lambda value: {"attn": "sdpa"} if value else {},
     "eager_attention": lambda value: {"attn": "eager"} if value else {},
     "attn_implementation": renamed("attn"),
-    "deepspeed": _deepspeed,
+    "deepspeed": deepspeed,
+    "fsdp": fsdp,
     "liger_fused_linear_cross_entropy": switch("use_liger_kernel"),
     "trust_remote_code": switch("trust_remote_code"),
 }

@@ -20,8 +20,12 @@ class Settings:
     assumptions: tuple[str, ...] = ()
 
 
+class Unused(Exception):  # noqa: N818 -- an answer, not a fault of the user
+    """A setting that is known and cannot be used as it stands; says why."""
+
+
 Convert = Callable[[Any], Mapping[str, Any]]
-"""Turns one value into flags; raises `InputError` where it cannot."""
+"""Turns one value into flags; raises `InputError` on a wrong value, `Unused` on a useless one."""
 
 
 def renamed(name: str) -> Convert:
@@ -77,7 +81,10 @@ def convert_all(
         if value is None:
             continue
         if name in table:
-            flags.update(table[name](value))
+            try:
+                flags.update(table[name](value))
+            except Unused as reason:
+                unused.append(f"{name}: {reason}")
         elif name in quiet:
             idle.append(name)
         else:

@@ -16,6 +16,7 @@ from willfit.settings.settings import (
     switch,
     whole,
 )
+from willfit.settings.strategies import deepspeed, fsdp
 
 
 def recognise(content: Mapping[str, Any]) -> bool:
@@ -66,14 +67,6 @@ def _four_bit(value: Any) -> Mapping[str, Any]:
 
 def _eight_bit(value: Any) -> Mapping[str, Any]:
     return {"quantize": "int8"} if value else {}
-
-
-def _deepspeed(value: Any) -> Mapping[str, Any]:
-    """The ZeRO stage of an inlined DeepSpeed config."""
-    stage = value.get("zero_optimization", {}).get("stage") if isinstance(value, dict) else None
-    if stage in (1, 2, 3):
-        return {"strategy": f"zero{stage}"}
-    return {}
 
 
 def _liger(value: Any) -> Mapping[str, Any]:
@@ -135,7 +128,8 @@ TABLE: Final[dict[str, Convert]] = {
     "lora_target_modules": _words("lora_target_modules"),
     "lora_modules_to_save": _words("modules_to_save"),
     "trust_remote_code": switch("trust_remote_code"),
-    "deepspeed": _deepspeed,
+    "deepspeed": deepspeed,
+    "fsdp": fsdp,
     "use_peft": nothing,
 }
 """Settings that decide memory, by their name in the file."""

@@ -8,6 +8,7 @@ from willfit.formulas.weights.cast import (
     load_weights,
     loading_dtype,
 )
+from willfit.formulas.weights.dequantized import on_machine
 from willfit.formulas.weights.loaded import LoadedRow, LoadedWeights
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "LoadedWeights",
     "load_weights",
     "loading_dtype",
+    "on_machine",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from willfit.errors import UnsupportedError
+from willfit.errors import InputError, UnsupportedError
+from willfit.sources.architecture.defaults import config_defaults
 from willfit.sources.architecture.fields import Fields
 from willfit.sources.tables.decoder import decoder_table
 from willfit.sources.tables.encoder import bert_table
@@ -66,6 +67,10 @@ _NOT_HERE: Final = frozenset(
 """Types that look like a family above and are not."""
 
 
+_NEEDED: Final = ("hidden_size", "num_layers", "num_heads", "vocab_size")
+"""Without these no family can be told."""
+
+
 def tensor_table(config: Mapping[str, Any]) -> Table:
     """The tensors that a config implies.
 
@@ -87,6 +92,12 @@ def tensor_table(config: Mapping[str, Any]) -> Table:
     for _, recognise, build in FAMILIES:
         if recognise(fields):
             return build(config)
+    missing = [n for n in _NEEDED if fields.size(n) is None]
+    if model_type in config_defaults() and missing:
+        raise InputError(
+            f"the config of model_type {model_type} lacks {', '.join(missing)}: a config.json as "
+            "transformers saves it has them"
+        )
     raise UnsupportedError(
         f"no known family has the fields of this config (model_type {model_type or 'absent'}): "
         "pip install 'willfit[trace]' builds the real class without weights"
