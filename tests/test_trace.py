@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
+import torch
 from tests.support.meta_spec import meta_model, spec_of_model
 
 from willfit.allocator.rounding import round_block
@@ -206,17 +207,49 @@ def test_a_checkpoint_stored_in_fp8_is_not_traced_as_something_else() -> None:
         estimate(scenario(spec, Workload(inference=Inference()), "H200"), trace=True)
 
 
-def test_code_that_reads_values_says_where(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_the_code_reads_is_said(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    def reads(_: Any, x: Any) -> Any:
-        return x if float(x.sum()) > 0 else x + 1
+    kept = LlamaMLP.forward
+
+    def reads(self: Any, x: Any) -> Any:
+        return kept(self, x if float(x.sum()) > 0 else x + 1)
 
     monkeypatch.setattr(LlamaMLP, "forward", reads)
+    result = estimate(scenario(spec_of("llama"), WORK["padded"]), trace=True)
+    assert "values that model.layers.N.mlp reads were taken as 0" in result.assumptions
+
+
+def test_shapes_that_depend_on_values_are_refused_by_module(
+    spec_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    monkeypatch.setattr(LlamaMLP, "forward", lambda _, x: x[x > 0])
     with pytest.raises(
         UnsupportedError, match=r"cannot run this model: .* in model\.layers\.0\.mlp"
     ):
         estimate(scenario(spec_of("llama"), WORK["padded"]), trace=True)
+
+
+def test_a_single_random_number_decides_as_it_would(
+    spec_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LoHa skips its adapter unless ``torch.rand(1) > module_dropout``, which is 0 by default."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    kept = LlamaMLP.forward
+
+    def drops(self: Any, x: Any) -> Any:
+        return kept(self, x) if bool(torch.rand(1) > -1.0) else x
+
+    made, _ = job(spec_of("llama"), WORK["padded"])
+    usual = made.run(None).recording
+    monkeypatch.setattr(LlamaMLP, "forward", drops)
+    made, _ = job(spec_of("llama"), WORK["padded"])
+    large = [event for event in usual.events if event.num_bytes > 4096]
+    again = [event for event in made.run(None).recording.events if event.num_bytes > 4096]
+    assert [e.num_bytes for e in large] == [e.num_bytes for e in again]
 
 
 def test_several_gpus_are_refused_in_words(spec_of: Any) -> None:

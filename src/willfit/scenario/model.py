@@ -196,6 +196,8 @@ class Architecture:
     """RMSNorm (upcasts to fp32 in transformers) rather than LayerNorm."""
     post_norm: bool = False
     """Norms after attention and MLP only (OLMo-2): no normalised copy beside the residual."""
+    relative_bias: bool = False
+    """T5: every self-attention adds a table of positions by heads to its scores."""
     fixed_positions: bool = False
     """Whether positions are rows of a table, so that ``max_context`` cannot be passed."""
     learned_positions: bool = False
@@ -214,6 +216,11 @@ class Architecture:
     def num_layers(self) -> int:
         """Layers of the main stack."""
         return sum(group.count for group in self.layers)
+
+    @property
+    def all_layers(self) -> int:
+        """Layers of both stacks."""
+        return self.num_layers + sum(group.count for group in self.encoder_layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,9 @@ def _stream(architecture: Architecture, run: Pass, copies: int) -> int:
     extra = 0
     if architecture.learned_positions:
         extra = run.tokens * hidden + run.q_len * hidden
+    if architecture.relative_bias and "eager" not in run.kernel_of.values():
+        heads = next((g.attention.num_heads for g in architecture.layers if g.attention), 0)
+        extra += (3 if run.q_len % 8 else 2) * heads * run.q_len**2  # the table, by layer, padded
     copies -= 1 if architecture.post_norm and copies > 2 else 0
     rotary = 0 if architecture.learned_positions else 2 * run.q_len * _head_dim(architecture)
     return run.dtype.num_bytes(copies * run.tokens * hidden + extra + rotary)

@@ -107,8 +107,19 @@ class Backward:
                 architecture, tokens=tokens, dtype=dtype, head_trained=self.step.adapter is None
             )
         return loss_peak_bytes(
-            architecture, tokens=tokens, dtype=dtype, keeps_outputs=self.step.settings.keeps_outputs
+            architecture,
+            tokens=tokens,
+            dtype=dtype,
+            keeps_outputs=self.step.settings.keeps_outputs,
+            upcast=self._loss_in_float32,
         )
+
+    @property
+    def _loss_in_float32(self) -> bool:
+        """Causal models upcast their logits; so does autocast, whose list has log-softmax."""
+        architecture = self.step.architecture
+        causal = architecture.is_decoder and not architecture.encoder_layers
+        return causal or self.step.stream.autocast
 
     def _one_layer(self) -> _OneLayer:
         """One layer in backward: recomputed activations under checkpointing, and temporaries.

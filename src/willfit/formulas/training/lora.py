@@ -22,7 +22,7 @@ from willfit.scenario.model import ModelSpec, TensorRow
 from willfit.scenario.workload import Lora
 
 _TARGETS: Final = Path(__file__).resolve().parents[2] / "data" / "peft_targets.json"
-_LINEAR: Final = ("Linear", "Conv1D", "QuantizedLinear")
+_LINEAR: Final = ("Linear", "Conv1D", "QuantizedLinear", "FalconLinear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,11 @@ class Adapter:
 def build_adapter(model: ModelSpec, lora: Lora) -> tuple[Adapter, tuple[str, ...]]:
     """The adapters that PEFT would inject; raises `InputError` where no module matches."""
     names, note = _target_names(model, lora)
+    if "all-linear" in names and any(_is_fused_experts(row) for row in model.tensors):
+        raise UnsupportedError(
+            f"PEFT's all-linear adapts the fused experts of {model.id} too, and every layer keeps "
+            "an adapted copy of them: no formula has that; --trace (willfit[trace]) runs it"
+        )
     targets = tuple(
         Target(name=part.name, count=part.count, in_features=shape[1], out_features=shape[0])
         for row in model.tensors
@@ -111,6 +116,11 @@ def build_adapter(model: ModelSpec, lora: Lora) -> tuple[Adapter, tuple[str, ...
         saved_modules=saved,
     )
     return adapter, note
+
+
+def _is_fused_experts(row: TensorRow) -> bool:
+    """Experts as one parameter, which PEFT wraps by ``target_parameters``."""
+    return len(row.shape) == 3 and "expert" in row.name and row.is_parameter
 
 
 def _target_names(model: ModelSpec, lora: Lora) -> tuple[tuple[str, ...], tuple[str, ...]]:

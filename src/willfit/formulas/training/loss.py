@@ -24,10 +24,21 @@ TRL_COLUMNS: Final = 32768
 
 
 def loss_peak_bytes(
-    architecture: Architecture, *, tokens: int, dtype: DType, keeps_outputs: bool
+    architecture: Architecture,
+    *,
+    tokens: int,
+    dtype: DType,
+    keeps_outputs: bool,
+    upcast: bool = True,
 ) -> int:
-    """Bytes of logits, loss and their gradients at the worst moment, whole logits."""
-    if dtype.block_bytes >= 4:
+    """Bytes of logits, loss and their gradients at the worst moment, whole logits.
+
+    Without ``upcast`` (masked language models, T5, BART: their own cross-entropy) log-softmax and
+    both gradients stay in the logits' type.
+    """
+    if not upcast and dtype.block_bytes < 4:
+        per_entry = (4 if keeps_outputs else 3) * dtype.block_bytes
+    elif dtype.block_bytes >= 4:
         per_entry = FLOAT32_MODEL
     else:
         per_entry = KEPT_OUTPUTS if keeps_outputs else DROPPED_OUTPUTS

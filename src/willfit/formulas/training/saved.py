@@ -46,8 +46,10 @@ def layer_bytes_per_token(
     kept += _linear_inputs(architecture, group, stream)
     if group.mlp is not None:
         kept += _mlp(architecture, group.mlp, stream)
-    if architecture.dropout:
-        kept += 2 * architecture.hidden_size  # native_dropout keeps a one-byte mask
+    if architecture.dropout:  # native_dropout keeps a one-byte mask
+        kept += 2 * architecture.hidden_size
+        if architecture.relative_bias and group.mlp is not None:
+            kept += group.mlp.intermediate_size
     if adapter is not None:
         kept += lora_inputs(architecture, stream, adapter)
     return kept
@@ -61,11 +63,12 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
     norms: the same per head, on what their projections give, which is in the compute type.
     """
     h, e = architecture.hidden_size, stream.residual.block_bytes
+    norms = _norms_in(architecture, group)
     if not architecture.rms_norm:
-        inputs = 1 if architecture.parallel_residual else architecture.norms_per_layer
-        return inputs * e * h + 8 * architecture.norms_per_layer
+        inputs = 1 if architecture.parallel_residual else norms
+        return inputs * e * h + 8 * norms
     normalised = (4 if architecture.norm_keeps_fp32 else e) if stream.trained else 0
-    kept: float = architecture.norms_per_layer * ((4 + normalised) * h + 4)
+    kept: float = norms * ((4 + normalised) * h + 4)
     attention = group.attention
     if attention is not None and attention.qk_norm:
         heads = attention.num_heads + attention.num_kv_heads
@@ -73,6 +76,12 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
             normalised = stream.compute.block_bytes
         kept += (4 + normalised) * attention.head_dim * heads + 4 * heads
     return kept
+
+
+def _norms_in(architecture: Architecture, group: LayerGroup) -> int:
+    """An encoder's layer lacks the norm before cross attention."""
+    encoder = bool(architecture.encoder_layers) and not (group.attention and group.attention.cross)
+    return architecture.norms_per_layer - (1 if encoder else 0)
 
 
 def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream) -> float:
@@ -131,7 +140,7 @@ def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) ->
     right type already is shared: under autocast with a 4-bit base (`lora.bnb` does not cast), or
     without autocast where stream and adapter are both float32.
     """
-    layers = architecture.num_layers
+    layers = architecture.all_layers
     n_in = adapter.in_features_per_layer(layers)
     e = stream.compute.block_bytes if stream.autocast else adapter.dtype.block_bytes
     ranks = adapter.modules_per_layer(layers) * adapter.r * e
@@ -154,7 +163,7 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bo
 
     ``shared``: modules with the same input keep it once; otherwise each casts a copy.
     """
-    layers = architecture.num_layers
+    layers = architecture.all_layers
     seen: set[tuple[int, str]] = set()
     total = 0.0
     for target in adapter.targets:

@@ -111,7 +111,7 @@ class Step:
             batch=self.settings.batch,
             q_len=self.settings.seq_len,
             kv_len=self.settings.seq_len,
-            masked=self.training.padded or window,
+            masked=self.training.padded or window or self.architecture.relative_bias,
             training=True,
         )
 
@@ -132,10 +132,17 @@ class Step:
             shape = self.shape(group.attention)
             kernel = self.kernel(group.attention)
             kept += attention_saved(group.attention, shape, kernel, self.stream)
+            kept += self._relative_bias(shape)
         if group.recurrent is not None:
             inner = group.recurrent.inner_size
             kept += self.settings.tokens * inner * 6 * self.stream.compute.block_bytes
         return kept
+
+    def _relative_bias(self, shape: AttentionShape) -> int:
+        """T5's positions as every layer keeps them, laid out for its kernel: e·H·S²."""
+        if not self.architecture.relative_bias:
+            return 0
+        return shape.dtype.num_bytes(shape.num_heads * shape.q_len * shape.kv_len)
 
     def all_groups(self) -> list[LayerGroup]:
         """Encoder's and decoder's layers."""
@@ -174,7 +181,8 @@ class Step:
         """LLM.int8 keeps product inputs in ``ctx``, which non-reentrant checkpointing cannot free.
 
         bitsandbytes autograd/_functions.py `MatMul8bitLt`: inputs of attention, of the MLP and of
-        its down projection; that of the output projection where attention does not keep it.
+        its down projection; that of the output projection where attention does not keep it. A
+        parallel branch shares its input; relu keeps its result itself.
         """
         quantization = self.weights.quantization
         if quantization is None or quantization.scheme != "int8":
@@ -185,8 +193,10 @@ class Step:
             own = self.settings.checkpointing or (
                 attention is not None and self.kernel(attention) in ("eager", "math")
             )
-            width = (3 if own else 2) * self.architecture.hidden_size + self.mlp_width(group)
-            per_token += group.count * width
+            inputs = (2 if own else 1) + (0 if self.architecture.parallel_residual else 1)
+            kept_anyway = self.architecture.hidden_act == "relu" and not self.settings.checkpointing
+            inner = 0 if kept_anyway else self.mlp_width(group)
+            per_token += group.count * (inputs * self.architecture.hidden_size + inner)
         return self.stream.residual.num_bytes(self.settings.tokens * per_token)
 
     def casts(self) -> int:

@@ -138,6 +138,7 @@ def _encoder_decoder(fields: Fields, traits: Traits) -> Architecture:
     return replace(
         plain,
         encoder_len=fields.size("max_source_positions"),
+        relative_bias=fields.size("relative_attention_num_buckets") is not None,
         layers=(decoder,),
         encoder_layers=(encoder,),
         norms_per_layer=3 if traits.norms_per_layer == 2 else traits.norms_per_layer,

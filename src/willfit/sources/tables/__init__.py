@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from willfit.errors import InputError, UnsupportedError
 from willfit.sources.architecture.defaults import config_defaults
-from willfit.sources.architecture.fields import Fields
+from willfit.sources.architecture.fields import SYNONYMS, Fields
 from willfit.sources.tables.decoder import decoder_table
 from willfit.sources.tables.encoder import bert_table
 from willfit.sources.tables.older import (
@@ -93,7 +93,8 @@ def tensor_table(config: Mapping[str, Any]) -> Table:
         if recognise(fields):
             return build(config)
     missing = [n for n in _NEEDED if fields.size(n) is None]
-    if model_type in config_defaults() and missing:
+    usual = config_defaults().get(model_type, {})
+    if missing and all(any(key in usual for key in SYNONYMS[name]) for name in missing):
         raise InputError(
             f"the config of model_type {model_type} lacks {', '.join(missing)}: a config.json as "
             "transformers saves it has them"
