@@ -63,6 +63,30 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], words: list[str], code: 
     assert run(capsys, "estimate", *words)[0] == code
 
 
+def test_activations_that_no_formula_knows_are_no_trustworthy_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "estimate", "timm/resnet50.a1_in1k", "--gpu", "T4")
+    assert code == 4 and "not supported: loading only" in out
+    assert run(capsys, "estimate", "timm/resnet50.a1_in1k", "--gpu", "T4", "--task", "load")[0] == 0
+
+
+def test_a_stored_4_bit_checkpoint_is_the_base_of_qlora(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["unsloth/llama-3-8b-bnb-4bit", "--gpu", "T4", "--gradient-checkpointing", "--json"]
+    code, out, _ = run(capsys, "estimate", *words, "--train", "qlora", "--batch-size", "1")
+    assert code == 0
+    assert json.loads(out)["model"]["num_trainable_params"] == 3_407_872
+
+
+def test_a_traced_answer_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["gpt2", "--gpu", "T4", "--train", "full", "--max-length", "64", "--batch-size", "1"]
+    code, out, err = run(capsys, "estimate", *words, "--trace", "--json")
+    assert code == 0 and err == ""
+    answer = json.loads(out)
+    assert answer["level"] == "trace" and answer["verdict"] == "fits"
+    assert sum(part["bytes"] for part in answer["components"]) == answer["peak"]["device_bytes"]
+
+
 def test_tight_passes_a_check_and_not_a_strict_one(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "estimate", "llama-3-8b", "--gpu", "L4", "--json")
     spread = json.loads(out)["range"]
@@ -87,6 +111,10 @@ BAD = {
     "full training of 4 bit": (["llama-3-8b", "--train", "full", "--quantize", "nf4"], "lora"),
     "qlora in int8": (["llama-3-8b", "--train", "qlora", "--quantize", "int8"], "--train lora"),
     "quantised twice": (["Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--quantize", "nf4"], "already"),
+    "qlora on a GPTQ checkpoint": (
+        ["Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--train", "qlora"], "use --train lora",
+    ),
+    "more tokens than positions": (["bert-base-cased", "--context", "600"], "512 positions"),
     "new tokens over context": (["llama-3-8b", "--context", "5", "--max-new-tokens", "9"], "more"),
     "map of GPUs that are not there": (
         ["llama-3-8b", "--gpu", "T4", "--max-memory", "{3: '1GB'}"], "names GPU 3",

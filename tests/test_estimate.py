@@ -14,6 +14,7 @@ from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from willfit.errors import InputError, UnsupportedError
 from willfit.estimator import estimate
 from willfit.report.contract import estimate_json
+from willfit.report.terminal import render
 from willfit.results import Estimate
 from willfit.scenario import (
     Inference,
@@ -373,3 +374,95 @@ def test_training_is_monotone_in_batch_length_and_rank(
     assert peak(batch, length, rank) <= peak(batch + 1, length, rank)
     assert peak(batch, length, rank) <= peak(batch, length + 1, rank)
     assert peak(batch, length, rank) <= peak(batch, length, rank + 1)
+
+
+def amounts(result: Estimate, gpu: int = 0) -> dict[str, int]:
+    return {part.name: part.num_bytes for part in result.gpus[gpu].peak.components}
+
+
+def test_a_stored_4_bit_checkpoint_trains_as_many_parameters_as_the_original() -> None:
+    targets = Lora(r=16, target_modules=("all-linear",))
+    stored = answer("unsloth/llama-3-8b-bnb-4bit", "L4", training=lora(lora=targets))
+    original = answer("llama-3-8b", "L4", training=lora(lora=targets), quantization=NF4)
+    assert stored.num_trainable_params == original.num_trainable_params == 41_943_040
+    # its products are dequantised as those of weights quantised while loading
+    long = Inference(context_len=2048)
+    double = Quantization(scheme="nf4", double_quant=True, compute_dtype=BFLOAT16)
+    loaded = answer("llama-3-8b", "L4", inference=long, quantization=double)
+    ready = answer("unsloth/llama-3-8b-bnb-4bit", "L4", inference=long)
+    assert amounts(ready)["temporaries"] == amounts(loaded)["temporaries"]
+
+
+@pytest.mark.parametrize(
+    ("model", "weak", "strong"),
+    [("Qwen/Qwen3-8B-FP8", "A100", "L40S"), ("openai/gpt-oss-20b", "V100-32GB", "A100")],
+)
+def test_stored_floats_become_bfloat16_where_the_gpu_lacks_them(
+    model: str, weak: str, strong: str
+) -> None:
+    inference = Inference(context_len=128)
+    kept = amounts(answer(model, strong, inference=inference))
+    dequantised = amounts(answer(model, weak, inference=inference))
+    assert dequantised["weights"] > 1.7 * kept["weights"]
+    engine = Inference(context_len=128, engine="vllm")
+    assert amounts(answer(model, weak, inference=engine))["weights"] < dequantised["weights"]
+
+
+def test_engines_run_a_bounded_number_of_tokens_at_once() -> None:
+    # llama.cpp 512, vLLM 2,048 on this card: a longer context adds to the cache alone
+    for engine in ("llama.cpp", "vllm"):
+        short, long = (
+            amounts(answer("llama-3-8b", "A100", inference=Inference(context_len=n, engine=engine)))
+            for n in (4096, 8192)
+        )
+        assert short["activations"] == long["activations"]
+        assert short["kv_cache"] < long["kv_cache"]
+
+
+def test_what_is_sharded_is_never_whole_on_a_gpu() -> None:
+    training = Training(method="full", micro_batch_size=1, max_length=512, bf16=True)
+    result = answer("llama-3-8b", "A100x8", training=training, strategy="fsdp")
+    load = next(phase for phase in result.gpus[0].phases if phase.name == "load")
+    assert load.allocated_bytes < 3 * GIB
+    assert result.host.ram_bytes > 14 * GIB
+
+
+def test_replicas_of_data_parallel_have_no_optimizer() -> None:
+    training = Training(method="full", micro_batch_size=1, max_length=512)
+    result = answer("gpt2", "T4x2", training=training, strategy="dp")
+    assert {"gradients", "optimizer_states"} & amounts(result, 0).keys()
+    assert not {"gradients", "optimizer_states"} & amounts(result, 1).keys()
+
+
+def test_weights_off_the_gpu_are_said_with_the_verdict() -> None:
+    result = answer("llama-3-8b", "T4x2", max_memory={0: 10**9}, limits=True)
+    assert result.off_gpu_bytes > 14 * GIB and result.limits.batch_size is None
+    assert "of weights on disk" in result.notes["offload"]  # no "cpu" in the map
+    text = render(result)
+    assert "of weights off the GPU" in text
+
+
+def test_learned_positions_cannot_be_passed() -> None:
+    with pytest.raises(InputError, match="512 positions"):
+        answer("bert-base-cased", inference=Inference(context_len=513))
+    with pytest.raises(InputError, match="1024 positions"):
+        answer("gpt2", training=Training(method="full", max_length=2048))
+    assert answer("llama-3-8b", "A100", inference=Inference(context_len=10_000)).fits
+
+
+@pytest.mark.parametrize(("model", "longest"), [("roberta-base", 512), ("BAAI/bge-m3", 8192)])
+def test_positions_after_the_padding_index_do_not_count(model: str, longest: int) -> None:
+    spec = load(model)
+    assert spec is not None and spec.architecture is not None
+    assert spec.architecture.max_context == longest
+
+
+def test_macos_keeps_a_quarter_of_the_memory() -> None:
+    result = answer("llama-3-8b", "M1", quantization=None)
+    assert result.gpus[0].budget_bytes == result.gpus[0].capacity_bytes * 3 // 4  # type: ignore[operator]
+
+
+def test_all_linear_on_fused_experts_is_left_to_the_trace() -> None:
+    training = lora(lora=Lora(r=16, target_modules=("all-linear",)))
+    with pytest.raises(UnsupportedError, match="--trace"):
+        answer("Qwen/Qwen3-30B-A3B", "H200", training=training)

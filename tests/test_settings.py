@@ -206,3 +206,32 @@ def test_any_bytes_give_settings_or_a_sentence(tmp_path_factory: Any, content: b
         read_settings(str(path))
     except WillfitError:
         return
+
+
+SHARDED = {
+    "deepspeed: {zero_optimization: {stage: 2}}": "zero2",
+    "deepspeed: configs/ds_z3_config.json": "zero3",
+    'fsdp: "full_shard auto_wrap"': "fsdp",
+    "fsdp: [shard_grad_op]": "zero2",
+    'fsdp: ""': None,
+}
+
+
+@pytest.mark.parametrize(("line", "strategy"), SHARDED.items())
+def test_how_a_trainer_file_shards(tmp_path: Path, line: str, strategy: str | None) -> None:
+    text = f"per_device_train_batch_size: 2\n{line}\n"
+    assert read_settings(written(tmp_path, "ta.yaml", text)).flags.get("strategy") == strategy
+
+
+def test_a_deepspeed_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "ds.json", json.dumps({"zero_optimization": {"stage": 1}}))
+    text = "per_device_train_batch_size: 2\ndeepspeed: ds.json\n"
+    assert read_settings(written(tmp_path, "ta.yaml", text)).flags["strategy"] == "zero1"
+
+
+def test_a_deepspeed_file_that_is_not_here_is_listed(tmp_path: Path) -> None:
+    text = "per_device_train_batch_size: 2\ndeepspeed: ds.json\n"
+    settings = read_settings(written(tmp_path, "ta.yaml", text))
+    assert any("tells no ZeRO stage" in line for line in settings.ignored)
+    assert "strategy" not in settings.flags

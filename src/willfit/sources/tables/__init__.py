@@ -71,6 +71,10 @@ _NEEDED: Final = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 """Without these no family can be told."""
 
 
+def _states(config: Mapping[str, Any], name: str) -> bool:
+    return any(key in config for key in SYNONYMS.get(name, (name,)))
+
+
 def tensor_table(config: Mapping[str, Any]) -> Table:
     """The tensors that a config implies.
 
@@ -92,9 +96,9 @@ def tensor_table(config: Mapping[str, Any]) -> Table:
     for _, recognise, build in FAMILIES:
         if recognise(fields):
             return build(config)
-    missing = [n for n in _NEEDED if fields.size(n) is None]
     usual = config_defaults().get(model_type, {})
-    if missing and all(any(key in usual for key in SYNONYMS[name]) for name in missing):
+    missing = [name for name in _NEEDED if not _states(config, name)]
+    if missing and all(_states(usual, name) for name in missing):
         raise InputError(
             f"the config of model_type {model_type} lacks {', '.join(missing)}: a config.json as "
             "transformers saves it has them"
