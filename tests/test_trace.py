@@ -289,3 +289,14 @@ def test_every_decoding_step_is_as_if_it_had_been_run(
     steps = [event for event in normal(from_three) if event[2] == "decode"]
     assert len(steps) > 1000
     assert steps[:-4] == ran[: len(steps) - 4]  # then the one that was run lets go of everything
+
+
+def test_what_is_largest_at_the_peak_has_its_module(spec_of: Any) -> None:
+    result = estimate(scenario(spec_of("llama"), WORK["full"]), trace=True)
+    listed = result.largest_alive
+    assert [item.num_bytes for item in listed] == sorted(
+        (item.num_bytes for item in listed), reverse=True
+    )
+    kept = {item.module: item.count for item in listed}
+    assert kept["model.layers.*.mlp.down_proj.weight"] == 9
+    assert sum(item.num_bytes for item in listed) <= result.gpus[0].peak.allocated_bytes

@@ -25,6 +25,19 @@ class Component:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alive:
+    """Storages alike, alive at a peak: of the same operator of the same module in each layer."""
+
+    module: str
+    """Path with ``*`` for the layer; "" outside of the model."""
+    op: str
+    phase: str
+    """Phase that allocated them."""
+    num_bytes: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhaseEstimate:
     """Peak of one phase on one GPU."""
 
@@ -139,6 +152,8 @@ class Estimate:
     ignored_settings: tuple[str, ...] = ()
     refused: str | None = None
     """Why the library would refuse to load it this way, whatever the numbers; None if it would."""
+    largest_alive: tuple[Alive, ...] = ()
+    """What fills the first GPU at its peak, largest first; known to a trace alone."""
     off_gpu_bytes: int = 0
     """Weights left in host memory or on disk, copied to a GPU for every pass."""
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from willfit.devices import context_of
 from willfit.errors import UnsupportedError
 from willfit.estimator.by_formula import outcome_by_formula
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
-from willfit.estimator.replay import ReplayedPhase, replay_on
+from willfit.estimator.replay import ReplayedPhase, largest_alive, replay_on
 from willfit.estimator.share import Share
 from willfit.estimator.spread import strategy_of
 from willfit.formulas.phase import ComponentName
@@ -50,6 +50,7 @@ def outcome_by_trace(scenario: Scenario, loaded: Loaded) -> Outcome:
         unsupported=tuple(traced.recording.unsupported),
         unknowns=scenario.model.unknowns,
         refused=loaded.split.refused,
+        largest_alive=largest_alive(traced.recording),
     )
 
 

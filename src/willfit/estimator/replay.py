@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator, SimulatedOutOfMemory
 from willfit.formulas.phase import ComponentName, PhaseName
+from willfit.results import Alive
 from willfit.trace.recording import Event, Handle, Recording
 
 
@@ -116,3 +119,49 @@ def _kinds(recording: Recording) -> Iterator[tuple[Handle, ComponentName]]:
             yield event.handle, "activations"
         else:
             yield event.handle, "weights" if event.phase == "load" else "temporaries"
+
+
+LISTED: Final = 10
+"""Kinds of storages that a report lists."""
+_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+def largest_alive(recording: Recording) -> tuple[Alive, ...]:
+    """What is alive where most is allocated, by module and operator, the largest first."""
+    alive: dict[Handle, Event] = {}
+    best: list[Event] = []
+    position = _peak_position(recording.events)
+    for number, event in enumerate(recording.events):
+        if event.num_bytes:
+            alive[event.handle] = event
+        else:
+            del alive[event.handle]
+        if number == position:
+            best = list(alive.values())
+            break
+    sums: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for event in best:
+        key = (_NUMBER.sub("*", event.place.module), event.place.op, event.phase)
+        amount, count = sums.get(key, (0, 0))
+        sums[key] = (amount + event.num_bytes, count + 1)
+    ranked = sorted(sums.items(), key=lambda item: -item[1][0])[:LISTED]
+    return tuple(
+        Alive(module=module, op=op, phase=phase, num_bytes=amount, count=count)
+        for (module, op, phase), (amount, count) in ranked
+    )
+
+
+def _peak_position(events: Sequence[Event]) -> int:
+    """Number of the event after which most is allocated (loading left out where work follows)."""
+    sizes: dict[Handle, int] = {}
+    works = any(event.phase != "load" for event in events)
+    total = most = position = 0
+    for number, event in enumerate(events):
+        if event.num_bytes:
+            sizes[event.handle] = event.num_bytes
+            total += event.num_bytes
+        else:
+            total -= sizes.pop(event.handle)
+        if total > most and not (works and event.phase == "load"):
+            most, position = total, number
+    return position

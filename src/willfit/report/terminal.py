@@ -7,7 +7,7 @@ from itertools import cycle
 from typing import Final
 
 from willfit.report.text import GLYPHS, Style, bar, table, wrapped
-from willfit.results import Component, Estimate, GpuEstimate
+from willfit.results import Alive, Component, Estimate, GpuEstimate
 from willfit.units import format_bytes
 
 _VERDICT: Final = {
@@ -35,6 +35,8 @@ def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = 
     if breakdown:
         for gpus in _alike(() if estimate.refused else estimate.gpus):
             lines += [*_breakdown(gpus, style), ""]
+        if estimate.largest_alive:
+            lines += [*_alive(estimate.largest_alive), ""]
         lines += [*_verdict(estimate, style), ""]
     lines += _remarks(estimate)
     return "\n".join(lines).rstrip() + "\n"
@@ -114,6 +116,19 @@ def _places(gpus: Sequence[GpuEstimate]) -> str:
 def _part(glyph: str, part: Component, name_width: int) -> list[str]:
     head = f"  {glyph} {part.name.ljust(name_width)}  {format_bytes(part.num_bytes):>10}  "
     return wrapped(part.note, first=head, rest=" " * len(head)) if part.note else [head.rstrip()]
+
+
+def _alive(alive: Sequence[Alive]) -> list[str]:
+    """The largest things at the peak, each with the module that allocated it."""
+    lines = ["largest at the peak:"]
+    for item in alive:
+        times = f"{item.count} × " if item.count > 1 else ""
+        op = item.op.removeprefix("aten.").removesuffix(".default")
+        made = op if item.phase == "load" or op == item.phase else f"{op}, {item.phase}"
+        head = f"  {format_bytes(item.num_bytes):>10}  "
+        where = item.module or "outside the model"
+        lines += wrapped(f"{times}{where} ({made})", first=head, rest=" " * len(head))
+    return lines
 
 
 def _headroom(gpu: GpuEstimate) -> str:
