@@ -114,6 +114,8 @@ BAD = {
     "qlora on a GPTQ checkpoint": (
         ["Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--train", "qlora"], "use --train lora",
     ),
+    "timeline without a trace": (["gpt2", "--timeline", "t.html"], "add --trace"),
+    "timeline of another kind": (["gpt2", "--trace", "--timeline", "t.gif"], ".html or .svg"),
     "more tokens than positions": (["bert-base-cased", "--context", "600"], "512 positions"),
     "new tokens over context": (["llama-3-8b", "--context", "5", "--max-new-tokens", "9"], "more"),
     "map of GPUs that are not there": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
-from willfit.estimator.replay import replay, replay_on
+from willfit.estimator.replay import replay, replay_on, timeline
+from willfit.estimator.snapshot import snapshot
 from willfit.formulas.weights import load_weights
+from willfit.report.timeline import HEIGHT, WIDTH, timeline_html, timeline_svg
 from willfit.scenario import (
     Inference,
     Loading,
@@ -300,3 +303,36 @@ def test_what_is_largest_at_the_peak_has_its_module(spec_of: Any) -> None:
     kept = {item.module: item.count for item in listed}
     assert kept["model.layers.*.mlp.down_proj.weight"] == 9
     assert sum(item.num_bytes for item in listed) <= result.gpus[0].peak.allocated_bytes
+
+
+def test_pytorch_reads_the_snapshot(spec_of: Any) -> None:
+    from torch.cuda import _memory_viz
+
+    made, weights = job(spec_of("llama"), WORK["full"])
+    recording = made.run(door.shorten(made.config, weights)).recording
+    written = snapshot(recording)
+    reserved = max(phase.reserved_bytes for phase in replay(recording))
+    assert sum(segment["total_size"] for segment in written["segments"]) == reserved
+    viz: Any = _memory_viz
+    assert f"segments: {len(written['segments'])}" in viz.segsum(written)
+    assert "cudaMalloc" in viz.trace(written) and "snapshot.pickle" in viz.trace_plot(written)
+
+
+def test_the_timeline_is_a_picture_of_the_same_peaks(spec_of: Any) -> None:
+    made, weights = job(spec_of("llama"), WORK["full"])
+    recording = made.run(door.shorten(made.config, weights)).recording
+    drawn = timeline(recording)
+    allocated = max(sum(moment.components.values()) for moment in drawn.moments)
+    assert allocated == max(phase.allocated_bytes for phase in replay(recording))
+    assert all(
+        sum(m.components.values()) <= m.reserved_bytes for m in drawn.moments if m.phase != "load"
+    )
+    picture = ElementTree.fromstring(timeline_svg(drawn, "a <title> & more"))
+    points = [
+        tuple(map(float, pair.split(",")))
+        for polygon in picture.iter("{http://www.w3.org/2000/svg}polygon")
+        for pair in polygon.attrib["points"].split()
+    ]
+    assert len(points) > 1000
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    assert timeline_html(drawn, "t").startswith("<!doctype html>")

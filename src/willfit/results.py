@@ -38,6 +38,23 @@ class Alive:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What a GPU held at one moment of a traced run."""
+
+    phase: str
+    components: Mapping[str, int]
+    """Allocated bytes by component."""
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """A traced run in so many moments, each the fullest of its stretch."""
+
+    moments: tuple[Moment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhaseEstimate:
     """Peak of one phase on one GPU."""
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser
 from willfit.errors import InputError
 from willfit.results import Estimate
+
+if TYPE_CHECKING:
+    from willfit.estimator.by_trace import Listener
+    from willfit.trace.recording import Recording
 
 DONE: Final = 0
 DOES_NOT_FIT: Final = 3
@@ -25,6 +30,14 @@ def configure(parser: Parser) -> None:
         action="store_true",
         default=None,
         help="run the real code on fake tensors: seconds, no GPU, no weights (willfit[trace])",
+    )
+    group.add_argument(
+        "--timeline", metavar="FILE", help="with --trace: memory over the run, as .html or .svg"
+    )
+    group.add_argument(
+        "--snapshot",
+        metavar="FILE",
+        help="with --trace: a snapshot that PyTorch's memory visualiser opens (.pickle)",
     )
     group.add_argument(
         "--json", action="store_true", default=None, help="print the contract's JSON"
@@ -72,8 +85,31 @@ def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
         ignored_settings=request.ignored_settings,
         unsupported=request.unsupported,
         trace=bool(arguments.trace),
+        listener=_pictures(arguments),
     )
     return result, request.workload_given or request.scenario.machine is not None
+
+
+def _pictures(arguments: argparse.Namespace) -> Listener | None:
+    """What writes the files that were asked for; raises `InputError` on an unknown kind."""
+    timeline, snapshot = arguments.timeline, arguments.snapshot
+    if timeline is None and snapshot is None:
+        return None
+    if not arguments.trace:
+        flag = "--timeline" if timeline is not None else "--snapshot"
+        raise InputError(f"{flag} shows a traced run: add --trace")
+    if timeline is not None and not timeline.endswith((".html", ".svg")):
+        raise InputError(f"--timeline {timeline[:60]} is no .html or .svg file: name one")
+
+    def write(recording: Recording) -> None:
+        from willfit.cli.pictures import write_snapshot, write_timeline
+
+        if timeline is not None:
+            write_timeline(recording, Path(timeline), arguments)
+        if snapshot is not None:
+            write_snapshot(recording, Path(snapshot), arguments)
+
+    return write
 
 
 def exit_code(estimate: Estimate, *, check: bool, strict: bool) -> int:

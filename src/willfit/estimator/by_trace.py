@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from willfit.devices import context_of
 from willfit.errors import UnsupportedError
@@ -14,12 +14,19 @@ from willfit.estimator.spread import strategy_of
 from willfit.formulas.phase import ComponentName
 from willfit.results import Component, GpuEstimate, PhaseEstimate
 from willfit.scenario import Scenario
+from willfit.trace.recording import Recording
 
 COPIES = ("device_map", "replicas")
 """Strategies under which every GPU that is used computes the whole model by itself."""
 
 
-def outcome_by_trace(scenario: Scenario, loaded: Loaded) -> Outcome:
+Listener = Callable[["Recording"], None]
+"""Is given the recording of a trace, for pictures and snapshots of it."""
+
+
+def outcome_by_trace(
+    scenario: Scenario, loaded: Loaded, listener: Listener | None = None
+) -> Outcome:
     """Trace one GPU's work; raises `UnsupportedError` on what the trace does not know."""
     _check(scenario, loaded)
     try:
@@ -31,6 +38,8 @@ def outcome_by_trace(scenario: Scenario, loaded: Loaded) -> Outcome:
         ) from None
     shares = loaded.split.shares
     traced = trace(scenario, loaded.weights, shares[0].gpu, device_map=uses_device_map(scenario))
+    if listener is not None:
+        listener(traced.recording)
     gpus = []
     for share, overheads in zip(shares, loaded.overheads, strict=True):
         capacity = None

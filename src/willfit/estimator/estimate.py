@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from willfit.estimator.by_formula import outcome_by_formula
-from willfit.estimator.by_trace import outcome_by_trace
+from willfit.estimator.by_trace import Listener, outcome_by_trace
 from willfit.estimator.dtype_table import dtype_rows
 from willfit.estimator.limits import (
     LARGEST_BATCH,
@@ -32,19 +32,25 @@ def estimate(
     unsupported: Sequence[str] = (),
     search_limits: bool = True,
     trace: bool = False,
+    listener: Listener | None = None,
 ) -> Estimate:
     """What a scenario takes, by component, phase and GPU, and whether it fits.
 
     ``dtypes`` names the rows of the dtype table; ``search_limits`` also looks for the largest
     batch and context that fit; ``trace`` runs the real code on fake tensors (needs
-    ``willfit[trace]``, takes seconds, searches no limits). Raises `InputError` on settings that
+    ``willfit[trace]``, takes seconds, searches no limits) and gives ``listener`` its recording.
+    Raises `InputError` on settings that
     contradict each other or the model, `UnsupportedError` where no number can be given.
     """
     asked = scenario
     model = on_machine(scenario.model, scenario.workload, scenario.machine)
     scenario = replace(scenario, model=model)
     loaded = load(scenario)
-    outcome = (outcome_by_trace if trace else outcome_by_formula)(scenario, loaded)
+    outcome = (
+        outcome_by_trace(scenario, loaded, listener)
+        if trace
+        else outcome_by_formula(scenario, loaded)
+    )
     layer, layer_bytes = largest_layer(scenario.model, outcome.weights)
     result = Estimate(
         level="trace" if trace else "formula",

@@ -10,7 +10,7 @@ from typing import Final
 from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator, SimulatedOutOfMemory
 from willfit.formulas.phase import ComponentName, PhaseName
-from willfit.results import Alive
+from willfit.results import Alive, Moment, Timeline
 from willfit.trace.recording import Event, Handle, Recording
 
 
@@ -165,3 +165,40 @@ def _peak_position(events: Sequence[Event]) -> int:
         if total > most and not (works and event.phase == "load"):
             most, position = total, number
     return position
+
+
+MOMENTS: Final = 1200
+"""Moments of a timeline: more than a picture has columns."""
+
+
+def timeline(recording: Recording, alloc_conf: str = "", moments: int = MOMENTS) -> Timeline:
+    """The run cut into equal stretches of events, each shown at its fullest."""
+    allocator = Allocator(parse_alloc_conf(alloc_conf))
+    kinds = dict(_kinds(recording))
+    addresses: dict[Handle, int] = {}
+    sizes: dict[Handle, int] = {}
+    totals: dict[str, int] = {}
+    stretch = max(len(recording.events) // moments, 1)
+    found: list[Moment] = []
+    fullest = -1
+    for number, event in enumerate(recording.events):
+        before = allocator.allocated_bytes
+        if event.num_bytes:
+            addresses[event.handle] = allocator.malloc(event.num_bytes)
+            sizes[event.handle] = allocator.allocated_bytes - before
+        else:
+            allocator.free(addresses.pop(event.handle))
+        change = sizes[event.handle] if event.num_bytes else -sizes.pop(event.handle)
+        kind = kinds[event.handle]
+        totals[kind] = totals.get(kind, 0) + change
+        if number % stretch == 0 or not found:
+            fullest = -1
+            found.append(Moment(phase=event.phase, components={}, reserved_bytes=0))
+        if allocator.allocated_bytes > fullest:
+            fullest = allocator.allocated_bytes
+            found[-1] = Moment(
+                phase=event.phase,
+                components=dict(totals),
+                reserved_bytes=allocator.reserved_bytes,
+            )
+    return Timeline(moments=tuple(found))

@@ -1,0 +1,116 @@
+"""A recording as a memory snapshot, in the form that PyTorch's own visualiser opens.
+
+torch/cuda/_memory_viz.py reads it: segments with their blocks at the end, and every event before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from willfit.allocator.blocks import Block
+from willfit.allocator.config import parse_alloc_conf
+from willfit.allocator.simulator import Allocator
+from willfit.trace.recording import Event, Handle, Recording
+from willfit.units import MIB, round_up
+
+_FIRST_ADDRESS: Final = 0x7F0000000000
+
+
+def snapshot(recording: Recording, alloc_conf: str = "") -> dict[str, Any]:
+    """``{"segments": […], "device_traces": [[…]]}`` of one device, all its events in it."""
+    return _Writer(recording, alloc_conf).written()
+
+
+class _Writer:
+    def __init__(self, recording: Recording, alloc_conf: str) -> None:
+        self._recording = recording
+        self._segments: dict[int, int] = {}
+        self._entries: list[dict[str, Any]] = []
+        self._frames: list[dict[str, Any]] = []
+        self._next = _FIRST_ADDRESS
+        self._allocator = Allocator(parse_alloc_conf(alloc_conf), new_address=self._segment)
+
+    def written(self) -> dict[str, Any]:
+        live: dict[Handle, tuple[int, Event]] = {}
+        for event in self._recording.events:
+            self._frames = _frames(event)
+            if event.num_bytes:
+                address = self._allocator.malloc(event.num_bytes)
+                live[event.handle] = (address, event)
+                self._note("alloc", address, event.num_bytes)
+            else:
+                address, made = live.pop(event.handle)
+                self._note("free_requested", address, made.num_bytes)
+                self._note("free_completed", address, made.num_bytes)
+                self._allocator.free(address)
+        held = dict(live.values())
+        return {
+            "segments": [self._described(start, size, held) for start, size in self._all()],
+            "device_traces": [self._entries],
+            "allocator_settings": {},
+        }
+
+    def _segment(self, num_bytes: int) -> int:
+        address, self._next = self._next, self._next + round_up(num_bytes, 2 * MIB)
+        self._segments[address] = num_bytes
+        self._note("segment_alloc", address, num_bytes)
+        return address
+
+    def _note(self, action: str, address: int, num_bytes: int) -> None:
+        self._entries.append(
+            {
+                "action": action,
+                "addr": address,
+                "size": num_bytes,
+                "stream": 0,
+                "time_us": len(self._entries),
+                "frames": self._frames,
+            }
+        )
+
+    def _all(self) -> list[tuple[int, int]]:
+        return sorted(self._segments.items())
+
+    def _described(self, start: int, size: int, held: Mapping[int, Event]) -> dict[str, Any]:
+        blocks = [self._block(block, held) for block in self._blocks(start, size)]
+        active = sum(block["size"] for block in blocks if block["state"] == "active_allocated")
+        return {
+            "device": 0,
+            "address": start,
+            "total_size": size,
+            "allocated_size": active,
+            "active_size": active,
+            "requested_size": sum(block["requested_size"] for block in blocks),
+            "stream": 0,
+            "segment_type": "small" if size <= 2 * MIB else "large",
+            "segment_pool_id": (0, 0),
+            "is_expandable": self._allocator.config.expandable_segments,
+            "frames": [],
+            "blocks": blocks,
+        }
+
+    def _blocks(self, start: int, size: int) -> list[Block]:
+        free = [b for pool in self._allocator.pools.values() for b in pool.free_blocks()]
+        every = [*free, *self._allocator.live.values()]
+        inside = [block for block in every if start <= block.address < start + size]
+        return sorted(inside, key=lambda block: block.address)
+
+    def _block(self, block: Block, held: Mapping[int, Event]) -> dict[str, Any]:
+        event = held.get(block.address)
+        return {
+            "address": block.address,
+            "size": block.size,
+            "requested_size": block.requested,
+            "state": "active_allocated" if block.allocated else "inactive",
+            "frames": _frames(event) if event is not None else [],
+        }
+
+
+def _frames(event: Event) -> list[dict[str, Any]]:
+    """The operator, the module and the phase, as if they were Python frames."""
+    module = event.place.module or "(outside the model)"
+    return [
+        {"name": event.place.op, "filename": module, "line": 0},
+        {"name": event.phase, "filename": "phase", "line": 0},
+    ]
