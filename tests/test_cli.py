@@ -114,6 +114,24 @@ BAD = {
     "qlora on a GPTQ checkpoint": (
         ["Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--train", "qlora"], "use --train lora",
     ),
+    "allocator setting that is none": (["gpt2", "--alloc-conf", "foo:bar"], "has no setting 'foo'"),
+    "type that nothing loads in": (["gpt2", "--dtype", "float8_e4m3fn"], "use one of float32"),
+    "cache in fp8 with transformers": (["gpt2", "--kv-dtype", "fp8"], "--engine vllm"),
+    "new tokens without room": (["gpt2", "--max-new-tokens", "5000"], "room for 1024"),
+    "products in int8": (
+        ["gpt2", "--quantize", "nf4", "--bnb-4bit-compute-dtype", "int8"], "use one of",
+    ),
+    "reentrant what": (["gpt2", "--train", "full", "--use-reentrant"], "--gradient-checkpointing"),
+    "padded loading": (["gpt2", "--task", "load", "--padded"], "--padded"),
+    "more in use than there is": (["gpt2", "--gpu", "T4", "--in-use", "30GB"], "give less"),
+    "module that is not there": (
+        ["gpt2", "--quantize", "int8", "--llm-int8-skip-modules", "foo"], "no such module",
+    ),
+    "saved module that is not there": (
+        ["gpt2", "--train", "lora", "--modules-to-save", "foo"], "no such module",
+    ),
+    "static cache of vLLM": (["gpt2", "--engine", "vllm", "--cache", "static"], "--engine vllm"),
+    "compute capability that is none": (["gpt2", "--gpu", "24GiB:sm_999"], "sm_999"),
     "timeline without a trace": (["gpt2", "--timeline", "t.html"], "add --trace"),
     "timeline of another kind": (["gpt2", "--trace", "--timeline", "t.gif"], ".html or .svg"),
     "more tokens than positions": (["bert-base-cased", "--context", "600"], "512 positions"),

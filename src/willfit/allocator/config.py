@@ -41,6 +41,29 @@ _KEYS: Final[dict[str, Callable[[AllocatorConfig, str], AllocatorConfig]]] = {
 }
 
 
+NOT_SIMULATED: Final = frozenset(
+    [
+        "backend",
+        "garbage_collection_threshold",
+        "graph_capture_record_stream_reuse",
+        "per_process_memory_fraction",
+        "pinned_background_threads",
+        "pinned_free_catch_all",
+        "pinned_max_power2_size_mb",
+        "pinned_max_round_threshold_mb",
+        "pinned_num_register_threads",
+        "pinned_reserve_segment_size_mb",
+        "pinned_use_background_threads",
+        "pinned_use_cuda_host_register",
+        "pinned_use_hip_host_register",
+        "release_lock_on_cudamalloc",
+        "release_lock_on_hipmalloc",
+        "throw_on_cudamalloc_oom",
+    ]
+)
+"""Further keys that torch reads."""
+
+
 def parse_alloc_conf(text: str) -> AllocatorConfig:
     """Settings of ``expandable_segments:True,max_split_size_mb:128``.
 
@@ -50,6 +73,10 @@ def parse_alloc_conf(text: str) -> AllocatorConfig:
     config = AllocatorConfig()
     for item in _items(text):
         key, colon, value = (part.strip() for part in item.partition(":"))
+        if key not in _KEYS and key not in NOT_SIMULATED:
+            raise InputError(
+                f"the allocator has no setting {key[:40]!r}: it reads {', '.join(_KEYS)} and others"
+            )
         read = _KEYS.get(key)
         if read is None or value.startswith("["):
             config = replace(config, ignored=(*config.ignored, item))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from willfit.cli.options import INFERENCE_ONLY, TRAINING_ONLY
+from willfit.cli.checks import refuse_contradictions, refuse_values
+from willfit.cli.options import INFERENCE_ONLY
 from willfit.cli.values import parse_max_memory, parse_quantize, read_lengths
 from willfit.dtypes import DType, parse_dtype
 from willfit.errors import InputError
@@ -45,9 +46,10 @@ class Request:
 def build_request(arguments: argparse.Namespace) -> Request:
     """Scenario of the parsed arguments; raises `InputError` on contradictions."""
     options, ignored, assumptions = _merged(arguments)
-    _refuse_contradictions(options)
+    refuse_contradictions(options)
     model = _model(options)
     machine, machine_assumptions = _machine(options)
+    refuse_values(options, model, machine)
     workload = _workload(options, model)
     given = _workload_given(options)
     unsupported: list[str] = []
@@ -109,49 +111,6 @@ def _merged(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], l
         if "lora_r" in typed:
             raise InputError("--lora-r is a training setting: add --train lora or --train qlora")
     return merged, ignored, assumptions
-
-
-def _refuse_contradictions(options: Mapping[str, Any]) -> None:
-    train = options.get("train")
-    wrong = INFERENCE_ONLY if train else TRAINING_ONLY
-    for name in wrong:
-        if options.get(name) is not None:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{flag} is an inference setting and contradicts --train {train}: leave one out"
-                if train
-                else f"{flag} is a training setting: add --train full, lora or qlora"
-            )
-    quantize = str(options.get("quantize") or "")
-    contradictions = {
-        "--task load contradicts --train": options.get("task") and train,
-        "--bf16 contradicts --fp16": options.get("bf16") and options.get("fp16"),
-        f"--train full cannot train {quantize} weights, use --train lora or qlora": train == "full"
-        and quantize,
-        "--train qlora means 4-bit weights, for int8 use --train lora --quantize int8": train
-        == "qlora"
-        and quantize == "int8",
-        "--packing contradicts --padded": options.get("packing") and options.get("padded"),
-        "--lengths contradicts --max-length only in packing": options.get("lengths")
-        and options.get("packing"),
-        "--in-use contradicts --live": options.get("in_use") and options.get("live"),
-        "--batch-size contradicts --per-device-train-batch-size": options.get("batch_size")
-        and options.get("per_device_train_batch_size"),
-        "--bnb-4bit-compute-dtype needs --quantize nf4 or fp4": options.get(
-            "bnb_4bit_compute_dtype"
-        )
-        and not quantize
-        and train != "qlora",
-        "--llm-int8-skip-modules needs --quantize": options.get("llm_int8_skip_modules")
-        and not quantize
-        and train != "qlora",
-    }
-    for sentence, present in contradictions.items():
-        if present:
-            raise InputError(f"contradictory settings: {sentence}")
-    lora_flags = ("lora_r", "lora_dropout", "lora_target_modules", "modules_to_save")
-    if train == "full" and any(options.get(name) is not None for name in lora_flags):
-        raise InputError("LoRA settings contradict --train full: use --train lora or --train qlora")
 
 
 def _workload_given(options: Mapping[str, Any]) -> bool:

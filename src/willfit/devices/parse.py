@@ -21,6 +21,8 @@ PLACES: Final = {"kaggle": "T4x2", "colab": "T4"}
 _COUNT_BEHIND: Final = re.compile(r"(?P<name>.*?\S)\s*[x×*]\s*(?P<count>\d{1,5})", re.IGNORECASE)
 _COUNT_BEFORE: Final = re.compile(r"(?P<count>\d{1,3})\s*[x×*]\s*(?P<name>\S.*)", re.IGNORECASE)
 _AMOUNT: Final = re.compile(r"\s*[\d.]+\s*[KMGT]i?B\s*", re.IGNORECASE)
+LATEST_SM: Final = 129
+"""Room above the newest that torch 2.13 is built for (sm_120)."""
 _SM: Final = re.compile(r"sm_?(\d{2,3})[a-z]?", re.IGNORECASE)
 
 
@@ -120,6 +122,8 @@ def _described(amount: str, capability: str) -> tuple[Gpu, list[str]]:
     if match is None:
         raise InputError(f"cannot read {capability[:20]!r}: expected sm_75, sm_86, sm_90 or so")
     number = int(match[1])
+    if not 30 <= number <= LATEST_SM:
+        raise InputError(f"no GPU has compute capability sm_{number}: expected sm_75, sm_86 or so")
     gpu = Gpu(
         name=_described_name(capacity),
         capacity_bytes=capacity,
