@@ -22,7 +22,7 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec, Unknown
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Inference
-from willfit.units import GIB
+from willfit.units import GIB, format_bytes
 
 GROWTH: Final = (
     "while generating, reserved memory grows past this (every step makes the cache anew); PyTorch "
@@ -129,6 +129,10 @@ class _Run:
         prompt = self._encoder_len if self.stage.encoder_layers else self.settings.prompt_len
         made = 0 if self.stage.encoder_layers else cache.prefill_bytes
         prefill, choice = self._phase("prefill", prompt, made)
+        if made > cache.steady_bytes:
+            held = prefill.notes.get("kv_cache", "")
+            later = f"{held}; windows are views of it, {format_bytes(cache.steady_bytes)} later"
+            prefill = replace(prefill, notes={**prefill.notes, "kv_cache": later})
         phases = [prefill]
         if self.architecture.is_decoder:
             phases.append(self._decode(cache))
