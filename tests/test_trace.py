@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from typing import Any
 from xml.etree import ElementTree
@@ -336,3 +337,9 @@ def test_the_timeline_is_a_picture_of_the_same_peaks(spec_of: Any) -> None:
     assert len(points) > 1000
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
     assert timeline_html(drawn, "t").startswith("<!doctype html>")
+
+
+def test_a_library_that_is_missing_is_named(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnsupportedError, match=r"peft.*pip install 'willfit\[trace\]'"):
+        estimate(scenario(spec_of("llama"), WORK["lora"]), trace=True)

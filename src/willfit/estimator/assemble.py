@@ -47,7 +47,15 @@ def gpu_estimate(
     reserved = overheads.retained_bytes
     for phase in phases:
         reserved = max(reserved, _reserved_bytes(phase, overheads))
-        estimates.append(_phase_estimate(phase, reserved, overheads, notes))
+        estimates.append(
+            phase_estimate(
+                phase.name,
+                components=phase.components,
+                reserved_bytes=reserved,
+                context_bytes=overheads.context_bytes,
+                notes={**notes, **phase.notes},
+            )
+        )
     peak = max(phase.device_bytes for phase in estimates)
     low = sum(unknown.low_bytes for unknown in unknowns)
     high = sum(unknown.high_bytes for unknown in unknowns)
@@ -71,27 +79,29 @@ def _reserved_bytes(phase: Phase, overheads: Overheads) -> int:
     return round_up(phase.allocated_bytes + overheads.padding_bytes, 2 * MIB)
 
 
-def _phase_estimate(
-    phase: Phase,
+def phase_estimate(
+    name: str,
+    *,
+    components: Mapping[ComponentName, int],
     reserved_bytes: int,
-    overheads: Overheads,
+    context_bytes: int,
     notes: Mapping[ComponentName, str],
 ) -> PhaseEstimate:
-    allocated = phase.allocated_bytes
+    """One phase's peak: what is allocated, what is reserved on top, and the context."""
+    allocated = sum(components.values())
     parts: dict[ComponentName, int] = {
-        **phase.components,
+        **components,
         "fragmentation": reserved_bytes - allocated,
-        "cuda_context": overheads.context_bytes,
+        "cuda_context": context_bytes,
     }
-    notes = {**notes, **phase.notes}
     return PhaseEstimate(
-        name=phase.name,
+        name=name,
         allocated_bytes=allocated,
         reserved_bytes=reserved_bytes,
-        device_bytes=reserved_bytes + overheads.context_bytes,
+        device_bytes=reserved_bytes + context_bytes,
         components=tuple(
-            Component(name=name, num_bytes=amount, note=notes.get(name, ""))
-            for name, amount in parts.items()
+            Component(name=part, num_bytes=amount, note=notes.get(part, ""))
+            for part, amount in parts.items()
             if amount
         ),
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from willfit.devices import context_of
 from willfit.errors import UnsupportedError
+from willfit.estimator.assemble import phase_estimate
 from willfit.estimator.by_formula import outcome_by_formula
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
 from willfit.estimator.replay import ReplayedPhase, largest_alive, replay_on
 from willfit.estimator.share import Share
 from willfit.estimator.spread import strategy_of
 from willfit.formulas.phase import ComponentName
-from willfit.results import Component, GpuEstimate, PhaseEstimate
+from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
 from willfit.trace.recording import Recording
 
@@ -29,15 +30,18 @@ def outcome_by_trace(
 ) -> Outcome:
     """Trace one GPU's work; raises `UnsupportedError` on what the trace does not know."""
     _check(scenario, loaded)
+    shares = loaded.split.shares
     try:
         from willfit.trace.trace import trace
+
+        traced = trace(
+            scenario, loaded.weights, shares[0].gpu, device_map=uses_device_map(scenario)
+        )
     except ImportError as error:
         raise UnsupportedError(
-            f"--trace runs the real code and needs torch and transformers ({error}): "
+            f"--trace runs the real code and lacks a library ({error}): "
             "pip install 'willfit[trace]', or leave --trace out"
         ) from None
-    shares = loaded.split.shares
-    traced = trace(scenario, loaded.weights, shares[0].gpu, device_map=uses_device_map(scenario))
     if listener is not None:
         listener(traced.recording)
     gpus = []
@@ -100,7 +104,16 @@ def _gpu(scenario: Scenario, share: Share, phases: tuple[ReplayedPhase, ...]) ->
         "cuda_context": context.note if context else "",
         "workspaces": "cuBLAS",
     }
-    estimates = tuple(_phase(phase, nominal, notes) for phase in phases)
+    estimates = tuple(
+        phase_estimate(
+            phase.name,
+            components=phase.components,
+            reserved_bytes=phase.reserved_bytes,
+            context_bytes=nominal,
+            notes=notes,
+        )
+        for phase in phases
+    )
     peak = max(phase.device_bytes for phase in estimates)
     unknowns = scenario.model.unknowns
     machine = scenario.machine
@@ -117,25 +130,4 @@ def _gpu(scenario: Scenario, share: Share, phases: tuple[ReplayedPhase, ...]) ->
         + sum(unknown.high_bytes for unknown in unknowns)
         + (context.high_bytes - nominal if context else 0),
         layers=share.layers,
-    )
-
-
-def _phase(
-    phase: ReplayedPhase, context_bytes: int, notes: Mapping[ComponentName, str]
-) -> PhaseEstimate:
-    parts: dict[ComponentName, int] = {
-        **phase.components,
-        "fragmentation": phase.reserved_bytes - phase.allocated_bytes,
-        "cuda_context": context_bytes,
-    }
-    return PhaseEstimate(
-        name=phase.name,
-        allocated_bytes=phase.allocated_bytes,
-        reserved_bytes=phase.reserved_bytes,
-        device_bytes=phase.reserved_bytes + context_bytes,
-        components=tuple(
-            Component(name=name, num_bytes=amount, note=notes.get(name, ""))
-            for name, amount in parts.items()
-            if amount
-        ),
     )
