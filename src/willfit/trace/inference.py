@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from willfit.formulas.inference.phases import Settings
+from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import Inference
 from willfit.trace.session import Session
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from willfit.errors import InputError, UnsupportedError
-from willfit.formulas.inference.phases import fill_defaults
+from willfit.formulas.inference.settings import fill_defaults
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario

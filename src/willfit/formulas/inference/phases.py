@@ -6,23 +6,22 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.devices import cublas_workspace_bytes
-from willfit.dtypes import DType
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
-from willfit.formulas.attention import resolve_implementation as resolve_attention
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
+from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
 from willfit.formulas.inference.logits import LAST_ONLY_SINCE, logits_bytes
+from willfit.formulas.inference.settings import Settings, fill_defaults
 from willfit.formulas.kv_cache import KvCache, kv_cache
 from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases, Stage
-from willfit.formulas.positions import require_positions
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec, Unknown
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Inference
-from willfit.units import GIB, format_bytes
+from willfit.units import format_bytes
 
 GROWTH: Final = (
     "while generating, reserved memory grows past this (every step makes the cache anew); PyTorch "
@@ -31,56 +30,6 @@ GROWTH: Final = (
 """`DynamicLayer.update` concatenates; in published runs reserved reached 1.5 to 5 times allocated
 (huggingface/optimum-benchmark, batch 4 to 16, 512 new tokens) up to the card's capacity, where the
 allocator frees unused segments and tries again (CUDACachingAllocator `release_cached_blocks`)."""
-
-DEFAULT_CONTEXT: Final = 4096
-"""Context where none is given, or the model's maximum if that is shorter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """An Inference with every default filled in."""
-
-    batch: int
-    context_len: int
-    new_tokens: int
-    dtype: DType
-    kv_dtype: DType
-    implementation: str
-    assumptions: tuple[str, ...]
-
-    @property
-    def prompt_len(self) -> int:
-        """Tokens of the prompt."""
-        return max(self.context_len - self.new_tokens, 1)
-
-
-def fill_defaults(
-    architecture: Architecture | None, inference: Inference, dtype: DType, stack: Stack
-) -> Settings:
-    """Context min(4096, the model's maximum), one new token, the model's type for the cache.
-
-    Without an architecture the attention stays as given, for the class itself to decide.
-    """
-    longest = architecture.max_context if architecture is not None else None
-    assumptions: list[str] = []
-    context = inference.context_len
-    if context is None:
-        context = min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
-        assumptions.append(f"context {context} tokens, batch {inference.batch_size}")
-    elif longest is not None and context > longest:
-        require_positions(architecture, context)
-        assumptions.append(f"context {context} is longer than the {longest} the model allows")
-    new_tokens = inference.max_new_tokens or 1
-    implementation, notes = resolve_attention(inference.attn, architecture, stack)
-    return Settings(
-        batch=inference.batch_size,
-        context_len=context,
-        new_tokens=min(new_tokens, context),
-        dtype=dtype,
-        kv_dtype=inference.kv_dtype or dtype,
-        implementation=implementation,
-        assumptions=(*assumptions, *notes),
-    )
 
 
 def inference_phases(
@@ -346,23 +295,11 @@ class _Run:
             "transformers has them for so many",
         )
 
-    def _engine_unknowns(self) -> tuple[Unknown, ...]:
-        """Up to every token's logits in float32, and scores where flash attention is off."""
-        engine = self.inference.engine
-        tokens = tokens_at_once(engine, self.gpu) or 0
-        heads = max((g.attention.num_heads for g in self.stage.layers if g.attention), default=0)
-        scores = 4 * heads * tokens * self.settings.context_len if engine == "llama.cpp" else 0
-        return (
-            Unknown(
-                name=f"compute buffers of {engine}",
-                low_bytes=0,
-                high_bytes=4 * tokens * self.architecture.vocab_size + scores,
-            ),
-        )
-
     def _unknowns(self) -> tuple[Unknown, ...]:
         if self.inference.engine != "transformers":
-            return self._engine_unknowns()
+            return engine_unknowns(
+                self.inference.engine, self.architecture, self.gpu, self.settings
+            )
         has_states = any(group.recurrent is not None for group in self.stage.layers)
         if not has_states or self.settings.prompt_len < 2:
             return ()
@@ -375,21 +312,6 @@ class _Run:
                 high_bytes=self.settings.dtype.num_bytes(4 * tokens * inner),
             ),
         )
-
-
-ENGINE_TOKENS: Final = {"vllm": 2048, "llama.cpp": 512}
-"""Tokens of one pass: vLLM's ``max_num_batched_tokens`` (arg_utils.py, API server; 8,192 on cards
-of 70 GiB and more but A100), llama.cpp's ``n_ubatch`` (llama.h `llama_context_default_params`)."""
-LARGE_CARD: Final = 70 * GIB
-LARGE_CARD_TOKENS: Final = 8192
-
-
-def tokens_at_once(engine: str, gpu: Gpu | None) -> int | None:
-    """Tokens that an engine computes in one pass; None where it takes all (transformers)."""
-    large = gpu is not None and gpu.capacity_bytes >= LARGE_CARD and "A100" not in gpu.name
-    if engine == "vllm" and large:
-        return LARGE_CARD_TOKENS
-    return ENGINE_TOKENS.get(engine)
 
 
 def _windows(groups: tuple[LayerGroup, ...]) -> list[int | None]:
