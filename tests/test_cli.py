@@ -104,6 +104,7 @@ BAD = {
     "unknown optimizer": (["llama-3-8b", "--train", "lora", "--optim", "adamx"], "did you mean"),
     "negative batch": (["llama-3-8b", "--batch-size", "-1"], "whole number"),
     "zero batch": (["llama-3-8b", "--batch-size", "0"], "at least 1"),
+    "batch below zero": (["llama-3-8b", "--batch-size", "-1"], "at least 1"),
     "unknown flag": (["llama-3-8b", "--gpux", "T4"], "did you mean --gpu"),
     "training flag alone": (["llama-3-8b", "--optim", "sgd"], "add --train"),
     "inference flag in training": (["llama-3-8b", "--train", "full", "--context", "9"], "leave one"),

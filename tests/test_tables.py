@@ -160,3 +160,19 @@ def test_any_value_gives_a_table_or_a_sentence(changes: dict[str, Any]) -> None:
         tensor_table({**DECODER, **changes})
     except WillfitError:
         return
+
+
+def test_a_config_of_shapes_alone_is_enough() -> None:
+    """What people type from a model card: no norm's epsilon, no rotary base."""
+    shapes = {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632,
+        "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
+        "vocab_size": 32000, "tie_word_embeddings": False,
+    }  # fmt: skip
+    rows = tensor_table(shapes).rows
+    assert sum(row.num_elements * row.count for row in rows if row.is_parameter) == 1_100_048_384
+
+
+def test_a_config_of_nothing_names_what_it_lacks() -> None:
+    with pytest.raises(InputError, match=r"lacks hidden_size, num_layers, num_heads, vocab_size"):
+        tensor_table({"model_type": "llama"})

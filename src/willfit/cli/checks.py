@@ -79,7 +79,7 @@ def refuse_values(options: Mapping[str, Any], model: ModelSpec, machine: Machine
             continue  # absent, or refused with a word on --quantize
         what = f"--{name.replace('_', '-')} {given}"
         _require(what, found.name in COMPUTED, f"use one of {', '.join(COMPUTED[:3])}")
-    _refuse_cache_type(options)
+    _refuse_cache_type(options, model)
     new, context = options.get("max_new_tokens"), options.get("context")
     longest = model.architecture.max_context if model.architecture is not None else None
     if new is not None and context is None and longest is not None:
@@ -99,12 +99,18 @@ def refuse_values(options: Mapping[str, Any], model: ModelSpec, machine: Machine
     _refuse_names("modules_to_save", options.get("modules_to_save"), model)
 
 
-def _refuse_cache_type(options: Mapping[str, Any]) -> None:
+def _refuse_cache_type(options: Mapping[str, Any], model: ModelSpec) -> None:
     given = options.get("kv_dtype")
-    if given is None or options.get("engine") not in (None, "transformers"):
+    engine = options.get("engine") or ("llama.cpp" if model.library == "gguf" else "transformers")
+    if given is None:
+        return
+    found = parse_dtype(given)
+    whole = found.block_size == 1 and not found.is_floating and found.name != "int8"
+    _require(f"--kv-dtype {given}", not whole, "a cache holds float16, bfloat16, fp8, int8 or q8_0")
+    if engine != "transformers" or options.get("cache") == "quantized":
         return
     _require(
-        f"--kv-dtype {given}", parse_dtype(given).name in COMPUTED,
+        f"--kv-dtype {given}", found.name in COMPUTED,
         "transformers' cache holds what the model computes: add --engine vllm or llama.cpp, or "
         "--cache quantized",
     )  # fmt: skip

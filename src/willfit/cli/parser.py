@@ -39,7 +39,10 @@ def _dashed(token: str) -> str:
 
 def positive_int(text: str) -> int:
     """An integer ≥ 1."""
-    number = whole_number(text)
+    try:
+        number = whole_number(text)
+    except argparse.ArgumentTypeError:
+        number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return number

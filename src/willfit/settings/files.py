@@ -51,7 +51,8 @@ def _yaml(text: str, path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        where = str(getattr(error, "problem_mark", "") or "").strip()
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise BrokenFileError(
             f"{path} is not valid YAML: {where or type(error).__name__}"
         ) from None

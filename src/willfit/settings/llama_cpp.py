@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from willfit.settings.commands import options, words_of
-from willfit.settings.settings import Convert, Settings, convert_all, renamed, whole
+from willfit.settings.settings import Convert, Settings, convert_all, renamed, unused, whole
 
 PROGRAMS: Final = ("llama-server", "llama-cli", "llama-run", "llama-bench")
 
@@ -27,7 +27,7 @@ def read(command: str) -> Settings:
         flags=flags,
         model=model,
         ignored=ignored,
-        assumptions=("every layer on the GPU, as -ngl 99 has it",),
+        assumptions=("every layer counted on the GPU",),
     )
 
 
@@ -41,6 +41,7 @@ TABLE: Final[dict[str, Convert]] = {
     "ctx_size": whole("context"),
     "cache_type_k": _cache_type,
     "cache_type_v": _cache_type,
+    "n_gpu_layers": unused("every layer is counted on the GPU; with fewer there it takes less"),
 }
 _SHORT: Final = {
     "m": "model", "hf": "hf_repo", "hfr": "hf_repo", "c": "ctx_size", "ctk": "cache_type_k",

@@ -65,6 +65,15 @@ def nothing(_: Any) -> Mapping[str, Any]:
     return {}
 
 
+def unused(reason: str) -> Convert:
+    """A setting that is known and not counted, with the reason why."""
+
+    def convert(_: Any) -> Mapping[str, Any]:
+        raise Unused(reason)
+
+    return convert
+
+
 def convert_all(
     content: Mapping[str, Any], table: Mapping[str, Convert], harmless: Iterable[str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -73,7 +82,7 @@ def convert_all(
     Keys that memory does not depend on are gathered in one sentence.
     """
     flags: dict[str, Any] = {}
-    unused: list[str] = []
+    left: list[str] = []
     idle: list[str] = []
     quiet = frozenset(harmless)
     for key, value in content.items():
@@ -84,11 +93,11 @@ def convert_all(
             try:
                 flags.update(table[name](value))
             except Unused as reason:
-                unused.append(f"{name}: {reason}")
+                left.append(f"{name}: {reason}")
         elif name in quiet:
             idle.append(name)
         else:
-            unused.append(f"{name}: not a setting that willfit knows")
+            left.append(f"{name}: not a setting that willfit knows")
     if idle:
-        unused.append(f"memory does not depend on {', '.join(sorted(idle))}")
-    return flags, tuple(unused)
+        left.append(f"memory does not depend on {', '.join(sorted(idle))}")
+    return flags, tuple(left)

@@ -15,6 +15,7 @@ from willfit.settings.settings import (
     nothing,
     renamed,
     switch,
+    unused,
     whole,
 )
 
@@ -41,10 +42,7 @@ def read(command: str) -> Settings:
         flags=flags,
         model=model,
         ignored=ignored,
-        assumptions=(
-            "vLLM fills gpu_memory_utilization of the GPU with cache pages; counted is what the "
-            "given sequences need",
-        ),
+        assumptions=("counted is what the given sequences need; vLLM fills the rest with cache",),
     )
 
 
@@ -87,6 +85,8 @@ TABLE: Final[dict[str, Convert]] = {
     "trust_remote_code": switch("trust_remote_code"),
     "revision": renamed("revision"),
     "quantization": nothing,
+    "gpu_memory_utilization": unused("the cache's pool is not counted, only what sequences need"),
+    "pipeline_parallel_size": unused("stages of a pipeline are not counted: add --gpu NAMExN"),
 }
 _SHORT: Final = {"tp": "tensor_parallel_size", "q": "quantization"}
 _SWITCHES: Final = frozenset(

@@ -123,13 +123,15 @@ TRAITS: Final[dict[str, Traits]] = {
     "electra": _ENCODER,
     "albert": Traits(rms_norm=False, gated=False, decoder=False, max_context=512),
     "deberta-v2": Traits(
-        sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512
+        sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1
     ),
     "distilbert": _ENCODER,
     "mpnet": Traits(
         sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512
     ),
     "modernbert": Traits(rms_norm=False, decoder=False, full_every=3, window=128),
+    "clip_text_model": Traits(rms_norm=False, gated=False, decoder=False, max_context=77),
+    "siglip_text_model": Traits(rms_norm=False, gated=False, decoder=False, max_context=64),
     "vit": Traits(rms_norm=False, gated=False, decoder=False),
     "deit": Traits(rms_norm=False, gated=False, decoder=False),
     "dinov2": Traits(rms_norm=False, gated=False, decoder=False),

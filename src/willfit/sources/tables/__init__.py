@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from willfit.errors import InputError, UnsupportedError
-from willfit.sources.architecture.defaults import config_defaults
+from willfit.sources.architecture.defaults import config_defaults, with_defaults
 from willfit.sources.architecture.fields import SYNONYMS, Fields
 from willfit.sources.tables.decoder import decoder_table
 from willfit.sources.tables.encoder import bert_table
@@ -33,7 +33,17 @@ def _is_decoder(fields: Fields) -> bool:
     """Llama-like: RMS or layer norm settings of that line, rotary positions, an MLP width."""
     marks = ("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "kv_lora_rank")
     width = fields.config.get("intermediate_size") is not None
-    return width and any(mark in fields.config for mark in marks)
+    named = fields.text("model_type") in _LLAMA_LIKE
+    return width and (named or any(mark in fields.config for mark in marks))
+
+
+_LLAMA_LIKE: Final = frozenset(
+    {
+        "gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2",
+        "qwen3", "smollm3",
+    }
+)  # fmt: skip
+"""Types that are of that line even where a short config says nothing of norms and positions."""
 
 
 FAMILIES: Final[tuple[_Family, ...]] = (
@@ -93,8 +103,9 @@ def tensor_table(config: Mapping[str, Any]) -> Table:
     by_type = _BY_TYPE.get(model_type)
     if by_type is not None:
         return by_type(config)
+    whole = all(_states(with_defaults(config), name) for name in _NEEDED)
     for _, recognise, build in FAMILIES:
-        if recognise(fields):
+        if whole and recognise(fields):
             return build(config)
     usual = config_defaults().get(model_type, {})
     missing = [name for name in _NEEDED if not _states(config, name)]
