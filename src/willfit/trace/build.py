@@ -52,8 +52,6 @@ def build(
     Raises `InputError` on a config that transformers refuses, `UnsupportedError` on a library that
     cannot be built.
     """
-    if spec.library != "transformers":
-        raise UnsupportedError(f"the trace builds transformers models; {spec.id} is {spec.library}")
     if spec.quantization is not None:
         raise UnsupportedError(
             f"the trace cannot build the layers of {spec.id}, which is stored in "
@@ -80,6 +78,11 @@ def filled_config(spec: ModelSpec) -> dict[str, Any]:
     """The config with what its class fills in, such as ``layer_types``."""
     import transformers
 
+    if spec.library != "transformers":
+        raise UnsupportedError(
+            f"the trace builds models of transformers, and {spec.id} is one of {spec.library}: "
+            "leave --trace out"
+        )
     facts = {key: value for key, value in spec.config.items() if key != "quantization_config"}
     try:
         filled = transformers.AutoConfig.for_model(**facts).to_dict()
