@@ -78,6 +78,23 @@ def test_a_stored_4_bit_checkpoint_is_the_base_of_qlora(capsys: pytest.CaptureFi
     assert json.loads(out)["model"]["num_trainable_params"] == 3_407_872
 
 
+def test_an_adapter_without_a_formula_is_traced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    adapter = {
+        "peft_type": "IA3", "target_modules": ["c_attn"], "feedforward_modules": [],
+        "fan_in_fan_out": True,
+    }  # fmt: skip
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(adapter))
+    words = ["gpt2", "--train", "lora", "--peft-config", str(path), "--max-length", "64", "--json"]
+    code, _, err = run(capsys, "estimate", *words)
+    assert code == 4 and "--trace" in err
+    code, out, _ = run(capsys, "estimate", *words, "--trace")
+    assert code == 0
+    assert json.loads(out)["model"]["num_trainable_params"] == 12 * 3 * 768
+
+
 def test_a_traced_answer_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["gpt2", "--gpu", "T4", "--train", "full", "--max-length", "64", "--batch-size", "1"]
     code, out, err = run(capsys, "estimate", *words, "--trace", "--json")

@@ -182,7 +182,6 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
         ("big.yaml", "a: " + "x" * 2**21, "larger than 1 MiB"),
         ("deep.json", "[" * 100_000, "not valid JSON"),
         ("other.yaml", "fruit: apple\n", "no setting that is known"),
-        ("adapter.json", '{"peft_type": "BOFT"}', "no closed formula"),
         ("adapter.json", '{"peft_type": "LORA", "r": "many"}', "expected a whole number"),
         ("args.yaml", "per_device_train_batch_size: -1\n", "at least 1"),
     ],
@@ -235,3 +234,10 @@ def test_a_deepspeed_file_that_is_not_here_is_listed(tmp_path: Path) -> None:
     settings = read_settings(written(tmp_path, "ta.yaml", text))
     assert any("tells no ZeRO stage" in line for line in settings.ignored)
     assert "strategy" not in settings.flags
+
+
+def test_another_adapter_is_handed_on_as_it_is(tmp_path: Path) -> None:
+    content = {"peft_type": "IA3", "target_modules": ["k_proj"], "base_model_name_or_path": "gpt2"}
+    settings = read_settings(written(tmp_path, "adapter_config.json", json.dumps(content)))
+    assert settings.flags["adapter_config"] == content and settings.flags["train"] == "lora"
+    assert settings.model == "gpt2"

@@ -343,3 +343,20 @@ def test_a_library_that_is_missing_is_named(spec_of: Any, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UnsupportedError, match=r"peft.*pip install 'willfit\[trace\]'"):
         estimate(scenario(spec_of("llama"), WORK["lora"]), trace=True)
+
+
+def test_a_strangers_adapter_loads_nothing(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def fetched(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a tokenizer was asked for")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fetched)
+    adapter = {
+        "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "task_type": "CAUSAL_LM",
+        "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "x",
+        "tokenizer_name_or_path": "someone/evil", "tokenizer_kwargs": {"trust_remote_code": True},
+    }  # fmt: skip
+    training = Training(method="lora", adapter_config=adapter, **STEP)
+    result = estimate(scenario(spec_of("llama"), Workload(training=training)), trace=True)
+    assert result.num_trainable_params == 4 * 256

@@ -254,10 +254,12 @@ def _inference(options: Mapping[str, Any], spec: ModelSpec) -> Inference:
 
 
 def _training(options: Mapping[str, Any]) -> Training:
+    adapter = options.get("adapter_config")
     return Training(
         method=options["train"],
         trainer=options.get("trainer") or "transformers",
-        lora=None if options["train"] == "full" else _lora(options),
+        lora=_lora(options) if options["train"] != "full" and not adapter else None,
+        adapter_config=adapter,
         prepare_kbit=options.get("prepare_kbit"),
         optimizer=options.get("optim"),
         micro_batch_size=options.get("per_device_train_batch_size") or options.get("batch_size"),

@@ -15,10 +15,14 @@ def recognise(content: Mapping[str, Any]) -> bool:
 
 
 def read(content: Mapping[str, Any]) -> Settings:
-    """Rank, targets, dropout and saved modules of a LoRA adapter; other methods are refused."""
+    """Rank, targets, dropout and saved modules of LoRA; another method as it is, for the trace."""
     method = str(content.get("peft_type")).upper()
+    base = content.get("base_model_name_or_path")
     if method != "LORA":
-        raise InputError(f"peft_type {method[:30]} has no closed formula: the formulas know LORA")
+        return Settings(
+            flags={"adapter_config": dict(content), "train": "lora"},
+            model=base if isinstance(base, str) and base else None,
+        )
     rank = content.get("r", 8)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= 2**20:
         raise InputError(f"r is {str(rank)[:40]!r} in the adapter config: expected a whole number")

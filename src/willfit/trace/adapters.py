@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -32,9 +33,14 @@ def with_adapter(
             f"it has {', '.join(sorted(str(name.value) for name in known))}"
         )
     fields = set(cls.__dataclass_fields__)
-    given = {key: value for key, value in config.items() if key in fields and key != "peft_type"}
+    given = {
+        key: value
+        for key, value in config.items()
+        if key in fields and key not in ("peft_type", "peft_version") and not _LOADS.search(key)
+    }
     given["inference_mode"] = False
-    given.pop("peft_version", None)
+    if "prompt_tuning_init" in given:
+        given["prompt_tuning_init"] = "RANDOM"  # else a tokenizer would be fetched
     try:
         return _put_in(model, cls(**given))
     except Exception as error:  # whatever a strange config breaks
@@ -44,7 +50,9 @@ def with_adapter(
         ) from error
 
 
-RENAMED = {"BONE": "MISS"}
+_LOADS: Final = re.compile(r"tokenizer|megatron|mapping|revision|path|kwargs|init_text|^adapters$")
+"""Fields that name something to load or import; a stranger's file has no say in that."""
+RENAMED: Final = {"BONE": "MISS"}
 """Methods that PEFT has under another name now."""
 
 

@@ -36,6 +36,11 @@ def training_phases(
             f"the formulas do not know the activations of {model.model_class}: "
             "willfit[trace] runs the real class"
         )
+    if training.adapter_config is not None:
+        method = str(training.adapter_config.get("peft_type"))[:30]
+        raise UnsupportedError(
+            f"peft_type {method} has no closed formula: --trace (willfit[trace]) runs PEFT's code"
+        )
     if training.method == "full" and any(loaded.quantized for loaded in weights.rows):
         raise InputError(
             "quantised weights cannot be trained themselves: use --train lora or --train qlora"
