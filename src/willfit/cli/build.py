@@ -9,7 +9,7 @@ from typing import Any
 
 from willfit.cli.checks import refuse_contradictions, refuse_values
 from willfit.cli.options import INFERENCE_ONLY
-from willfit.cli.values import parse_max_memory, parse_quantize, read_lengths
+from willfit.cli.values import engine_of, parse_max_memory, parse_quantize, read_lengths
 from willfit.dtypes import DType, parse_dtype
 from willfit.errors import InputError
 from willfit.scenario import (
@@ -248,7 +248,7 @@ def _inference(options: Mapping[str, Any], spec: ModelSpec) -> Inference:
         kv_dtype=_dtype(options, "kv_dtype"),
         cache=options.get("cache") or "dynamic",
         attn=options.get("attn"),
-        engine=options.get("engine") or ("llama.cpp" if spec.library == "gguf" else "transformers"),
+        engine=engine_of(options, spec),
         full_logits=bool(options.get("full_logits")),
     )
 

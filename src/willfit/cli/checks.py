@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from willfit.allocator.config import parse_alloc_conf
 from willfit.cli.options import INFERENCE_ONLY, TRAINING_ONLY
+from willfit.cli.values import engine_of
 from willfit.dtypes import parse_dtype
 from willfit.errors import InputError
 from willfit.scenario import Machine, ModelSpec
@@ -101,7 +102,7 @@ def refuse_values(options: Mapping[str, Any], model: ModelSpec, machine: Machine
 
 def _refuse_cache_type(options: Mapping[str, Any], model: ModelSpec) -> None:
     given = options.get("kv_dtype")
-    engine = options.get("engine") or ("llama.cpp" if model.library == "gguf" else "transformers")
+    engine = engine_of(options, model)
     if given is None:
         return
     found = parse_dtype(given)

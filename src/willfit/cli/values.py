@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from willfit.errors import InputError
-from willfit.scenario.workload import Quantization
+from willfit.scenario.model import ModelSpec
+from willfit.scenario.workload import Engine, Quantization
 from willfit.units import parse_bytes
 
 _MAX_LENGTHS_BYTES: Final = 64 * 2**20
@@ -88,3 +90,9 @@ def parse_quantize(
         compute_dtype=parse_dtype(compute_dtype) if compute_dtype else None,
         skip_modules=tuple(skip_modules) if skip_modules is not None else None,
     )
+
+
+def engine_of(options: Mapping[str, Any], model: ModelSpec) -> Engine:
+    """The engine asked for, else the one that runs such a file: llama.cpp a GGUF."""
+    usual: Engine = "llama.cpp" if model.library == "gguf" else "transformers"
+    return options.get("engine") or usual

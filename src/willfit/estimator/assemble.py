@@ -38,11 +38,7 @@ def gpu_estimate(
     weights_note: str = "",
 ) -> GpuEstimate:
     """One GPU's phases in order; reserved never shrinks, for the allocator keeps its segments."""
-    notes: dict[ComponentName, str] = {
-        "weights": weights_note,
-        "fragmentation": "reserved by the allocator but not allocated",
-        "cuda_context": overheads.context_note,
-    }
+    notes = usual_notes(overheads, weights_note)
     estimates: list[PhaseEstimate] = []
     reserved = overheads.retained_bytes
     for phase in phases:
@@ -56,6 +52,28 @@ def gpu_estimate(
                 notes={**notes, **phase.notes},
             )
         )
+    return with_range(index, gpu, machine, estimates, overheads, unknowns, layers)
+
+
+def usual_notes(overheads: Overheads, weights_note: str) -> dict[ComponentName, str]:
+    """What every phase says of its components."""
+    return {
+        "weights": weights_note,
+        "fragmentation": "reserved by the allocator but not allocated",
+        "cuda_context": overheads.context_note,
+    }
+
+
+def with_range(
+    index: int,
+    gpu: Gpu | None,
+    machine: Machine | None,
+    estimates: Sequence[PhaseEstimate],
+    overheads: Overheads,
+    unknowns: Sequence[Unknown],
+    layers: str,
+) -> GpuEstimate:
+    """A GPU's phases with what is not known around the largest."""
     peak = max(phase.device_bytes for phase in estimates)
     low = sum(unknown.low_bytes for unknown in unknowns)
     high = sum(unknown.high_bytes for unknown in unknowns)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from willfit.devices import context_of
 from willfit.errors import UnsupportedError
-from willfit.estimator.assemble import phase_estimate
+from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
 from willfit.estimator.replay import ReplayedPhase, largest_alive, replay_on
@@ -16,10 +15,6 @@ from willfit.formulas.phase import ComponentName
 from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
 from willfit.trace.recording import Recording
-
-COPIES = ("device_map", "replicas")
-"""Strategies under which every GPU that is used computes the whole model by itself."""
-
 
 Listener = Callable[["Recording"], None]
 """Is given the recording of a trace, for pictures and snapshots of it."""
@@ -44,26 +39,27 @@ def outcome_by_trace(
         ) from None
     if listener is not None:
         listener(traced.recording)
-    gpus = []
-    for share, overheads in zip(shares, loaded.overheads, strict=True):
-        capacity = None
-        if share.gpu is not None and scenario.machine is not None:
-            capacity = scenario.machine.budget_bytes(share.index) - overheads.context_bytes
-        phases = replay_on(traced.recording, scenario.stack.alloc_conf, capacity)
-        gpus.append(_gpu(scenario, share, phases))
+    replayed = [
+        _replayed(scenario, share, overheads, traced.recording)
+        for share, overheads in zip(shares, loaded.overheads, strict=True)
+    ]
+    gpus = tuple(
+        _gpu(scenario, share, overheads, phases)
+        for share, overheads, phases in zip(shares, loaded.overheads, replayed, strict=True)
+    )
     return Outcome(
-        gpus=tuple(gpus),
+        gpus=gpus,
         weights=loaded.weights,
-        kv_cache_bytes=_kv_cache_bytes(scenario, loaded, phases),
+        kv_cache_bytes=_kv_cache_bytes(scenario, loaded, replayed[0]),
         num_trainable_params=traced.num_trainable_params,
         host_bytes=max(phase.host_bytes for phase in loaded.phases),
         assumptions=unique(
             [*loaded.weights.assumptions, *loaded.split.assumptions, *traced.assumptions]
         ),
-        unsupported=tuple(traced.recording.unsupported),
+        unsupported=(),
         unknowns=scenario.model.unknowns,
         refused=loaded.split.refused,
-        largest_alive=largest_alive(traced.recording),
+        largest_alive=largest_alive(traced.recording, replayed[0]),
     )
 
 
@@ -95,39 +91,39 @@ def _kv_cache_bytes(
     return max(held, default=None)
 
 
-def _gpu(scenario: Scenario, share: Share, phases: tuple[ReplayedPhase, ...]) -> GpuEstimate:
-    context = context_of(share.gpu) if share.gpu is not None else None
-    nominal = context.nominal_bytes if context else 0
+def _replayed(
+    scenario: Scenario, share: Share, overheads: Overheads, recording: Recording
+) -> tuple[ReplayedPhase, ...]:
+    """The run on a device of this GPU's size."""
+    capacity = None
+    if scenario.machine is not None:
+        capacity = scenario.machine.budget_bytes(share.index) - overheads.context_bytes
+    return replay_on(recording, scenario.stack.alloc_conf, capacity)
+
+
+def _gpu(
+    scenario: Scenario, share: Share, overheads: Overheads, phases: tuple[ReplayedPhase, ...]
+) -> GpuEstimate:
     notes: dict[ComponentName, str] = {
-        "weights": by_type(share.weights),
-        "fragmentation": "reserved by the allocator but not allocated",
-        "cuda_context": context.note if context else "",
+        **usual_notes(overheads, by_type(share.weights)),
         "workspaces": "cuBLAS",
     }
-    estimates = tuple(
+    estimates = [
         phase_estimate(
             phase.name,
             components=phase.components,
             reserved_bytes=phase.reserved_bytes,
-            context_bytes=nominal,
+            context_bytes=overheads.context_bytes,
             notes=notes,
         )
         for phase in phases
-    )
-    peak = max(phase.device_bytes for phase in estimates)
-    unknowns = scenario.model.unknowns
-    machine = scenario.machine
-    return GpuEstimate(
-        index=share.index,
-        name=share.gpu.name if share.gpu is not None else "",
-        phases=estimates,
-        capacity_bytes=share.gpu.capacity_bytes if share.gpu is not None else None,
-        budget_bytes=machine.budget_bytes(share.index) if machine is not None else None,
-        low_device_bytes=peak
-        + sum(unknown.low_bytes for unknown in unknowns)
-        - (nominal - context.low_bytes if context else 0),
-        high_device_bytes=peak
-        + sum(unknown.high_bytes for unknown in unknowns)
-        + (context.high_bytes - nominal if context else 0),
-        layers=share.layers,
+    ]
+    return with_range(
+        share.index,
+        share.gpu,
+        scenario.machine,
+        estimates,
+        overheads,
+        scenario.model.unknowns,
+        share.layers,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,20 +22,23 @@ class ReplayedPhase:
     allocated_bytes: int
     reserved_bytes: int
     components: dict[ComponentName, int]
+    position: int
+    """Number of the event after which most is allocated."""
 
 
 def replay(
     recording: Recording, alloc_conf: str = "", capacity_bytes: int | None = None
 ) -> tuple[ReplayedPhase, ...]:
     """Every phase in the order of its first event; raises `SimulatedOutOfMemory` at a capacity."""
-    sizes, peaks = _simulate(recording.events, alloc_conf, capacity_bytes)
-    totals = _components(recording, sizes, {peak.position for peak in peaks.values()})
+    changes, peaks = _simulate(recording.events, alloc_conf, capacity_bytes)
+    totals = _components(recording, changes, {peak.position for peak in peaks.values()})
     return tuple(
         ReplayedPhase(
             name=name,
             allocated_bytes=peak.allocated_bytes,
             reserved_bytes=peak.reserved_bytes,
             components=totals[peak.position],
+            position=peak.position,
         )
         for name, peak in peaks.items()
     )
@@ -61,39 +64,54 @@ class _Peak:
     reserved_bytes: int = 0
 
 
+def placed(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Event, int]]:
+    """Each event, once the allocator has done it, with the address that it was about."""
+    addresses: dict[Handle, int] = {}
+    for event in events:
+        if event.num_bytes:
+            address = addresses[event.handle] = allocator.malloc(event.num_bytes)
+        else:
+            address = addresses.pop(event.handle)
+            allocator.free(address)
+        yield event, address
+
+
+def _changes(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Event, int]]:
+    """Each event with the bytes, block and all, by which it changed what is allocated."""
+    held = allocator.allocated_bytes
+    for event, _ in placed(events, allocator):
+        yield event, allocator.allocated_bytes - held
+        held = allocator.allocated_bytes
+
+
 def _simulate(
     events: Sequence[Event], alloc_conf: str, capacity_bytes: int | None
-) -> tuple[dict[Handle, int], dict[PhaseName, _Peak]]:
-    """Block size of every storage, and where each phase's peak is."""
+) -> tuple[list[int], dict[PhaseName, _Peak]]:
+    """The change that every event makes, and where each phase's peak is."""
     allocator = Allocator(parse_alloc_conf(alloc_conf), capacity_bytes=capacity_bytes)
-    addresses: dict[Handle, int] = {}
-    sizes: dict[Handle, int] = {}
+    changes: list[int] = []
     peaks: dict[PhaseName, _Peak] = {}
-    for position, event in enumerate(events):
+    for position, (event, change) in enumerate(_changes(events, allocator)):
+        changes.append(change)
         peak = peaks.get(event.phase) or peaks.setdefault(event.phase, _Peak())
         if not event.num_bytes:
-            allocator.free(addresses.pop(event.handle))
             continue
-        before = allocator.allocated_bytes
-        addresses[event.handle] = allocator.malloc(event.num_bytes)
-        sizes[event.handle] = allocator.allocated_bytes - before
         peak.reserved_bytes = max(peak.reserved_bytes, allocator.reserved_bytes)
         if allocator.allocated_bytes > peak.allocated_bytes:
             peak.position, peak.allocated_bytes = position, allocator.allocated_bytes
-    return sizes, peaks
+    return changes, peaks
 
 
 def _components(
-    recording: Recording, sizes: dict[Handle, int], positions: set[int]
+    recording: Recording, changes: Sequence[int], positions: set[int]
 ) -> dict[int, dict[ComponentName, int]]:
     """What is alive right after each of these events, by component."""
     kinds = dict(_kinds(recording))
     totals: dict[ComponentName, int] = {}
     found: dict[int, dict[ComponentName, int]] = {}
-    for position, event in enumerate(recording.events):
+    for position, (event, change) in enumerate(zip(recording.events, changes, strict=True)):
         kind = kinds[event.handle]
-        size = sizes[event.handle]
-        totals[kind] = totals.get(kind, 0) + (size if event.num_bytes else -size)
+        totals[kind] = totals.get(kind, 0) + change
         if position in positions:
             found[position] = {name: amount for name, amount in totals.items() if amount}
     return found
@@ -126,21 +144,21 @@ LISTED: Final = 10
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
-def largest_alive(recording: Recording) -> tuple[Alive, ...]:
-    """What is alive where most is allocated, by module and operator, the largest first."""
+def largest_alive(recording: Recording, phases: Sequence[ReplayedPhase]) -> tuple[Alive, ...]:
+    """What is alive where most is allocated, by module and operator, the largest first.
+
+    Loading is left out where work follows.
+    """
+    working = [phase for phase in phases if phase.name != "load"] or phases
+    position = max(working, key=lambda phase: phase.allocated_bytes).position
     alive: dict[Handle, Event] = {}
-    best: list[Event] = []
-    position = _peak_position(recording.events)
-    for number, event in enumerate(recording.events):
+    for event in recording.events[: position + 1]:
         if event.num_bytes:
             alive[event.handle] = event
         else:
             del alive[event.handle]
-        if number == position:
-            best = list(alive.values())
-            break
     sums: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for event in best:
+    for event in alive.values():
         key = (_NUMBER.sub("*", event.place.module), event.place.op, event.phase)
         amount, count = sums.get(key, (0, 0))
         sums[key] = (amount + event.num_bytes, count + 1)
@@ -151,22 +169,6 @@ def largest_alive(recording: Recording) -> tuple[Alive, ...]:
     )
 
 
-def _peak_position(events: Sequence[Event]) -> int:
-    """Number of the event after which most is allocated (loading left out where work follows)."""
-    sizes: dict[Handle, int] = {}
-    works = any(event.phase != "load" for event in events)
-    total = most = position = 0
-    for number, event in enumerate(events):
-        if event.num_bytes:
-            sizes[event.handle] = event.num_bytes
-            total += event.num_bytes
-        else:
-            total -= sizes.pop(event.handle)
-        if total > most and not (works and event.phase == "load"):
-            most, position = total, number
-    return position
-
-
 MOMENTS: Final = 1200
 """Moments of a timeline: more than a picture has columns."""
 
@@ -175,23 +177,14 @@ def timeline(recording: Recording, alloc_conf: str = "", moments: int = MOMENTS)
     """The run cut into equal stretches of events, each shown at its fullest."""
     allocator = Allocator(parse_alloc_conf(alloc_conf))
     kinds = dict(_kinds(recording))
-    addresses: dict[Handle, int] = {}
-    sizes: dict[Handle, int] = {}
     totals: dict[str, int] = {}
     stretch = max(len(recording.events) // moments, 1)
     found: list[Moment] = []
     fullest = -1
-    for number, event in enumerate(recording.events):
-        before = allocator.allocated_bytes
-        if event.num_bytes:
-            addresses[event.handle] = allocator.malloc(event.num_bytes)
-            sizes[event.handle] = allocator.allocated_bytes - before
-        else:
-            allocator.free(addresses.pop(event.handle))
-        change = sizes[event.handle] if event.num_bytes else -sizes.pop(event.handle)
+    for number, (event, change) in enumerate(_changes(recording.events, allocator)):
         kind = kinds[event.handle]
         totals[kind] = totals.get(kind, 0) + change
-        if number % stretch == 0 or not found:
+        if number % stretch == 0:
             fullest = -1
             found.append(Moment(phase=event.phase, components={}, reserved_bytes=0))
         if allocator.allocated_bytes > fullest:

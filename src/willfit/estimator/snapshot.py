@@ -5,13 +5,14 @@ torch/cuda/_memory_viz.py reads it: segments with their blocks at the end, and e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from willfit.allocator.blocks import Block
 from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator
-from willfit.trace.recording import Event, Handle, Recording
+from willfit.estimator.replay import placed
+from willfit.trace.recording import Event, Recording
 from willfit.units import MIB, round_up
 
 _FIRST_ADDRESS: Final = 0x7F0000000000
@@ -32,24 +33,28 @@ class _Writer:
         self._allocator = Allocator(parse_alloc_conf(alloc_conf), new_address=self._segment)
 
     def written(self) -> dict[str, Any]:
-        live: dict[Handle, tuple[int, Event]] = {}
-        for event in self._recording.events:
-            self._frames = _frames(event)
+        held: dict[int, Event] = {}
+        for event, address in placed(self._framed(), self._allocator):
             if event.num_bytes:
-                address = self._allocator.malloc(event.num_bytes)
-                live[event.handle] = (address, event)
+                held[address] = event
                 self._note("alloc", address, event.num_bytes)
             else:
-                address, made = live.pop(event.handle)
+                made = held.pop(address)
                 self._note("free_requested", address, made.num_bytes)
                 self._note("free_completed", address, made.num_bytes)
-                self._allocator.free(address)
-        held = dict(live.values())
         return {
-            "segments": [self._described(start, size, held) for start, size in self._all()],
+            "segments": [
+                self._described(start, size, held) for start, size in sorted(self._segments.items())
+            ],
             "device_traces": [self._entries],
             "allocator_settings": {},
         }
+
+    def _framed(self) -> Iterator[Event]:
+        """The events; a segment that one of them needs has its frames too."""
+        for event in self._recording.events:
+            self._frames = _frames(event)
+            yield event
 
     def _segment(self, num_bytes: int) -> int:
         address, self._next = self._next, self._next + round_up(num_bytes, 2 * MIB)
@@ -68,9 +73,6 @@ class _Writer:
                 "frames": self._frames,
             }
         )
-
-    def _all(self) -> list[tuple[int, int]]:
-        return sorted(self._segments.items())
 
     def _described(self, start: int, size: int, held: Mapping[int, Event]) -> dict[str, Any]:
         blocks = [self._block(block, held) for block in self._blocks(start, size)]

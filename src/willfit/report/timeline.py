@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
@@ -64,8 +64,7 @@ def timeline_html(timeline: Timeline, title: str) -> str:
     )
 
 
-def _scale(top: float, y: object) -> str:
-    assert callable(y)
+def _scale(top: float, y: Callable[[float], float]) -> str:
     marks = []
     for part in range(5):
         amount = top * part / 4

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from willfit.errors import InputError
+from willfit.trace.fakes import replace_tensors
 
 
 def with_adapter(
@@ -70,32 +71,15 @@ def _put_in(model: torch.nn.Module, settings: Any) -> tuple[torch.nn.Module, dic
     try:
         return put(base, settings), paths
     except (NotImplementedError, RuntimeError):
-        _to_zeros(model)
+        replace_tensors(model, _zeros_like, lambda tensor: tensor.device.type == "meta")
         paths = {id(module): path for path, module in model.named_modules()}
         return put(model, settings), paths
-
-
-def _to_zeros(model: torch.nn.Module) -> None:
-    """Parameters and buffers of a meta model as zeros in host memory, tied ones the same."""
-    memo: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        owned: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for tensors in owned:
-            for name, tensor in tensors.items():
-                if tensor is None or tensor.device.type != "meta":
-                    continue
-                if id(tensor) not in memo:
-                    memo[id(tensor)] = _zeros_like(tensor)
-                tensors[name] = memo[id(tensor)]
 
 
 def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
     """Numpy's zeros come from calloc, which takes no page before it is written to."""
     import numpy as np
 
-    num_bytes = max(tensor.numel() * tensor.element_size(), 1)
-    flat = torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8))
-    made = flat[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
-    if isinstance(tensor, torch.nn.Parameter):
-        return torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
-    return made
+    num_bytes = tensor.numel() * tensor.element_size()
+    flat = torch.from_numpy(np.zeros(max(num_bytes, 1), dtype=np.uint8))
+    return flat[:num_bytes].view(tensor.dtype).view(tensor.shape)

@@ -25,15 +25,15 @@ class Built:
     paths: dict[int, str]
     """Paths in the base model by ``id`` of the module; adapters keep its modules as they are."""
 
-    def base_tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
-        """Name in the base model, path of the module now, and tensor, of what loading loaded."""
-        for now, module in self.model.named_modules():
+    def base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name in the base model, and tensor, of what loading loaded."""
+        for module in self.model.modules():
             path = self.paths.get(id(module))
             if path is None:
                 continue
             for local, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 if tensor is not None:
-                    yield f"{path}.{local}" if path else local, now, tensor
+                    yield f"{path}.{local}" if path else local, tensor
 
 
 def build(

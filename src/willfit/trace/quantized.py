@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from willfit.formulas.quantization import BLOCK
+from willfit.formulas.quantization import BLOCK, NESTED_BLOCK
 from willfit.units import ceil_div
-
-NESTED_BLOCK = 256
-"""Block size of the second quantisation (bitsandbytes functional.py `quantize_4bit`)."""
 
 
 def fake_quantized(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
     """Give every bitsandbytes layer a fake packed weight; ``Params4bit`` cannot be made fake."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return
     import bitsandbytes
 
     layers: Any = bitsandbytes.nn

@@ -47,8 +47,6 @@ class Recording:
     events: list[Event] = field(default_factory=list)
     categories: dict[Handle, ComponentName] = field(default_factory=dict)
     """What a storage holds, where known; the rest is told apart by its phase."""
-    unsupported: list[str] = field(default_factory=list)
-    """Operators whose memory on a GPU is not known, with their modules."""
     assumptions: list[str] = field(default_factory=list)
     """What the run could not know and took for granted."""
 
@@ -77,6 +75,5 @@ class Recording:
         return Recording(
             events=events,
             categories=self.categories if categories is None else categories,
-            unsupported=self.unsupported,
             assumptions=self.assumptions,
         )

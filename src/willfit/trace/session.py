@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from willfit.trace.fakes import fake_mode, to_fakes
 from willfit.trace.modules import Modules
 from willfit.trace.quantized import fake_quantized
 from willfit.trace.recorder import Recorder
-from willfit.trace.recording import Event, Place, Recording
+from willfit.trace.recording import Event, Handle, Place, Recording
 
 
 class Session:
@@ -38,14 +37,18 @@ class Session:
     ) -> None:
         """``warmup_weights``: what the loader's first block is sized by, if not ``weights``."""
         self._whole = warmup_weights or weights
+        self._quantized = weights.quantization is not None
         self.mode = fake_mode()
         self.model = built.model
-        self.recorder = Recorder(temporaries(), workspace_bytes=cublas_workspace_bytes(gpu))
+        self.recorder = Recorder(
+            temporaries(quantized=self._quantized), workspace_bytes=cublas_workspace_bytes(gpu)
+        )
         self.attention: CudaAttention | None = None
         self._built = built
         self._gpu = gpu
         self._stack = stack
-        fake_quantized(self.model, self.mode, getattr(torch, weights.dtype.name))
+        if self._quantized:
+            fake_quantized(self.model, self.mode, getattr(torch, weights.dtype.name))
         to_fakes(self.model, self.mode)
         self._modules = Modules(self.model, built.paths)
         self._load(weights, device_map=device_map)
@@ -59,7 +62,9 @@ class Session:
     def running(self) -> Iterator[None]:
         """The user's code runs inside: on fake tensors, with this GPU's choices, recorded."""
         with ExitStack() as stack:
-            self.attention = stack.enter_context(cuda_choices(self._gpu, self._stack))
+            self.attention = stack.enter_context(
+                cuda_choices(self._gpu, self._stack, quantized=self._quantized)
+            )
             stack.enter_context(self.mode)
             stack.enter_context(self.recorder)
             stack.enter_context(self.recorder.following(self._modules))
@@ -78,48 +83,46 @@ class Session:
             if warmup:
                 recorder.release(recorder.allocate(warmup, "warm-up", "weights"))
         script = loading_script(weights) if device_map else moving_script(weights)
-        left: dict[str, list[tuple[Any, int]]] = {}
+        left: dict[str, list[Handle]] = {}
         for name, events in script:
             layer = self._modules.layer(name)
-            alive: dict[Any, int] = {}
+            alive: dict[Handle, None] = {}
             for event in events:
                 handle = ("load", event.handle)
                 recorder.recording.events.append(
                     Event(handle, event.num_bytes, "load", Place(name, "load"), layer)
                 )
                 if event.num_bytes:
-                    alive[handle] = event.num_bytes
+                    alive[handle] = None
                 else:
                     del alive[handle]
-            left[name] = list(alive.items())
+            left[name] = list(alive)
         self._adopt(left, {n: row for row in weights.rows for n in row.row.names()})
         self._check_all_known()
         self._add_adapters()
 
-    def _adopt(
-        self, left: Mapping[str, list[tuple[Any, int]]], rows: Mapping[str, LoadedRow]
-    ) -> None:
+    def _adopt(self, left: Mapping[str, list[Handle]], rows: Mapping[str, LoadedRow]) -> None:
         """Loaded tensors by handle; those made float32 since are allocated anew, in their order."""
         recorder = self.recorder
-        for name, _, tensor in self._built.base_tensors():
+        for name, tensor in self._built.base_tensors():
             handles = left.get(name)
             if not handles:
                 continue
             layer = self._modules.layer(name)
-            recorder.adopt(tensor, handles[0][0], "weights", layer)
-            for handle, _ in handles[1:]:
+            recorder.adopt(tensor, handles[0], "weights", layer)
+            for handle in handles[1:]:
                 recorder.recording.categories[handle] = "quantization_state"
             row = rows[name]
             if not row.quantized and tensor.untyped_storage().nbytes() > row.weight_bytes:
                 handle = recorder.allocate(
                     tensor.untyped_storage().nbytes(), "upcast", "weights", layer
                 )
-                recorder.release(handles[0][0], layer)
+                recorder.release(handles[0], layer)
                 recorder.adopt(tensor, handle, "weights", layer)
 
     def _check_all_known(self) -> None:
         """Every tensor of the built class was loaded, or the sum would be wrong."""
-        for name, _, tensor in self._built.base_tensors():
+        for name, tensor in self._built.base_tensors():
             if tensor.numel() and not self.recorder.knows(tensor):
                 raise UnsupportedError(
                     f"the trace built {type(self.model).__name__} with {name}, which the tensor "

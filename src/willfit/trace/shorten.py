@@ -11,7 +11,7 @@ from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.model import expand_pattern
 from willfit.trace.repeat import UNITS, Shortened
 
-_LAST_RANGE: Final = re.compile(r"^(.*?)\.\{([^{}]*)\}(.*)$")
+_RANGE: Final = re.compile(r"^(.*?)\.\{([^{}]*)\}(.*)$")
 _COUNT_FIELDS: Final = re.compile(r"layer|depth|block", re.IGNORECASE)
 LONGEST_UNIT: Final = 12
 """Layers that repeat together at most (Gemma-3: 6, Jamba: 8)."""
@@ -78,8 +78,8 @@ def _layers(weights: LoadedWeights) -> dict[str, list[frozenset[Any]]]:
     """What each layer of each stack has: (rest of the name, shape, type)."""
     found: dict[str, dict[int, set[Any]]] = {}
     for loaded in weights.rows:
-        matched = _LAST_RANGE.match(loaded.row.name)
-        if matched is None or ("{" in matched[3] and not matched[1]):
+        matched = _RANGE.match(loaded.row.name)
+        if matched is None:
             continue
         stack, numbers, rest = matched.groups()
         for name in expand_pattern("{" + numbers + "}"):

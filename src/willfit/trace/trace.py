@@ -129,17 +129,21 @@ class _Job:
             raise
         except Exception as error:  # whatever modelling code does on fake tensors
             raise UnsupportedError(_failure(error, session)) from error
-        recording = session.recording
-        if self._inference is None or len(starts) <= DECODED:
-            return recording.ordered(), ()
-        if self._inference.new_tokens <= DECODED:
-            return recording.ordered(), ()
+        recording, notes = self._decoded(session.recording, starts)
+        return recording.ordered(), notes
+
+    def _decoded(
+        self, recording: Recording, starts: list[int]
+    ) -> tuple[Recording, tuple[str, ...]]:
+        """The recording with the new tokens that were not run, and what it lacks of them."""
+        if self._inference is None or not starts or self._inference.new_tokens <= DECODED:
+            return recording, ()
         try:
             recording, complete = extended(recording, starts, self._inference.new_tokens)
         except NotRepeating as reason:
-            return recording.ordered(), (f"only the first {DECODED} new tokens followed: {reason}",)
+            return recording, (f"only the first {DECODED} new tokens followed: {reason}",)
         note = "fragmentation by the growing cache followed for a part of the new tokens"
-        return recording.ordered(), () if complete else (note,)
+        return recording, () if complete else (note,)
 
 
 def _middle(stack: Shortened) -> re.Pattern[str]:

@@ -29,7 +29,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         )
         kept: Any = None
         for _ in range(STEPS):
-            for micro in range(settings.accumulation if settings.accumulation < 2 else 2):
+            for _ in range(min(settings.accumulation, 2)):
                 recorder.phase = "forward"
                 batch = _batch(model, settings, training)
                 with _autocast(settings.autocast):
@@ -46,7 +46,6 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
                 loss.backward()
                 del loss
                 recorder.mark((p.grad for p in model.parameters()), "gradients")
-                del micro
             recorder.phase = "clip"
             if training.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(

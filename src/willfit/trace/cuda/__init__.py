@@ -25,17 +25,12 @@ from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 __all__ = ["CudaAttention", "Hidden", "cuda_choices", "temporaries"]
 
 
-def temporaries() -> dict[Any, Hidden]:
-    """What CUDA kernels allocate besides their outputs, by operator."""
-    return {**TEMPORARIES, **bitsandbytes.temporaries()}
+def temporaries(*, quantized: bool) -> dict[Any, Hidden]:
+    """What CUDA kernels allocate besides their outputs, by operator.
 
-
-def _bitsandbytes() -> list[tuple[Any, str, Any]]:
-    try:
-        import bitsandbytes as library
-    except ImportError:
-        return []
-    return [(library, "matmul", bitsandbytes.matmul)]
+    ``quantized``: those of bitsandbytes too, whose import takes its time.
+    """
+    return {**TEMPORARIES, **(bitsandbytes.temporaries() if quantized else {})}
 
 
 def _experts(gpu: Gpu | None) -> list[tuple[Any, str, Any]]:
@@ -62,14 +57,14 @@ def _not_packed(position_ids: Any) -> None:
 
 
 @contextmanager
-def cuda_choices(gpu: Gpu | None, stack: Stack) -> Iterator[CudaAttention]:
+def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
     """The functions of this GPU in place of the CPU's; sm_80 where none is named."""
     attention = CudaAttention(gpu, stack)
     replaced: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
         (masking_utils, "find_packed_sequence_indices", _not_packed),
-        *_bitsandbytes(),
+        *(bitsandbytes.replacements() if quantized else ()),
         *_experts(gpu),
     ]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]

@@ -17,17 +17,22 @@ from willfit.units import ceil_div
 
 
 def temporaries() -> dict[Any, Hidden]:
-    """Rows by operator; none where bitsandbytes is not installed."""
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        return {}
+    """Rows by operator."""
+    import bitsandbytes  # noqa: F401 -- defines its operators
+
     ops: Any = torch.ops.bitsandbytes
     return {
         ops.gemm_4bit.default: _gemm_4bit,
         ops.int8_vectorwise_quant.default: _int8_quant,
         ops.int8_scaled_mm.default: _int8_product,
     }
+
+
+def replacements() -> list[tuple[Any, str, Any]]:
+    """Functions that a CPU has otherwise: (owner, name, what takes their place)."""
+    import bitsandbytes
+
+    return [(bitsandbytes, "matmul", matmul)]
 
 
 def _gemm_4bit(call: Call) -> Iterable[int]:
