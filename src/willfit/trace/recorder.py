@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -19,6 +19,13 @@ from willfit.trace.fakes import with_value
 from willfit.trace.modules import Modules
 from willfit.trace.recording import Event, Handle, Layer, Place, Recording
 
+Home = Callable[[str], int]
+"""Index of the GPU that a module, by its path, computes on."""
+
+
+def _on_the_first(_: str) -> int:
+    return 0
+
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records while it is entered (outside of the fake mode: what runs inside that is not real).
@@ -27,15 +34,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     have let go of it, which happens at the same moments as in a real run.
     """
 
-    def __init__(self, hidden: Mapping[Any, Hidden], *, workspace_bytes: int = 0) -> None:
-        """``hidden``: temporaries by operator; ``workspace_bytes``: cuBLAS's for each thread."""
+    def __init__(
+        self,
+        hidden: Mapping[Any, Hidden],
+        *,
+        workspaces: Sequence[int] = (0,),
+        home: Home = _on_the_first,
+    ) -> None:
+        """``hidden``: temporaries by operator; ``workspaces``: bytes of cuBLAS's for each thread.
+
+        One a GPU; with several GPUs ``home`` tells the GPU of a module by its path.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.phase: PhaseName = "load"
         self._modules: Modules | None = None
         self._hidden = hidden
-        self._workspace_bytes = workspace_bytes
-        self._threads: set[str] = set()
+        self._workspaces = workspaces
+        self._home = home
+        self._target: int | None = None
+        self._threads: set[tuple[str, int]] = set()
         self._storages: dict[int, _Storage] = {}
         self._numbers = count(1)
 
@@ -46,20 +64,44 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with modules.followed():
             yield
 
+    @contextmanager
+    def on(self, gpu: int) -> Iterator[None]:
+        """What is allocated for the duration is on this GPU, wherever its arguments are."""
+        before, self._target = self._target, gpu
+        try:
+            yield
+        finally:
+            self._target = before
+
+    def gpu_of(self, tensor: torch.Tensor) -> int:
+        """Index of the GPU that a tensor is on."""
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        return storage.gpu if storage is not None else 0
+
     def adopt(
-        self, tensor: torch.Tensor, handle: Handle, category: ComponentName, layer: Layer | None
+        self,
+        tensor: torch.Tensor,
+        handle: Handle,
+        category: ComponentName,
+        layer: Layer | None,
+        gpu: int = 0,
     ) -> None:
         """Know a tensor that was allocated elsewhere (the weights, by loading)."""
         storage = tensor.untyped_storage()
-        self._remember(storage, handle, layer)
+        self._remember(storage, handle, layer, gpu)
         self.recording.categories[handle] = category
 
     def allocate(
-        self, num_bytes: int, op: str, category: ComponentName, layer: Layer | None = None
+        self,
+        num_bytes: int,
+        op: str,
+        category: ComponentName,
+        layer: Layer | None = None,
+        gpu: int = 0,
     ) -> Handle:
         """An allocation that no operator shows; lives until `release`."""
         handle = next(self._numbers)
-        self._append(handle, num_bytes, Place("", op), layer)
+        self._append(handle, num_bytes, Place("", op), layer, gpu)
         self.recording.categories[handle] = category
         return handle
 
@@ -118,12 +160,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         module, layer = self._where()
         place = Place(module or "", str(func))
+        gpu = self._gpu(args, 0, module)
         if func in _PRODUCTS:
-            self._take_workspace(place)
+            self._take_workspace(place, gpu)
         borrowed = []
         for num_bytes in hidden(Call(args, kwargs, out)) if hidden is not None else ():
             borrowed.append(next(self._numbers))
-            self._append(borrowed[-1], num_bytes, place, layer)
+            self._append(borrowed[-1], num_bytes, place, layer, gpu)
             self.recording.categories[borrowed[-1]] = "temporaries"
         for position, tensor in new:
             storage = tensor.untyped_storage()
@@ -132,8 +175,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             handle = next(self._numbers)
             mine = layer if module is not None else self._of_argument(args, position)
-            self._append(handle, num_bytes, place, mine)
-            self._remember(storage, handle, mine)
+            there = self._gpu(args, position, module)
+            self._append(handle, num_bytes, place, mine, there)
+            self._remember(storage, handle, mine, there)
         for handle in reversed(borrowed):
             self._append(handle, 0, place, layer)
 
@@ -162,23 +206,43 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             first = first[position] if position < len(first) else None
         return self.layer_of(first) if isinstance(first, torch.Tensor) else None
 
-    def _take_workspace(self, place: Place) -> None:
-        """CuBLAS's workspace comes with a thread's first product and stays."""
+    def _gpu(self, args: Sequence[Any], position: int, module: str | None) -> int:
+        """The GPU of an output: that of the arguments, of the module at work where there are none.
+
+        A number may be anywhere (a CUDA kernel takes one from the host).
+        """
+        if len(self._workspaces) == 1:
+            return 0
+        if self._target is not None:
+            return self._target
+        for argument in args:
+            several = isinstance(argument, (list, tuple))
+            if several and argument:
+                argument = argument[position if position < len(argument) else 0]
+            if isinstance(argument, torch.Tensor) and argument.dim() and self.knows(argument):
+                return self.gpu_of(argument)
+        return self._home(module or "")
+
+    def _take_workspace(self, place: Place, gpu: int) -> None:
+        """CuBLAS's workspace comes with a thread's first product on a GPU and stays."""
         in_backward = torch._C._current_autograd_node() is not None
         thread = "backward" if in_backward else "forward"
-        if self._workspace_bytes and thread not in self._threads:
-            self._threads.add(thread)
-            handle = f"cuBLAS workspace of the {thread} thread"
-            self._append(handle, self._workspace_bytes, place, None)
+        amount = self._workspaces[gpu]
+        if amount and (thread, gpu) not in self._threads:
+            self._threads.add((thread, gpu))
+            handle = f"cuBLAS workspace of the {thread} thread on GPU {gpu}"
+            self._append(handle, amount, place, None, gpu)
             self.recording.categories[handle] = "workspaces"
 
-    def _append(self, handle: Handle, num_bytes: int, place: Place, layer: Layer | None) -> None:
-        self.recording.events.append(Event(handle, num_bytes, self.phase, place, layer))
+    def _append(
+        self, handle: Handle, num_bytes: int, place: Place, layer: Layer | None, gpu: int = 0
+    ) -> None:
+        self.recording.events.append(Event(handle, num_bytes, self.phase, place, layer, gpu))
 
-    def _remember(self, storage: Any, handle: Handle, layer: Layer | None) -> None:
+    def _remember(self, storage: Any, handle: Handle, layer: Layer | None, gpu: int) -> None:
         key = storage._cdata
         known = self._storages[key] = _Storage(storage, self._forget)
-        known.key, known.handle, known.layer = key, handle, layer
+        known.key, known.handle, known.layer, known.gpu = key, handle, layer, gpu
 
     def _forget(self, storage: _Storage) -> None:
         self._storages.pop(storage.key, None)
@@ -190,11 +254,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Storage(weakref.ref[Any]):
     """A storage that is alive; calls back when it is not."""
 
-    __slots__ = ("handle", "key", "layer")
+    __slots__ = ("gpu", "handle", "key", "layer")
 
     key: int
     handle: Handle
     layer: Layer | None
+    gpu: int
 
 
 def _tensors(out: Any) -> Iterator[tuple[int, torch.Tensor]]:

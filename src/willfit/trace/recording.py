@@ -38,17 +38,24 @@ class Event(NamedTuple):
     place: Place
     layer: Layer | None
     """Layer at work; outside of all, the layer that the storage belongs to."""
+    gpu: int = 0
+    """Index of the GPU of an allocation, where a model is split; a free is where its storage is."""
 
 
 @dataclass(kw_only=True)
 class Recording:
-    """A trace of one process on one GPU."""
+    """A trace of one process, on one GPU or on several."""
 
     events: list[Event] = field(default_factory=list)
     categories: dict[Handle, ComponentName] = field(default_factory=dict)
     """What a storage holds, where known; the rest is told apart by its phase."""
     assumptions: list[str] = field(default_factory=list)
     """What the run could not know and took for granted."""
+
+    def on(self, gpu: int) -> Recording:
+        """What happened on one of the GPUs."""
+        here = {event.handle for event in self.events if event.num_bytes and event.gpu == gpu}
+        return self.with_events([event for event in self.events if event.handle in here])
 
     def ordered(self) -> Recording:
         """Frees that follow each other outside of the model, in the order of their allocation.

@@ -41,7 +41,7 @@ class Session:
         self.mode = fake_mode()
         self.model = built.model
         self.recorder = Recorder(
-            temporaries(quantized=self._quantized), workspace_bytes=cublas_workspace_bytes(gpu)
+            temporaries(quantized=self._quantized), workspaces=(cublas_workspace_bytes(gpu),)
         )
         self.attention: CudaAttention | None = None
         self._built = built
