@@ -119,8 +119,9 @@ def job(spec: ModelSpec, workload: Workload, gpu: str = "L4") -> Any:
     made = door._Job(
         scenario=asked,
         weights=weights,
-        gpu=asked.machine.gpus[0],
-        device_map=True,  # type: ignore[union-attr]
+        gpus=asked.machine.gpus[:1],  # type: ignore[union-attr]
+        loads_to_gpu=True,
+        placement={},
     )
     return made, weights
 
@@ -254,12 +255,6 @@ def test_a_single_random_number_decides_as_it_would(
     large = [event for event in usual.events if event.num_bytes > 4096]
     again = [event for event in made.run(None).recording.events if event.num_bytes > 4096]
     assert [e.num_bytes for e in large] == [e.num_bytes for e in again]
-
-
-def test_several_gpus_are_refused_in_words(spec_of: Any) -> None:
-    asked = scenario(spec_of("llama"), WORK["generate"], "T4x2")
-    with pytest.raises(UnsupportedError, match="split over GPUs"):
-        estimate(asked, trace=True)
 
 
 def test_a_full_card_gives_cached_segments_back(spec_of: Any) -> None:

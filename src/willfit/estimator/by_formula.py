@@ -23,7 +23,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         replace(rest, phases=(load, *rest.phases))
         for load, rest in zip(
             loaded.phases,
-            (_share_work(scenario, share, len(split.shares)) for share in split.shares),
+            (work_of(scenario, share, len(split.shares)) for share in split.shares),
             strict=True,
         )
     ]
@@ -33,6 +33,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
     )
     every = reduce(_merged, results)
     return Outcome(
+        level="formula",
         gpus=gpus,
         weights=weights,
         kv_cache_bytes=_kv_cache_bytes(results, copies=split.shares[0].stage is None),
@@ -47,7 +48,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
     )
 
 
-def _share_work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
+def work_of(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
     """What one GPU does; a replica of DataParallel has neither gradients nor an optimizer.
 
     torch/nn/parallel: replicas are copies made in every forward, their gradients are added up on

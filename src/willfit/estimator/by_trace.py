@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from willfit.errors import UnsupportedError
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
+from willfit.estimator.on_top import OnTop, on_top
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
 from willfit.estimator.replay import ReplayedPhase, largest_alive, replay_on
 from willfit.estimator.share import Share
-from willfit.estimator.spread import strategy_of
 from willfit.formulas.phase import ComponentName
 from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
@@ -23,14 +23,24 @@ Listener = Callable[["Recording"], None]
 def outcome_by_trace(
     scenario: Scenario, loaded: Loaded, listener: Listener | None = None
 ) -> Outcome:
-    """Trace one GPU's work; raises `UnsupportedError` on what the trace does not know."""
-    _check(scenario, loaded)
-    shares = loaded.split.shares
+    """Trace the work of one process; raises `UnsupportedError` on what the trace does not know.
+
+    A placement that the libraries refuse runs nowhere: its outcome is the formulas'.
+    """
+    if loaded.split.refused is not None:
+        return outcome_by_formula(scenario, loaded)
+    shares, placement = loaded.split.shares, loaded.split.device_map
+    gpus = [share.gpu for share in (shares if placement is not None else shares[:1])]
+    added = on_top(scenario, loaded)
     try:
         from willfit.trace.trace import trace
 
         traced = trace(
-            scenario, loaded.weights, shares[0].gpu, device_map=uses_device_map(scenario)
+            scenario,
+            loaded.weights,
+            gpus,
+            loads_to_gpu=uses_device_map(scenario),
+            placement=placement,
         )
     except ImportError as error:
         raise UnsupportedError(
@@ -39,74 +49,87 @@ def outcome_by_trace(
         ) from None
     if listener is not None:
         listener(traced.recording)
-    replayed = [
-        _replayed(scenario, share, overheads, traced.recording)
-        for share, overheads in zip(shares, loaded.overheads, strict=True)
+    recordings = [
+        traced.recording.on(share.index) if len(gpus) > 1 else traced.recording for share in shares
     ]
-    gpus = tuple(
-        _gpu(scenario, share, overheads, phases)
+    replayed = [
+        _replayed(scenario, share, overheads, recording, alone=added is None)
+        for share, overheads, recording in zip(shares, loaded.overheads, recordings, strict=True)
+    ]
+    if added is not None:
+        replayed = [added.applied(i, phases) for i, phases in enumerate(replayed)]
+    estimates = tuple(
+        _gpu(scenario, share, overheads, phases, added)
         for share, overheads, phases in zip(shares, loaded.overheads, replayed, strict=True)
     )
+    fullest = max(range(len(shares)), key=lambda index: _demand(estimates[index]))
+    host, disk = loaded.split.host_weight_bytes, loaded.split.disk_weight_bytes
     return Outcome(
-        gpus=gpus,
+        level="trace",
+        gpus=estimates,
         weights=loaded.weights,
-        kv_cache_bytes=_kv_cache_bytes(scenario, loaded, replayed[0]),
+        kv_cache_bytes=_kv_cache_bytes(scenario, loaded, replayed),
         num_trainable_params=traced.num_trainable_params,
-        host_bytes=max(phase.host_bytes for phase in loaded.phases),
+        host_bytes=host + max(phase.host_bytes for phase in loaded.phases),
         assumptions=unique(
-            [*loaded.weights.assumptions, *loaded.split.assumptions, *traced.assumptions]
+            [
+                *loaded.weights.assumptions,
+                *loaded.split.assumptions,
+                *traced.assumptions,
+                *((added.note,) if added is not None else ()),
+            ]
         ),
         unsupported=(),
         unknowns=scenario.model.unknowns,
-        refused=loaded.split.refused,
-        largest_alive=largest_alive(traced.recording, replayed[0]),
+        refused=None,
+        largest_alive=largest_alive(recordings[fullest], replayed[fullest]),
+        off_gpu=(host, disk),
     )
 
 
-def _check(scenario: Scenario, loaded: Loaded) -> None:
-    """What the trace leaves to the formulas, said before seconds are spent."""
-    shares = loaded.split.shares
-    if any(share.stage is not None for share in shares):
-        raise UnsupportedError(
-            "the trace does not follow a model that is split over GPUs: leave --trace out, or "
-            "name one GPU"
-        )
-    strategy = strategy_of(scenario)
-    if len(shares) > 1 and scenario.workload.training is not None:
-        raise UnsupportedError(
-            f"the trace does not follow training on several GPUs (--strategy {strategy}): leave "
-            "--trace out, or name one GPU"
-        )
+def _demand(gpu: GpuEstimate) -> int:
+    """Bytes over the budget, or in all where there is none."""
+    return gpu.peak.device_bytes - (gpu.budget_bytes or 0)
 
 
 def _kv_cache_bytes(
-    scenario: Scenario, loaded: Loaded, phases: tuple[ReplayedPhase, ...]
+    scenario: Scenario, loaded: Loaded, replayed: Sequence[Sequence[ReplayedPhase]]
 ) -> int | None:
     """The whole cache by formula where the architecture is known, else as the last step held it."""
     if scenario.workload.inference is None:
         return None
     if scenario.model.architecture is not None:
         return outcome_by_formula(scenario, loaded).kv_cache_bytes
-    held = [phase.components.get("kv_cache", 0) for phase in phases if phase.name == "decode"]
-    return max(held, default=None)
+    split = loaded.split.device_map is not None
+    held = [
+        max((p.components.get("kv_cache", 0) for p in phases if p.name == "decode"), default=None)
+        for phases in (replayed if split else replayed[:1])
+    ]
+    known = [amount for amount in held if amount is not None]
+    return sum(known) if known else None
 
 
 def _replayed(
-    scenario: Scenario, share: Share, overheads: Overheads, recording: Recording
+    scenario: Scenario, share: Share, overheads: Overheads, recording: Recording, *, alone: bool
 ) -> tuple[ReplayedPhase, ...]:
-    """The run on a device of this GPU's size."""
+    """The run on a device of this GPU's size; on an endless one where others take a part of it."""
     capacity = None
-    if scenario.machine is not None:
+    if scenario.machine is not None and alone:
         capacity = scenario.machine.budget_bytes(share.index) - overheads.context_bytes
     return replay_on(recording, scenario.stack.alloc_conf, capacity)
 
 
 def _gpu(
-    scenario: Scenario, share: Share, overheads: Overheads, phases: tuple[ReplayedPhase, ...]
+    scenario: Scenario,
+    share: Share,
+    overheads: Overheads,
+    phases: Sequence[ReplayedPhase],
+    added: OnTop | None,
 ) -> GpuEstimate:
     notes: dict[ComponentName, str] = {
         **usual_notes(overheads, by_type(share.weights)),
         "workspaces": "cuBLAS",
+        **(added.notes if added is not None else {}),
     }
     estimates = [
         phase_estimate(

@@ -53,7 +53,7 @@ def estimate(
     )
     layer, layer_bytes = largest_layer(scenario.model, outcome.weights)
     result = Estimate(
-        level="trace" if trace else "formula",
+        level=outcome.level,
         scenario=asked,
         num_params=asked.model.num_params,
         num_trainable_params=outcome.num_trainable_params,

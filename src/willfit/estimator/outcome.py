@@ -14,7 +14,7 @@ from willfit.estimator.spread import spread, strategy_of
 from willfit.formulas.loading import WARMUP_SINCE, loading_phase, simulate_loading
 from willfit.formulas.phase import Phase
 from willfit.formulas.weights import LoadedWeights, load_weights
-from willfit.results import Alive, GpuEstimate
+from willfit.results import Alive, GpuEstimate, Level
 from willfit.scenario import Scenario
 from willfit.scenario.model import Unknown
 from willfit.units import format_bytes
@@ -41,6 +41,7 @@ class Loaded:
 class Outcome:
     """What is found of the GPUs and the host."""
 
+    level: Level
     gpus: tuple[GpuEstimate, ...]
     weights: LoadedWeights
     kv_cache_bytes: int | None
@@ -81,10 +82,16 @@ def _loading(share: Share, scenario: Scenario, device_map: bool) -> Phase:
     return replace(part, host_bytes=share.weights.weight_bytes)
 
 
+def loading_of_one(scenario: Scenario, weights: LoadedWeights) -> Phase:
+    """The loading phase of a GPU that holds the whole model."""
+    return loading_phase(weights, device_map=uses_device_map(scenario))
+
+
 def uses_device_map(scenario: Scenario) -> bool:
     """A Trainer loads to the host and moves; bitsandbytes always loads with a device_map."""
     quantized = scenario.workload.loading.quantization is not None
-    return scenario.workload.training is None or quantized
+    placed = strategy_of(scenario) == "device_map"
+    return scenario.workload.training is None or quantized or placed
 
 
 def _overheads(share: Share, scenario: Scenario, device_map: bool) -> Overheads:

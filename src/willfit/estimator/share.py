@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from willfit.formulas.phase import Stage
+from willfit.formulas.placement import Device
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
 
@@ -27,6 +29,8 @@ class Spread:
     """All shares, and why the library would refuse them if it would."""
 
     shares: tuple[Share, ...]
+    device_map: Mapping[str, Device] | None = None
+    """Where placement puts every module, GPUs by the index of their share; None is no placement."""
     host_weight_bytes: int = 0
     """Weights that placement leaves in host memory."""
     disk_weight_bytes: int = 0

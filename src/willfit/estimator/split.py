@@ -19,14 +19,18 @@ from willfit.units import format_bytes
 def split_by_device_map(scenario: Scenario, weights: LoadedWeights) -> Spread:
     """Shares of the GPUs; refused where the libraries would refuse the placement."""
     placement = _placement(scenario, weights, scenario.workload.loading.max_memory)
+    indices = _gpu_indices(scenario, placement)
     shares = tuple(
-        _share(scenario, weights, placement, index, number)
-        for number, index in enumerate(_gpu_indices(scenario, placement))
+        _share(scenario, weights, placement, index, number) for number, index in enumerate(indices)
     )
     host = weights.restricted(lambda name: placement.device(name) == "cpu").weight_bytes
     disk = weights.restricted(lambda name: placement.device(name) == "disk").weight_bytes
     return Spread(
         shares=shares,
+        device_map={
+            path: indices.index(device) if isinstance(device, int) else device
+            for path, device in placement.device_of.items()
+        },
         host_weight_bytes=host,
         disk_weight_bytes=disk,
         refused=placement.refused,

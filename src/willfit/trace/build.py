@@ -14,6 +14,7 @@ from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Lora, Quantization
 from willfit.trace.adapters import with_adapter
+from willfit.trace.dispatch import Dispatch
 
 
 @dataclass(kw_only=True)
@@ -41,6 +42,7 @@ def build(
     weights: LoadedWeights,
     *,
     config: Mapping[str, Any],
+    dispatch: Dispatch,
     attention: str | None,
     lora: Lora | None = None,
     adapter_config: Mapping[str, Any] | None = None,
@@ -64,6 +66,7 @@ def build(
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         if name in rows:
             _set_dtype(tensor, rows[name])
+    dispatch.attach(model)
     paths = {id(module): path for path, module in model.named_modules()}
     if prepare_kbit:
         _prepare_kbit(model)

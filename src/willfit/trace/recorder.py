@@ -101,13 +101,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Handle:
         """An allocation that no operator shows; lives until `release`."""
         handle = next(self._numbers)
-        self._append(handle, num_bytes, Place("", op), layer, gpu)
+        module, mine = self._where()
+        self._append(handle, num_bytes, Place(module or "", op), layer or mine, gpu)
         self.recording.categories[handle] = category
         return handle
 
     def release(self, handle: Handle, layer: Layer | None = None) -> None:
         """Free what `allocate` gave."""
-        self._append(handle, 0, Place("", "free"), layer)
+        module, mine = self._where()
+        self._append(handle, 0, Place(module or "", "free"), layer or mine)
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor's storage is already recorded."""

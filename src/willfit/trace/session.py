@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 
 from willfit.devices import cublas_workspace_bytes
 from willfit.errors import UnsupportedError
-from willfit.formulas.loading import loading_script, moving_script, warmup_bytes
+from willfit.formulas.loading import loading_script, moving_script
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.trace.build import Built
 from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
+from willfit.trace.dispatch import Dispatch
 from willfit.trace.fakes import fake_mode, to_fakes
 from willfit.trace.modules import Modules
 from willfit.trace.quantized import fake_quantized
@@ -29,29 +30,32 @@ class Session:
         self,
         built: Built,
         weights: LoadedWeights,
-        gpu: Gpu | None,
+        gpus: Sequence[Gpu | None],
         stack: Stack,
         *,
+        dispatch: Dispatch,
         device_map: bool,
-        warmup_weights: LoadedWeights | None = None,
+        warmups: Sequence[int] = (),
     ) -> None:
-        """``warmup_weights``: what the loader's first block is sized by, if not ``weights``."""
-        self._whole = warmup_weights or weights
+        """``warmups``: bytes of the block that the loader takes first, by GPU."""
         self._quantized = weights.quantization is not None
         self.mode = fake_mode()
         self.model = built.model
         self.recorder = Recorder(
-            temporaries(quantized=self._quantized), workspaces=(cublas_workspace_bytes(gpu),)
+            temporaries(quantized=self._quantized),
+            workspaces=[cublas_workspace_bytes(gpu) for gpu in gpus],
+            home=dispatch.home,
         )
         self.attention: CudaAttention | None = None
         self._built = built
-        self._gpu = gpu
+        self._gpus = gpus
+        self._dispatch = dispatch
         self._stack = stack
         if self._quantized:
             fake_quantized(self.model, self.mode, getattr(torch, weights.dtype.name))
         to_fakes(self.model, self.mode)
         self._modules = Modules(self.model, built.paths)
-        self._load(weights, device_map=device_map)
+        self._load(weights, warmups, device_map=device_map)
 
     @property
     def recording(self) -> Recording:
@@ -63,10 +67,11 @@ class Session:
         """The user's code runs inside: on fake tensors, with this GPU's choices, recorded."""
         with ExitStack() as stack:
             self.attention = stack.enter_context(
-                cuda_choices(self._gpu, self._stack, quantized=self._quantized)
+                cuda_choices(self._gpu_of, self._stack, quantized=self._quantized)
             )
             stack.enter_context(self.mode)
             stack.enter_context(self.recorder)
+            stack.enter_context(self._dispatch.copying(self.recorder))
             stack.enter_context(self.recorder.following(self._modules))
             yield
 
@@ -75,22 +80,28 @@ class Session:
         taken = self.attention.taken if self.attention is not None else {}
         return tuple(f"attention kernel {name}: {reason}" for name, reason in taken.items())
 
-    def _load(self, weights: LoadedWeights, *, device_map: bool) -> None:
+    def _gpu_of(self, tensor: torch.Tensor) -> Gpu | None:
+        return self._gpus[self.recorder.gpu_of(tensor)]
+
+    def _load(self, weights: LoadedWeights, warmups: Sequence[int], *, device_map: bool) -> None:
         """Loading's events, and every parameter known by the storage that loading gave it."""
         recorder = self.recorder
-        if device_map:
-            warmup = warmup_bytes(self._whole, self._gpu, self._stack)
+        for gpu, warmup in enumerate(warmups):
             if warmup:
-                recorder.release(recorder.allocate(warmup, "warm-up", "weights"))
+                recorder.release(recorder.allocate(warmup, "warm-up", "weights", gpu=gpu))
         script = loading_script(weights) if device_map else moving_script(weights)
         left: dict[str, list[Handle]] = {}
         for name, events in script:
             layer = self._modules.layer(name)
+            device = self._dispatch.device(name)
+            if not isinstance(device, int):
+                left[name] = [("host", name)]
+                continue
             alive: dict[Handle, None] = {}
             for event in events:
                 handle = ("load", event.handle)
                 recorder.recording.events.append(
-                    Event(handle, event.num_bytes, "load", Place(name, "load"), layer)
+                    Event(handle, event.num_bytes, "load", Place(name, "load"), layer, device)
                 )
                 if event.num_bytes:
                     alive[handle] = None
@@ -108,17 +119,17 @@ class Session:
             handles = left.get(name)
             if not handles:
                 continue
-            layer = self._modules.layer(name)
-            recorder.adopt(tensor, handles[0], "weights", layer)
+            layer, gpu = self._modules.layer(name), self._dispatch.home(name)
+            recorder.adopt(tensor, handles[0], "weights", layer, gpu)
             for handle in handles[1:]:
                 recorder.recording.categories[handle] = "quantization_state"
             row = rows[name]
             if not row.quantized and tensor.untyped_storage().nbytes() > row.weight_bytes:
                 handle = recorder.allocate(
-                    tensor.untyped_storage().nbytes(), "upcast", "weights", layer
+                    tensor.untyped_storage().nbytes(), "upcast", "weights", layer, gpu
                 )
                 recorder.release(handles[0], layer)
-                recorder.adopt(tensor, handle, "weights", layer)
+                recorder.adopt(tensor, handle, "weights", layer, gpu)
 
     def _check_all_known(self) -> None:
         """Every tensor of the built class was loaded, or the sum would be wrong."""
@@ -137,8 +148,9 @@ class Session:
             for tensor in [*module._parameters.values(), *module._buffers.values()]:
                 if tensor is None or self.recorder.knows(tensor):
                     continue
-                layer = self._modules.layer(self._modules.path_of(module))
+                path = self._modules.path_of(module)
+                layer, gpu = self._modules.layer(path), self._dispatch.home(path)
                 handle = self.recorder.allocate(
-                    tensor.untyped_storage().nbytes(), "adapter", "adapters", layer
+                    tensor.untyped_storage().nbytes(), "adapter", "adapters", layer, gpu
                 )
-                self.recorder.adopt(tensor, handle, "adapters", layer)
+                self.recorder.adopt(tensor, handle, "adapters", layer, gpu)

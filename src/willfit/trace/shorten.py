@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
+from willfit.formulas.placement import Device, device_of
 from willfit.formulas.weights import LoadedWeights
+from willfit.scenario.collapse import ranges
 from willfit.scenario.model import expand_pattern
 from willfit.trace.repeat import UNITS, Shortened
 
@@ -25,22 +29,55 @@ class Shortening:
 
     config: Mapping[str, Any]
     stacks: tuple[Shortened, ...]
-    kept_layers: Mapping[str, int]
-    """Layers that are left, by stack."""
+    """In the order in which what was left out is put back: the last layers first."""
+    names: tuple[str, ...]
+    """Module paths of the stacks that were shortened."""
+    kept: tuple[int, ...]
+    """Layers of the whole model, by their number in the short one."""
 
-    def keeps(self, name: str) -> bool:
-        """Whether a tensor of the whole model is in the short one."""
-        for stack, layers in self.kept_layers.items():
+    def short(self, name: str) -> str | None:
+        """Name in the short model of a tensor or module of the whole one; None where left out."""
+        for stack in self.names:
             if name.startswith(stack + "."):
-                index = name[len(stack) + 1 :].partition(".")[0]
-                return not index.isdigit() or int(index) < layers
-        return True
+                number, dot, rest = name[len(stack) + 1 :].partition(".")
+                if not number.isdigit():
+                    return name
+                layer = int(number)
+                return (
+                    f"{stack}.{self.kept.index(layer)}{dot}{rest}" if layer in self.kept else None
+                )
+        return name
+
+    def weights(self, whole: LoadedWeights) -> LoadedWeights:
+        """Those of the short model, under its names."""
+        left = whole.restricted(lambda name: self.short(name) is not None)
+        rows = (
+            replace(row, row=replace(row.row, name=self._row(row.row.name))) for row in left.rows
+        )
+        return replace(left, rows=tuple(rows))
+
+    def device_map(self, whole: Mapping[str, Device]) -> dict[str, Device]:
+        """A placement of the whole model as one of the short one."""
+        named = ((self.short(path), device) for path, device in whole.items())
+        return {path: device for path, device in named if path is not None}
+
+    def _row(self, pattern: str) -> str:
+        matched = _RANGE.match(pattern)
+        if matched is None or matched[1] not in self.names:
+            return pattern
+        numbers = (self.kept.index(number) for number in _numbers(matched[2]))
+        return f"{matched[1]}.{{{ranges(numbers)}}}{matched[3]}"
 
 
-def shorten(config: Mapping[str, Any], weights: LoadedWeights) -> Shortening | None:
+def shorten(
+    config: Mapping[str, Any],
+    weights: LoadedWeights,
+    device_map: Mapping[str, Device] | None = None,
+) -> Shortening | None:
     """The shortest model whose layers repeat as those of ``config`` do; None where none is shorter.
 
-    ``config`` must have the lists that say what each layer is (``layer_types``) filled in.
+    ``config`` must have the lists that say what each layer is (``layer_types``) filled in. Layers
+    on different devices are shortened apart.
     """
     stacks = {
         stack: layers for stack, layers in _layers(weights).items() if len(layers) > UNITS + 1
@@ -49,29 +86,71 @@ def shorten(config: Mapping[str, Any], weights: LoadedWeights) -> Shortening | N
     if len(lengths) != 1:
         return None  # none, or stacks of different lengths: traced whole
     (length,) = lengths
-    marks = list(_marks(config, length))
-    repeating = {
-        stack: _repeats(
-            [(layer, *mark) for layer, mark in zip(layers, _zip(marks, length), strict=True)]
-        )
+    marks = _zip(list(_marks(config, length)), length)
+    marked = {
+        stack: [(layer, *mark) for layer, mark in zip(layers, marks, strict=True)]
         for stack, layers in stacks.items()
     }
-    if any(found is None for found in repeating.values()):
+    kept: list[int] = []
+    found: list[Shortened] = []
+    for first, end in _segments(list(stacks), length, device_map):
+        part = _shortest([layers[first:end] for layers in marked.values()])
+        if part is None:
+            kept += range(first, end)
+            continue
+        head, unit, left_out = part
+        found += [
+            Shortened(stack=stack, head=len(kept) + head, unit=unit, left_out=left_out)
+            for stack in stacks
+        ]
+        kept += range(first, end - left_out * unit)
+    if not found:
         return None
-    head = max(found[0] for found in repeating.values() if found)
-    unit = max(found[1] for found in repeating.values() if found)
-    kept = head + UNITS * unit + (length - head) % unit
-    if kept >= length:
-        return None
-    short = [
-        Shortened(stack=stack, head=head, unit=unit, left_out=(length - kept) // unit)
-        for stack in stacks
-    ]
     return Shortening(
         config=_with_layers(config, length, kept),
-        stacks=tuple(short),
-        kept_layers=dict.fromkeys(stacks, kept),
+        stacks=tuple(reversed(found)),
+        names=tuple(stacks),
+        kept=tuple(kept),
     )
+
+
+def _shortest(stacks: Sequence[Sequence[Any]]) -> tuple[int, int, int] | None:
+    """(head, unit, units to leave out) of layers that stand side by side in several stacks."""
+    repeating = [_repeats(layers) for layers in stacks]
+    if any(found is None for found in repeating):
+        return None
+    head = max(found[0] for found in repeating if found)
+    unit = math.lcm(*(found[1] for found in repeating if found))
+    left_out = (len(stacks[0]) - head) // unit - UNITS
+    return (head, unit, left_out) if left_out > 0 else None
+
+
+def _segments(
+    stacks: Sequence[str], length: int, device_map: Mapping[str, Device] | None
+) -> list[tuple[int, int]]:
+    """(first, end) of the layers that follow each other on the same devices."""
+    if device_map is None:
+        return [(0, length)]
+    places = [
+        [_places(f"{stack}.{layer}", device_map) for stack in stacks] for layer in range(length)
+    ]
+    cuts = [0, *(i for i in range(1, length) if places[i] != places[i - 1]), length]
+    return list(pairwise(cuts))
+
+
+def _places(path: str, device_map: Mapping[str, Device]) -> tuple[tuple[str, Device], ...]:
+    """Where a layer is: its parts if they were placed one by one, else with what holds it."""
+    inside = tuple(
+        (placed[len(path) :], device)
+        for placed, device in device_map.items()
+        if f"{placed}.".startswith(f"{path}.")
+    )
+    return inside or (("", device_of(path, device_map)),)
+
+
+def _numbers(pattern: str) -> list[int]:
+    """The layers that ``0-3,7`` stands for."""
+    return [int(number) for number in expand_pattern("{" + pattern + "}")]
 
 
 def _layers(weights: LoadedWeights) -> dict[str, list[frozenset[Any]]]:
@@ -82,8 +161,8 @@ def _layers(weights: LoadedWeights) -> dict[str, list[frozenset[Any]]]:
         if matched is None:
             continue
         stack, numbers, rest = matched.groups()
-        for name in expand_pattern("{" + numbers + "}"):
-            layer = found.setdefault(stack, {}).setdefault(int(name), set())
+        for number in _numbers(numbers):
+            layer = found.setdefault(stack, {}).setdefault(number, set())
             layer.add((rest, loaded.row.shape, loaded.dtype.name, loaded.quantized))
     return {
         stack: [frozenset(layers[index]) for index in range(len(layers))]
@@ -116,15 +195,15 @@ def _repeats(layers: Sequence[Any]) -> tuple[int, int] | None:
     return min(found, key=lambda pair: pair[0] + UNITS * pair[1], default=None)
 
 
-def _with_layers(config: Mapping[str, Any], length: int, kept: int) -> dict[str, Any]:
+def _with_layers(config: Mapping[str, Any], length: int, kept: Sequence[int]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             changed[key] = _with_layers(value, length, kept)
         elif isinstance(value, (list, tuple)) and len(value) == length:
-            changed[key] = list(value[:kept])
+            changed[key] = [value[layer] for layer in kept]
         elif type(value) is int and value == length and _COUNT_FIELDS.search(key):
-            changed[key] = kept
+            changed[key] = len(kept)
         else:
             changed[key] = value
     return changed

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.inference.settings import fill_defaults
+from willfit.formulas.loading import warmup_bytes
+from willfit.formulas.placement import Device
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
@@ -18,6 +21,7 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
 from willfit.trace.decode import extended
+from willfit.trace.dispatch import Dispatch
 from willfit.trace.inference import DECODED, run_inference
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
@@ -37,18 +41,30 @@ class Traced:
 
 
 def trace(
-    scenario: Scenario, weights: LoadedWeights, gpu: Gpu | None, *, device_map: bool
+    scenario: Scenario,
+    weights: LoadedWeights,
+    gpus: Sequence[Gpu | None],
+    *,
+    loads_to_gpu: bool,
+    placement: Mapping[str, Device] | None = None,
 ) -> Traced:
-    """The scenario's work on one GPU, from loading to the end of the second step or last token.
+    """The scenario's work in one process, from loading to the second step's end or the last token.
 
-    Layers that repeat are run once and their events repeated, unless the run shows that they do
-    not. Raises `UnsupportedError` naming the operator and the module where the code cannot run on
-    fake tensors.
+    ``gpus``: the one that the process uses, or those that ``placement`` spreads the modules over.
+    ``loads_to_gpu``: with a ``device_map``, not by way of the host. Layers that repeat are run once
+    and their events repeated, unless the run shows that they do not. Raises `UnsupportedError`
+    naming the operator and the module where the code cannot run on fake tensors.
     """
     _check_stack(scenario)
     with quiet():
-        job = _Job(scenario=scenario, weights=weights, gpu=gpu, device_map=device_map)
-        short = shorten(job.config, weights)
+        job = _Job(
+            scenario=scenario,
+            weights=weights,
+            gpus=gpus,
+            loads_to_gpu=loads_to_gpu,
+            placement=placement or {},
+        )
+        short = shorten(job.config, weights, placement)
         if short is not None:
             try:
                 return job.run(short)
@@ -61,13 +77,20 @@ class _Job:
     """A scenario to be traced, with its defaults filled in."""
 
     def __init__(
-        self, *, scenario: Scenario, weights: LoadedWeights, gpu: Gpu | None, device_map: bool
+        self,
+        *,
+        scenario: Scenario,
+        weights: LoadedWeights,
+        gpus: Sequence[Gpu | None],
+        loads_to_gpu: bool,
+        placement: Mapping[str, Device],
     ) -> None:
         self.config = filled_config(scenario.model)
         self._scenario = scenario
         self._weights = weights
-        self._gpu = gpu
-        self._device_map = device_map
+        self._gpus = gpus
+        self._loads_to_gpu = loads_to_gpu
+        self._placement = placement
         model, work = scenario.model, scenario.workload
         self._training = self._inference = None
         if work.training is not None:
@@ -82,10 +105,13 @@ class _Job:
         scenario, weights = self._scenario, self._weights
         training = scenario.workload.training
         settings = self._training or self._inference
+        placement = self._placement if short is None else short.device_map(self._placement)
+        dispatch = Dispatch(device_map=placement)
         built = build(
             scenario.model,
             weights,
             config=self.config if short is None else short.config,
+            dispatch=dispatch,
             attention=settings.implementation if settings is not None else None,
             lora=training.lora if training is not None else None,
             adapter_config=training.adapter_config if training is not None else None,
@@ -94,11 +120,12 @@ class _Job:
         )
         session = Session(
             built,
-            weights if short is None else weights.restricted(short.keeps),
-            self._gpu,
+            weights if short is None else short.weights(weights),
+            self._gpus,
             scenario.stack,
-            device_map=self._device_map,
-            warmup_weights=weights,
+            dispatch=dispatch,
+            device_map=self._loads_to_gpu,
+            warmups=self._warmups() if self._loads_to_gpu else (),
         )
         recording, notes = self._recorded(session)
         trainable = _trainable(session.model)
@@ -116,6 +143,18 @@ class _Job:
                 *_untested(),
             ),
         )
+
+    def _warmups(self) -> list[int]:
+        """The block that the loader takes first on each GPU, for what the whole model has there."""
+        dispatch = Dispatch(device_map=self._placement)
+        return [
+            warmup_bytes(
+                self._weights.restricted(lambda name, index=index: dispatch.device(name) == index),  # type: ignore[misc]
+                gpu,
+                self._scenario.stack,
+            )
+            for index, gpu in enumerate(self._gpus)
+        ]
 
     def _recorded(self, session: Session) -> tuple[Recording, tuple[str, ...]]:
         workload = self._scenario.workload

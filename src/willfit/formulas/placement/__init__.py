@@ -16,7 +16,7 @@ from willfit.formulas.placement.caps import (
     balanced_caps,
 )
 from willfit.formulas.placement.infer import infer_device_map, smallest_maps
-from willfit.formulas.placement.placer import Placement, place
+from willfit.formulas.placement.placer import Placement, device_of, place
 from willfit.formulas.placement.stages import layer_stacks, stage_layers
 from willfit.formulas.placement.tree import Device, Node, Tree, build_tree
 
@@ -31,6 +31,7 @@ __all__ = [
     "Tree",
     "balanced_caps",
     "build_tree",
+    "device_of",
     "infer_device_map",
     "layer_stacks",
     "place",

@@ -28,15 +28,20 @@ class Placement:
 
     def device(self, name: str) -> Device:
         """Device of a tensor or module."""
-        path = name
-        while path not in self.device_of and "." in path:
-            path = path.rpartition(".")[0]
-        return self.device_of.get(path, self.device_of.get("", "cpu"))
+        return device_of(name, self.device_of)
 
     @property
     def off_gpu(self) -> bool:
         """Whether anything is in host memory or on disk."""
         return any(device in ("cpu", "disk") for device in self.device_of.values())
+
+
+def device_of(name: str, device_map: Mapping[str, Device]) -> Device:
+    """Device of a tensor or module: that of its longest placed prefix, else the host."""
+    path = name
+    while path not in device_map and "." in path:
+        path = path.rpartition(".")[0]
+    return device_map.get(path, device_map.get("", "cpu"))
 
 
 def place(tree: Tree, caps: Mapping[Device, float]) -> Placement:

@@ -16,10 +16,9 @@ import torch
 from torch.nn import functional
 from transformers import masking_utils
 
-from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.trace.cuda import bitsandbytes
-from willfit.trace.cuda.attention import CudaAttention, dropout
+from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 
 __all__ = ["CudaAttention", "Hidden", "cuda_choices", "temporaries"]
@@ -33,7 +32,7 @@ def temporaries(*, quantized: bool) -> dict[Any, Hidden]:
     return {**TEMPORARIES, **(bitsandbytes.temporaries() if quantized else {})}
 
 
-def _experts(gpu: Gpu | None) -> list[tuple[Any, str, Any]]:
+def _experts(gpu_of: GpuOf) -> list[tuple[Any, str, Any]]:
     """Experts are one grouped product on sm_80 and later (integrations/moe.py).
 
     Other types than bfloat16 go through one product after the other inside the same call, which
@@ -44,9 +43,10 @@ def _experts(gpu: Gpu | None) -> list[tuple[Any, str, Any]]:
     moe: Any = importlib.import_module("transformers.integrations.moe")
     if not hasattr(moe, "_can_use_grouped_mm"):
         return []
-    recent = gpu is None or gpu.vendor != "nvidia" or gpu.sm >= 80
 
     def can_use(rows: torch.Tensor, weight: torch.Tensor, _: torch.Tensor) -> bool:
+        gpu = gpu_of(rows)
+        recent = gpu is None or gpu.vendor != "nvidia" or gpu.sm >= 80
         return recent and rows.dtype == weight.dtype == torch.bfloat16
 
     return [(moe, "_can_use_grouped_mm", can_use)]
@@ -57,15 +57,15 @@ def _not_packed(position_ids: Any) -> None:
 
 
 @contextmanager
-def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
-    """The functions of this GPU in place of the CPU's; sm_80 where none is named."""
-    attention = CudaAttention(gpu, stack)
+def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
+    """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named."""
+    attention = CudaAttention(gpu_of, stack)
     replaced: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
         (masking_utils, "find_packed_sequence_indices", _not_packed),
         *(bitsandbytes.replacements() if quantized else ()),
-        *_experts(gpu),
+        *_experts(gpu_of),
     ]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     try:

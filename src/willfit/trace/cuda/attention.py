@@ -6,6 +6,8 @@ torch 2.13 native/transformers/attention.cpp (`scaled_dot_product_attention`,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -16,13 +18,15 @@ from willfit.scenario.stack import Stack
 from willfit.units import round_up
 
 _aten = torch.ops.aten
+GpuOf = Callable[[torch.Tensor], Gpu | None]
+"""The GPU that a tensor is on; None where none was named."""
 
 
 class CudaAttention:
     """Takes the place of the function; remembers which kernels it took and why."""
 
-    def __init__(self, gpu: Gpu | None, stack: Stack) -> None:
-        self._gpu = gpu
+    def __init__(self, gpu_of: GpuOf, stack: Stack) -> None:
+        self._gpu_of = gpu_of
         self._stack = stack
         self.taken: dict[str, str] = {}
         """Reason by kernel, in the order of their first use."""
@@ -111,7 +115,9 @@ class CudaAttention:
             training=torch.is_grad_enabled() and query.requires_grad,
             causal=is_causal,
         )
-        return choose_kernel(shape, implementation="sdpa", gpu=self._gpu, stack=self._stack)
+        return choose_kernel(
+            shape, implementation="sdpa", gpu=self._gpu_of(query), stack=self._stack
+        )
 
 
 def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,194 @@
+"""Traces over several GPUs: accelerate's hooks between them, and ranks with formulas on top."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.support.meta_spec import meta_model, spec_of_model
+from tests.test_trace import INT8, LORA, SMALL, STEP, normal
+
+from willfit.devices import parse_machine
+from willfit.dtypes import BFLOAT16
+from willfit.errors import UnsupportedError
+from willfit.estimator import estimate
+from willfit.estimator.outcome import load
+from willfit.estimator.replay import replay
+from willfit.scenario import (
+    Inference,
+    Loading,
+    Machine,
+    ModelSpec,
+    Quantization,
+    Scenario,
+    Training,
+    Workload,
+)
+from willfit.trace import trace as door
+
+LAYERS = 16
+HIDDEN = SMALL["hidden_size"]
+BATCH, LENGTH = 2, 96
+
+
+@pytest.fixture(scope="module")
+def llama() -> ModelSpec:
+    return spec_of_model(meta_model("llama", None, **SMALL, num_hidden_layers=LAYERS), BFLOAT16)
+
+
+@pytest.fixture(scope="module")
+def t5() -> ModelSpec:
+    sizes = {"d_model": 256, "d_kv": 32, "d_ff": 512, "num_heads": 8, "vocab_size": 1000}
+    model = meta_model("t5", "T5ForConditionalGeneration", **sizes, num_layers=14)
+    return spec_of_model(model, BFLOAT16)
+
+
+def scenario(spec: ModelSpec, workload: Workload, gpu: str = "L4x2") -> Scenario:
+    return Scenario(model=spec, workload=workload, machine=Machine(gpus=parse_machine(gpu).gpus))
+
+
+def job(asked: Scenario) -> Any:
+    loaded = load(asked)
+    made = door._Job(
+        scenario=asked,
+        weights=loaded.weights,
+        gpus=[share.gpu for share in loaded.split.shares],
+        loads_to_gpu=True,
+        placement=loaded.split.device_map or {},
+    )
+    return made, loaded
+
+
+PLACED = Loading(strategy="device_map")
+GENERATE = Inference(batch_size=BATCH, context_len=LENGTH, max_new_tokens=8)
+TRAIN = Training(method="full", **STEP)
+WORK = {
+    "generate": Workload(inference=GENERATE),
+    "train": Workload(loading=PLACED, training=TRAIN),
+    "train, checkpointed": Workload(
+        loading=PLACED, training=replace(TRAIN, gradient_checkpointing=True)
+    ),
+    "lora": Workload(loading=PLACED, training=Training(method="lora", lora=LORA, **STEP)),
+    "qlora": Workload(
+        loading=replace(PLACED, quantization=Quantization(scheme="nf4", compute_dtype=BFLOAT16)),
+        training=Training(method="qlora", lora=LORA, bf16=True, **STEP),
+    ),
+    "int8": Workload(loading=Loading(quantization=INT8), inference=GENERATE),
+    "offloaded": Workload(
+        loading=Loading(max_memory={0: 14_000_000, "cpu": 10**9}), inference=GENERATE
+    ),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_layers_that_repeat_on_each_gpu_are_the_whole_model(llama: ModelSpec, work: str) -> None:
+    made, loaded = job(scenario(llama, WORK[work], "L4" if work == "offloaded" else "L4x2"))
+    short = door.shorten(made.config, loaded.weights, loaded.split.device_map)
+    assert short is not None and len(short.stacks) == 2  # as many segments
+    repeated, whole = made.run(short).recording, made.run(None).recording
+    assert normal(repeated) == normal(whole)
+    for gpu, _ in enumerate(loaded.split.shares):
+        ours, theirs = replay(repeated.on(gpu)), replay(whole.on(gpu))
+        assert [p.reserved_bytes for p in ours] == [p.reserved_bytes for p in theirs]
+
+
+def test_two_stacks_over_two_gpus(t5: ModelSpec) -> None:
+    made, loaded = job(scenario(t5, WORK["generate"]))
+    short = door.shorten(made.config, loaded.weights, loaded.split.device_map)
+    assert short is not None
+    assert normal(made.run(short).recording) == normal(made.run(None).recording)
+
+
+def test_what_crosses_between_gpus(llama: ModelSpec) -> None:
+    """Copies of prefill: hidden states, and cos and sin for each layer of the other GPU."""
+    made, loaded = job(scenario(llama, WORK["generate"]))
+    placed = loaded.split.device_map
+    first = [placed[f"model.layers.{layer}"] for layer in range(LAYERS)].count(0)
+    rotary, head = placed["model.rotary_emb"], placed["lm_head"]
+    assert 0 < first < LAYERS and head == 1
+    away = first if rotary == 1 else LAYERS - first
+    stream = 2 * BATCH * (LENGTH - 8) * HIDDEN
+    cos = 2 * 1 * (LENGTH - 8) * SMALL["head_dim"]
+    events = made.run(None).recording.events
+    copies = [
+        e.num_bytes
+        for e in events
+        if e.phase == "prefill" and e.num_bytes and e.place.op == "aten.clone.default"
+        and e.num_bytes in (stream, cos)
+    ]  # fmt: skip
+    assert copies.count(cos) == 2 * away
+    assert copies.count(stream) >= 1
+
+
+def test_each_gpu_holds_its_own_weights_and_cache(llama: ModelSpec) -> None:
+    asked = scenario(llama, WORK["generate"])
+    traced, formula = estimate(asked, trace=True), estimate(asked, search_limits=False)
+    assert traced.level == "trace" and len(traced.gpus) == 2
+    for ours, theirs in zip(traced.gpus, formula.gpus, strict=True):
+        mine = {part.name: part.num_bytes for part in ours.phases[-1].components}
+        other = {part.name: part.num_bytes for part in theirs.phases[-1].components}
+        assert mine["weights"] == other["weights"] and ours.layers == theirs.layers
+        grown = 2 * BATCH * SMALL["num_key_value_heads"] * LENGTH * SMALL["head_dim"]
+        assert 0 <= mine["kv_cache"] - other["kv_cache"] <= grown  # one tensor, old and new
+
+
+def test_gradients_and_states_are_on_the_gpu_of_their_weights(llama: ModelSpec) -> None:
+    asked = scenario(llama, WORK["train"])
+    traced = estimate(asked, trace=True)
+    for gpu in traced.gpus:
+        backward = next(phase for phase in gpu.phases if phase.name == "backward")
+        parts = {part.name: part.num_bytes for part in backward.components}
+        assert parts["optimizer_states"] == pytest.approx(2 * parts["weights"], rel=0.02)
+
+
+def test_weights_on_the_host_come_to_the_gpu_one_module_at_a_time(llama: ModelSpec) -> None:
+    asked = scenario(llama, WORK["offloaded"], "L4")
+    traced = estimate(asked, trace=True)
+    assert traced.off_gpu_bytes > 0
+    held = {part.name: part.num_bytes for part in traced.gpus[0].phases[0].components}
+    largest = max(row.num_elements * 2 for row in llama.tensors)
+    made, _ = job(asked)
+    fetched = {e.handle: e.num_bytes for e in made.run(None).recording.events
+               if e.place.op == "fetch"}  # fmt: skip
+    assert max(fetched.values()) <= largest
+    assert held["weights"] <= 14_000_000
+
+
+def test_different_gpus_take_their_own_kernels(llama: ModelSpec) -> None:
+    asked = scenario(llama, WORK["generate"], "T4,L4")
+    result = estimate(asked, trace=True)
+    kernels = {text.split()[2].rstrip(":") for text in result.assumptions if "kernel" in text}
+    assert {"math", "flash"} <= kernels
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "dp", "zero1", "zero2", "zero3", "fsdp"])
+def test_ranks_have_what_they_share_by_formula_on_top(llama: ModelSpec, strategy: str) -> None:
+    alone = estimate(scenario(llama, Workload(training=TRAIN), "L4"), trace=True)
+    work = Workload(loading=Loading(strategy=strategy), training=TRAIN)  # type: ignore[arg-type]
+    ranks = estimate(scenario(llama, work, "L4x4"), trace=True)
+    formula = estimate(scenario(llama, work, "L4x4"), search_limits=False)
+    assert any("by formula, on top of one GPU's trace" in text for text in ranks.assumptions)
+    assert len(ranks.gpus) == 4
+    one, rank, known = (
+        {part.name: part.num_bytes for part in result.gpus[0].phases[-1].components}
+        for result in (alone, ranks, formula)
+    )
+    assert rank["weights"] <= one["weights"]
+    for name in ("weights", "optimizer_states", "communication"):
+        assert rank.get(name, 0) == pytest.approx(known.get(name, 0), rel=0.02, abs=600_000), name
+    if strategy in ("zero3", "fsdp"):
+        assert ranks.gpus[0].peak.allocated_bytes < alone.gpus[0].peak.allocated_bytes
+
+
+def test_a_placement_that_is_refused_is_not_run(llama: ModelSpec) -> None:
+    loading = Loading(quantization=INT8, max_memory={0: 3_000_000, "cpu": 10**9})
+    asked = scenario(llama, Workload(loading=loading, inference=GENERATE), "L4")
+    result = estimate(asked, trace=True)
+    assert result.refused and result.level == "formula"
+
+
+def test_tensor_parallel_training_is_refused_in_words(llama: ModelSpec) -> None:
+    work = Workload(loading=Loading(strategy="tp"), training=TRAIN)
+    with pytest.raises(UnsupportedError, match="tp"):
+        estimate(scenario(llama, work), trace=True)
