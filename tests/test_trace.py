@@ -17,10 +17,11 @@ from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
-from willfit.estimator.replay import replay, replay_on, timeline
+from willfit.estimator.replay import replay, replay_on, timeline, timelines
 from willfit.estimator.snapshot import snapshot
 from willfit.formulas.weights import load_weights
-from willfit.report.timeline import HEIGHT, WIDTH, timeline_html, timeline_svg
+from willfit.report.drawing import SCALE
+from willfit.report.timeline import HEIGHT, WIDTH, timeline_html, timeline_png, timeline_svg
 from willfit.scenario import (
     Inference,
     Loading,
@@ -318,20 +319,25 @@ def test_the_timeline_is_a_picture_of_the_same_peaks(spec_of: Any) -> None:
     made, weights = job(spec_of("llama"), WORK["full"])
     recording = made.run(door.shorten(made.config, weights)).recording
     drawn = timeline(recording)
+    assert timelines(recording) == {0: drawn}
     allocated = max(sum(moment.components.values()) for moment in drawn.moments)
     assert allocated == max(phase.allocated_bytes for phase in replay(recording))
     assert all(
         sum(m.components.values()) <= m.reserved_bytes for m in drawn.moments if m.phase != "load"
     )
-    picture = ElementTree.fromstring(timeline_svg(drawn, "a <title> & more"))
+    picture = ElementTree.fromstring(timeline_svg({0: drawn, 1: drawn}, "a <title> & more"))
     points = [
         tuple(map(float, pair.split(",")))
         for polygon in picture.iter("{http://www.w3.org/2000/svg}polygon")
         for pair in polygon.attrib["points"].split()
     ]
     assert len(points) > 1000
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
-    assert timeline_html(drawn, "t").startswith("<!doctype html>")
+    assert all(0 <= x <= WIDTH and 0 <= y <= 2 * HEIGHT for x, y in points)
+    assert max(y for _, y in points) > HEIGHT
+    bitmap = timeline_png({0: drawn}, "t")
+    size = [int.from_bytes(bitmap[at : at + 4], "big") for at in (16, 20)]
+    assert bitmap.startswith(b"\x89PNG") and size == [WIDTH * SCALE, HEIGHT * SCALE]
+    assert timeline_html({0: drawn}, "t").startswith("<!doctype html>")
 
 
 def test_a_library_that_is_missing_is_named(spec_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,9 @@ def configure(parser: Parser) -> None:
         help="run the real code on fake tensors: seconds, no GPU, no weights (willfit[trace])",
     )
     group.add_argument(
-        "--timeline", metavar="FILE", help="with --trace: memory over the run, as .html or .svg"
+        "--timeline",
+        metavar="FILE",
+        help="with --trace: memory over the run, as .html, .svg or .png",
     )
     group.add_argument(
         "--snapshot",
@@ -98,8 +100,8 @@ def _pictures(arguments: argparse.Namespace) -> Listener | None:
     if not arguments.trace:
         flag = "--timeline" if timeline is not None else "--snapshot"
         raise InputError(f"{flag} shows a traced run: add --trace")
-    if timeline is not None and not timeline.endswith((".html", ".svg")):
-        raise InputError(f"--timeline {timeline[:60]} is no .html or .svg file: name one")
+    if timeline is not None and not timeline.endswith((".html", ".svg", ".png")):
+        raise InputError(f"--timeline {timeline[:60]} is no .html, .svg or .png file: name one")
 
     def write(recording: Recording) -> None:
         from willfit.cli.pictures import write_snapshot, write_timeline

@@ -7,18 +7,21 @@ import pickle
 from pathlib import Path
 
 from willfit.errors import InputError
-from willfit.estimator.replay import timeline
+from willfit.estimator.replay import timelines
 from willfit.estimator.snapshot import snapshot
-from willfit.report.timeline import timeline_html, timeline_svg
+from willfit.report.timeline import timeline_html, timeline_png, timeline_svg
 from willfit.trace.recording import Recording
 
 
 def write_timeline(recording: Recording, path: Path, arguments: argparse.Namespace) -> None:
     """Memory over the run; raises `InputError` where the file cannot be written."""
     title = f"{arguments.model} on {arguments.gpu or 'one GPU'}"
+    drawn = timelines(recording, arguments.alloc_conf or "")
+    if path.suffix == ".png":
+        _write(path, timeline_png(drawn, title))
+        return
     draw = timeline_html if path.suffix == ".html" else timeline_svg
-    text = draw(timeline(recording, arguments.alloc_conf or ""), title)
-    _write(path, text.encode("utf-8"))
+    _write(path, draw(drawn, title).encode("utf-8"))
 
 
 def write_snapshot(recording: Recording, path: Path, arguments: argparse.Namespace) -> None:

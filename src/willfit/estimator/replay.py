@@ -173,8 +173,13 @@ MOMENTS: Final = 1200
 """Moments of a timeline: more than a picture has columns."""
 
 
+def timelines(recording: Recording, alloc_conf: str = "") -> dict[int, Timeline]:
+    """The run on each of its GPUs, by index."""
+    return {gpu: timeline(recording.on(gpu), alloc_conf) for gpu in recording.gpus}
+
+
 def timeline(recording: Recording, alloc_conf: str = "", moments: int = MOMENTS) -> Timeline:
-    """The run cut into equal stretches of events, each shown at its fullest."""
+    """One GPU's run cut into equal stretches of events, each shown at its fullest."""
     allocator = Allocator(parse_alloc_conf(alloc_conf))
     kinds = dict(_kinds(recording))
     totals: dict[str, int] = {}

@@ -19,20 +19,28 @@ _FIRST_ADDRESS: Final = 0x7F0000000000
 
 
 def snapshot(recording: Recording, alloc_conf: str = "") -> dict[str, Any]:
-    """``{"segments": […], "device_traces": [[…]]}`` of one device, all its events in it."""
-    return _Writer(recording, alloc_conf).written()
+    """``{"segments": […], "device_traces": [[…], …]}``: every device with all its events."""
+    segments: list[dict[str, Any]] = []
+    traces: list[list[dict[str, Any]]] = []
+    for gpu in range(max(recording.gpus, default=0) + 1):
+        writer = _Writer(recording.on(gpu), alloc_conf, gpu)
+        segments += writer.segments()
+        traces.append(writer.entries)
+    return {"segments": segments, "device_traces": traces, "allocator_settings": {}}
 
 
 class _Writer:
-    def __init__(self, recording: Recording, alloc_conf: str) -> None:
+    def __init__(self, recording: Recording, alloc_conf: str, device: int) -> None:
         self._recording = recording
+        self._device = device
         self._segments: dict[int, int] = {}
-        self._entries: list[dict[str, Any]] = []
+        self.entries: list[dict[str, Any]] = []
         self._frames: list[dict[str, Any]] = []
         self._next = _FIRST_ADDRESS
         self._allocator = Allocator(parse_alloc_conf(alloc_conf), new_address=self._segment)
 
-    def written(self) -> dict[str, Any]:
+    def segments(self) -> list[dict[str, Any]]:
+        """Replay the events, which writes the entries, and describe what is there at the end."""
         held: dict[int, Event] = {}
         for event, address in placed(self._framed(), self._allocator):
             if event.num_bytes:
@@ -42,13 +50,9 @@ class _Writer:
                 made = held.pop(address)
                 self._note("free_requested", address, made.num_bytes)
                 self._note("free_completed", address, made.num_bytes)
-        return {
-            "segments": [
-                self._described(start, size, held) for start, size in sorted(self._segments.items())
-            ],
-            "device_traces": [self._entries],
-            "allocator_settings": {},
-        }
+        return [
+            self._described(start, size, held) for start, size in sorted(self._segments.items())
+        ]
 
     def _framed(self) -> Iterator[Event]:
         """The events; a segment that one of them needs has its frames too."""
@@ -63,13 +67,13 @@ class _Writer:
         return address
 
     def _note(self, action: str, address: int, num_bytes: int) -> None:
-        self._entries.append(
+        self.entries.append(
             {
                 "action": action,
                 "addr": address,
                 "size": num_bytes,
                 "stream": 0,
-                "time_us": len(self._entries),
+                "time_us": len(self.entries),
                 "frames": self._frames,
             }
         )
@@ -78,7 +82,7 @@ class _Writer:
         blocks = [self._block(block, held) for block in self._blocks(start, size)]
         active = sum(block["size"] for block in blocks if block["state"] == "active_allocated")
         return {
-            "device": 0,
+            "device": self._device,
             "address": start,
             "total_size": size,
             "allocated_size": active,

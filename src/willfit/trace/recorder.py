@@ -57,6 +57,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._storages: dict[int, _Storage] = {}
         self._numbers = count(1)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would wrap every call otherwise, and nothing is compiled here."""
+        return False
+
     @contextmanager
     def following(self, modules: Modules) -> Iterator[None]:
         """Events carry these modules while they run."""
@@ -132,6 +137,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the operator and note what it allocated."""
+        if func is _DEVICE:  # asked by autograd for every gradient, more often than all the rest
+            return args[0].device
         kwargs = kwargs or {}
         try:
             out = func(*args, **kwargs)
@@ -278,6 +285,7 @@ def _tensors(out: Any) -> Iterator[tuple[int, torch.Tensor]]:
 
 _NUMBER = re.compile(r"\.\d+")
 _aten = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
 _ON_HOST = {_aten.lift_fresh.default}
 """Operators whose results stay in host memory: ``torch.tensor(0.0)`` of an optimizer's step."""
 _FACTORIES = {

@@ -52,6 +52,11 @@ class Recording:
     assumptions: list[str] = field(default_factory=list)
     """What the run could not know and took for granted."""
 
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """Indices of the GPUs on which something happened."""
+        return tuple(sorted({event.gpu for event in self.events if event.num_bytes}))
+
     def on(self, gpu: int) -> Recording:
         """What happened on one of the GPUs."""
         here = {event.handle for event in self.events if event.num_bytes and event.gpu == gpu}

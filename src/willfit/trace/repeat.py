@@ -76,6 +76,15 @@ class _Home(NamedTuple):
     """Event of that run."""
 
 
+class _Line(NamedTuple):
+    """An event of the unit that stands for those left out."""
+
+    event: Event
+    home: _Home | None
+    second: Handle | None
+    """What the second middle unit has in its place."""
+
+
 class _Run(NamedTuple):
     """Consecutive events of one unit (those of no unit belong to the run before them)."""
 
@@ -92,6 +101,7 @@ class _Expansion:
         """Original by copy."""
         self._home: dict[Handle, _Home] = {}
         self._by_home: dict[_Home, Handle] = {}
+        self._moved: dict[tuple[Layer, int], Layer] = {}
 
     def events(self) -> Iterator[Event]:
         runs = self._runs()
@@ -171,17 +181,18 @@ class _Expansion:
 
     def _between(self, run: _Run, following: _Run) -> Iterator[Event]:
         """The units left out, in the order in which the stream goes through the layers."""
-        template = list(self._template(run, following))
+        template = [_Line(event, home, self._second(home)) for event, home in
+                    self._template(run, following)]  # fmt: skip
         units = range(_SECOND, _SECOND + self._short.left_out)
         for unit in units if run.unit == _FIRST else reversed(units):
-            for event, home in template:
-                if home is None or home.unit is None:
-                    yield event._replace(layer=self._layer(event.layer, unit - _FIRST))
-                    continue
-                yield event._replace(
-                    handle=self._handle(home._replace(unit=home.unit + unit - _FIRST)),
-                    layer=self._layer(event.layer, unit - _FIRST),
-                )
+            distance = unit - _FIRST
+            for event, home, original in template:
+                handle, layer = event.handle, event.layer
+                if home is not None and home.unit is not None:
+                    handle = self._handle(home, home.unit + distance, original)
+                if layer is not None:
+                    layer = self._layer(layer, distance)
+                yield Event(handle, event.num_bytes, event.phase, event.place, layer, event.gpu)
 
     def _template(self, run: _Run, following: _Run) -> Iterator[tuple[Event, _Home | None]]:
         """Events of the first middle unit, and where their storages were allocated.
@@ -203,28 +214,39 @@ class _Expansion:
         """A traced run's events as those of the whole model."""
         for event in self._all[run.start : run.end]:
             home = self._home[event.handle]
-            handle = event.handle
+            handle, layer = event.handle, event.layer
             if run.unit is not None and home.unit is not None:
                 if abs(home.unit - run.unit) <= 1:
-                    handle = self._handle(home._replace(unit=home.unit + shift))
+                    handle = self._handle(home, home.unit + shift, self._second(home))
                 elif home.unit in (_FIRST, _SECOND):
                     raise NotRepeating(f"{self._short.stack}: layers outlive their neighbours")
-            yield event._replace(handle=handle, layer=self._layer(event.layer, shift))
+            if shift and layer is not None:
+                layer = self._layer(layer, shift)
+            yield Event(handle, event.num_bytes, event.phase, event.place, layer, event.gpu)
 
-    def _handle(self, home: _Home) -> Handle:
-        """The storage of a unit of the whole model."""
+    def _second(self, home: _Home | None) -> Handle | None:
+        """The storage that the second middle unit has where a unit has this one."""
+        if home is None or home.unit is None:
+            return None
+        return self._by_home.get(_Home(_SECOND, home.visit, home.number))
+
+    def _handle(self, home: _Home, unit: int, original: Handle | None) -> Handle:
+        """The storage of a unit of the whole model; ``original`` is the second unit's."""
         left_out = self._short.left_out
-        assert home.unit is not None
-        if home.unit < _SECOND:
-            return self._by_home[home]
-        if home.unit >= _SECOND + left_out:
-            return self._by_home[home._replace(unit=home.unit - left_out)]
-        original = self._by_home[home._replace(unit=_SECOND)]
-        copy = Copy(original, home.unit)
+        if unit < _SECOND:
+            return self._by_home[_Home(unit, home.visit, home.number)]
+        if unit >= _SECOND + left_out:
+            return self._by_home[_Home(unit - left_out, home.visit, home.number)]
+        if original is None:
+            raise NotRepeating(f"{self._short.stack}: a storage has no like in the next layer")
+        copy = Copy(original, unit)
         self.copies[copy] = original
         return copy
 
-    def _layer(self, layer: Layer | None, units: int) -> Layer | None:
-        if layer is None or self._unit(layer) is None:
-            return layer
-        return layer._replace(number=layer.number + units * self._short.unit)
+    def _layer(self, layer: Layer, units: int) -> Layer:
+        found = self._moved.get((layer, units))
+        if found is None:
+            mine = self._unit(layer) is not None
+            number = layer.number + units * self._short.unit if mine else layer.number
+            found = self._moved[layer, units] = Layer(layer.stack, number)
+        return found
