@@ -1,28 +1,37 @@
-"""Blocks of device memory and the two pools that keep the free ones in order."""
+"""Blocks of device memory and the pools that keep the free ones in order."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Final
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False)
 class Block:
     """A run of bytes of one segment, in use or free, between its neighbours."""
 
+    # positional, for one is made with nearly every allocation
     address: int
     size: int
-    stream: int
     pool: Pool
-    requested: int = 0
-    """Bytes that were asked for; 0 while free."""
-    allocated: bool = False
     mapped: bool = True
     """Whether memory backs it; False only for the rest of an expandable segment."""
     base: int | None = None
     """First address of its expandable segment; None in an ordinary one."""
     prev: Block | None = None
     next: Block | None = None
+    free: bool = False
+    """Whether it is in its pool."""
+    requested: int = 0
+    """Bytes that were asked for; 0 while free."""
+    freed_at: int = 0
+    """Number of the search of the pools after which it was freed; counted for the collector."""
+
+    @property
+    def allocated(self) -> bool:
+        """Whether it is in use: neither free nor only addresses."""
+        return self.mapped and not self.free
 
     @property
     def is_split(self) -> bool:
@@ -30,46 +39,64 @@ class Block:
         return self.prev is not None or self.next is not None
 
 
-Key = tuple[int, int, int]
+_ADDRESS_BITS: Final = 60
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(slots=True, eq=False)
 class Pool:
-    """Free blocks of small or of large allocations, ordered by stream, size and address."""
+    """The free blocks of one stream's small or large allocations, by size and then address.
+
+    torch orders equal sizes by address, since its pull request 183591 by the age of their
+    segments first; both are the same where younger segments lie higher.
+    """
 
     small: bool
-    _keys: list[Key] = field(default_factory=list)
-    _blocks: dict[Key, Block] = field(default_factory=dict)
+    stream: int
+    kept_rest: int = 0
+    """So many bytes behind a request stay with its block; a longer rest is split off."""
+    blocks: list[Block] = field(default_factory=list)
+    """In order; changed only by `add`, `remove` and `pop`."""
+    _keys: list[int] = field(default_factory=list)
+    """size · 2⁶⁰ + address of each block: integers are compared faster than pairs."""
 
     def add(self, block: Block) -> None:
         """Keep a free block."""
-        key = (block.stream, block.size, block.address)
-        insort(self._keys, key)
-        self._blocks[key] = block
+        key = block.size << _ADDRESS_BITS | block.address
+        index = bisect_left(self._keys, key)
+        self._keys.insert(index, key)
+        self.blocks.insert(index, block)
+        block.free = True
 
     def remove(self, block: Block) -> None:
         """Take a free block out."""
-        key = (block.stream, block.size, block.address)
-        del self._keys[bisect_left(self._keys, key)]
-        del self._blocks[key]
+        index = bisect_left(self._keys, block.size << _ADDRESS_BITS | block.address)
+        del self._keys[index], self.blocks[index]
+        block.free = False
 
-    def best_fit(self, stream: int, size: int) -> Block | None:
-        """The smallest free block of this stream with at least ``size`` bytes, lowest first."""
-        index = bisect_left(self._keys, (stream, size, 0))
-        if index < len(self._keys) and self._keys[index][0] == stream:
-            return self._blocks[self._keys[index]]
-        return None
+    def take(self, size: int) -> Block | None:
+        """Take out the best fit: the smallest with at least ``size`` bytes, lowest of equals."""
+        index = bisect_left(self._keys, size << _ADDRESS_BITS)
+        if index == len(self._keys):
+            return None
+        del self._keys[index]
+        block = self.blocks.pop(index)
+        block.free = False
+        return block
 
-    def after(self, block: Block) -> Block | None:
-        """The next larger free block of the same stream."""
-        index = bisect_left(self._keys, (block.stream, block.size, block.address)) + 1
-        if index < len(self._keys) and self._keys[index][0] == block.stream:
-            return self._blocks[self._keys[index]]
-        return None
+    def pop(self, index: int) -> Block:
+        """Take out the block at a place of the order."""
+        del self._keys[index]
+        block = self.blocks.pop(index)
+        block.free = False
+        return block
+
+    def first_fit(self, size: int) -> int:
+        """Place of the best fit; the number of blocks where there is none."""
+        return bisect_left(self._keys, size << _ADDRESS_BITS)
 
     def free_blocks(self) -> list[Block]:
         """Every free block, in order."""
-        return [self._blocks[key] for key in self._keys]
+        return self.blocks.copy()
 
 
 def link(left: Block | None, right: Block | None) -> None:
@@ -80,30 +107,27 @@ def link(left: Block | None, right: Block | None) -> None:
         right.prev = left
 
 
-def split(block: Block, size: int) -> tuple[Block, Block]:
-    """Cut a block in two: the first ``size`` bytes and the rest; ``block`` becomes the rest."""
-    head = Block(
-        address=block.address,
-        size=size,
-        stream=block.stream,
-        pool=block.pool,
-        mapped=block.mapped,
-        base=block.base,
-    )
-    link(block.prev, head)
-    link(head, block)
+def split(block: Block, size: int) -> Block:
+    """Cut the first ``size`` bytes off a block, which keeps the rest."""
+    before = block.prev
+    head = Block(block.address, size, block.pool, block.mapped, block.base, before, block)
+    if before is not None:
+        before.next = head
+    block.prev = head
     block.address += size
     block.size -= size
-    return head, block
+    return head
 
 
 def absorb(block: Block, neighbour: Block) -> None:
     """Grow a block by the neighbour on either side, which ceases to be."""
     if block.prev is neighbour:
         block.address = neighbour.address
-        link(neighbour.prev, block)
-        if neighbour.prev is None:
-            block.prev = None
+        block.prev = before = neighbour.prev
+        if before is not None:
+            before.next = block
     else:
-        link(block, neighbour.next)
+        block.next = after = neighbour.next
+        if after is not None:
+            after.prev = block
     block.size += neighbour.size

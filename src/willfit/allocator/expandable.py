@@ -7,7 +7,7 @@ pages of 2 MiB for small and of 20 MiB for large allocations, lowest gap first.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from willfit.allocator.blocks import Block, Pool, absorb, split
@@ -33,9 +33,9 @@ class ExpandableSegments:
         self._new_address = new_address
         self._unmapped: list[Block] = []
 
-    def grow(self, pool: Pool, stream: int, size: int) -> Block | None:
+    def grow(self, pool: Pool, size: int) -> Block | None:
         """A free block of at least ``size``, mapping what is missing; None without memory."""
-        block: Block | None = self._candidate(pool, stream, size)
+        block: Block | None = self._candidate(pool, size)
         if block is not None and not block.mapped:
             block = self._map(block, min(block.size, size))
         while block is not None and block.size < size:
@@ -44,13 +44,6 @@ class ExpandableSegments:
             block = self._map(gap, min(gap.size, size - block.size))
         if block is not None:
             pool.remove(block)
-        return block
-
-    def least_expandable(self, block: Block) -> Block:
-        """The block that could grow least among those that fit, as best fit counts them."""
-        following = block.pool.after(block)
-        while following is not None and _reach(following) < _reach(block):
-            block, following = following, block.pool.after(following)
         return block
 
     def unmap(self, block: Block) -> int:
@@ -63,11 +56,11 @@ class ExpandableSegments:
             return 0
         block.pool.remove(block)
         if start > block.address:
-            head, block = split(block, start - block.address)
-            head.pool.add(head)
+            block.pool.add(split(block, start - block.address))
         if block.address + block.size > end:
-            block, tail = split(block, end - block.address)
-            tail.pool.add(tail)
+            tail = block
+            block = split(tail, end - tail.address)
+            block.pool.add(tail)
         block.mapped = False
         for neighbour in (block.prev, block.next):
             if neighbour is not None and not neighbour.mapped:
@@ -76,18 +69,16 @@ class ExpandableSegments:
         insort(self._unmapped, block, key=lambda gap: gap.address)
         return end - start
 
-    def _candidate(self, pool: Pool, stream: int, size: int) -> Block:
+    def _candidate(self, pool: Pool, size: int) -> Block:
         """The lowest gap that, with a free block before it, has addresses enough."""
         for gap in self._unmapped:
-            if gap.pool is pool and gap.stream == stream:
+            if gap.pool is pool:
                 before = gap.prev
                 start = before if before is not None and not before.allocated else gap
                 if sum(block.size for block in _free_run(start)) >= size:
                     return start
         base = self._new_address(_ADDRESSES)
-        gap = Block(
-            address=base, size=_ADDRESSES, stream=stream, pool=pool, mapped=False, base=base
-        )
+        gap = Block(base, _ADDRESSES, pool, mapped=False, base=base)
         insort(self._unmapped, gap, key=lambda other: other.address)
         return gap
 
@@ -97,13 +88,13 @@ class ExpandableSegments:
         if not self._reserve(mapped):
             return None
         if mapped < gap.size:
-            block, _ = split(gap, mapped)
+            block = split(gap, mapped)
         else:
             self._unmapped.remove(gap)
             block = gap
         block.mapped = True
         for neighbour in (block.prev, block.next):
-            if neighbour is not None and not neighbour.allocated and neighbour.mapped:
+            if neighbour is not None and neighbour.free:
                 block.pool.remove(neighbour)
                 absorb(block, neighbour)
         block.pool.add(block)
@@ -111,6 +102,15 @@ class ExpandableSegments:
 
     def _page(self, pool: Pool) -> int:
         return SMALL_SEGMENT if pool.small else self._config.large_segment_bytes
+
+
+def least_expandable(blocks: Sequence[Block], index: int) -> int:
+    """Place of the block that could grow least, as best fit counts, from a place on upwards."""
+    for following in range(index + 1, len(blocks)):
+        if _reach(blocks[following]) >= _reach(blocks[index]):
+            break
+        index = following
+    return index
 
 
 def _free_run(block: Block | None) -> Iterator[Block]:

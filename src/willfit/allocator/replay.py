@@ -60,12 +60,12 @@ def restore(allocator: Allocator, segments: Iterable[Segment]) -> None:
     belongs to it, for so little is never split off.
     """
     for segment in segments:
-        allocator.reserve(segment.size)
+        allocator.device.take(segment.size)
         last: Block | None = None
         for block in _blocks(allocator, segment):
             link(last, block)
             last = block
-            if block.allocated:
+            if block.requested:
                 allocator.live[block.address] = block
                 allocator.requested_bytes += block.requested
                 allocator.allocated_bytes += block.size
@@ -75,24 +75,17 @@ def restore(allocator: Allocator, segments: Iterable[Segment]) -> None:
 
 
 def _blocks(allocator: Allocator, segment: Segment) -> Iterator[Block]:
-    pool = allocator.pools[segment.small]
+    pool = allocator.pool(segment.small, segment.stream)
     position, end = segment.address, segment.address + segment.size
     starts = [address for address, _ in segment.live] + [end]
     gap = starts[0] - position
     if gap:
-        yield Block(address=position, size=gap, stream=segment.stream, pool=pool)
+        yield Block(position, gap, pool)
     for (address, requested), following in zip(segment.live, starts[1:], strict=True):
         size = round_block(requested)
         gap = following - address - size
         if not segment.small and gap <= SMALL_SIZE:
             size, gap = size + gap, 0
-        yield Block(
-            address=address,
-            size=size,
-            stream=segment.stream,
-            pool=pool,
-            requested=requested,
-            allocated=True,
-        )
+        yield Block(address, size, pool, requested=requested)
         if gap:
-            yield Block(address=address + size, size=gap, stream=segment.stream, pool=pool)
+            yield Block(address + size, gap, pool)

@@ -24,6 +24,9 @@ MIN_LARGE: Final = 10 * MIB
 ROUND_LARGE: Final = 2 * MIB
 """kRoundLarge: …rounded up to a multiple of this."""
 
+SIZE_CLASSES: Final = 16
+"""Entries of roundup_power2_divisions: up to 2 MiB, up to 4 MiB, …, from 32 GiB on."""
+
 
 def round_block(num_bytes: int) -> int:
     """Bytes that a tensor of ``num_bytes`` takes in ``memory_allocated``; 0 takes none."""
@@ -40,6 +43,11 @@ def round_power2(num_bytes: int, divisions: int) -> int:
         return round_block(num_bytes)
     step = 1 << (num_bytes.bit_length() - 1) >> (divisions.bit_length() - 1)
     return round_up(num_bytes, step)
+
+
+def size_class(num_bytes: int) -> int:
+    """Which of the `SIZE_CLASSES` a size belongs to: ⌊log₂ MiB⌋, at least 0 and at most 15."""
+    return min(max(num_bytes.bit_length() - MIB.bit_length(), 0), SIZE_CLASSES - 1)
 
 
 def segment_bytes(block_bytes: int, large_segment_bytes: int = LARGE_SEGMENT) -> int:
