@@ -38,17 +38,17 @@ def generate(
     new_tokens: int,
     masked: bool,
     full_logits: bool = False,
-    decoded: int | None = None,
 ) -> Decoding:
-    """Prefill and ``decoded`` steps (`DECODED` by default) of greedy ``model.generate``.
+    """Prefill and the first steps of greedy ``model.generate``.
 
     The first new token is prefill's, so n tokens take n − 1 steps, of which at least one is run; an
-    encoder–decoder model's decoder starts from nothing and takes n. ``masked``: whether the given
-    mask hides anything, which a fake tensor cannot say.
+    encoder–decoder model's decoder starts from nothing and takes n, the first of which is unlike
+    the others. ``masked``: whether the given mask hides anything, which a fake tensor cannot say.
     """
     prefill = 0 if model.config.is_encoder_decoder else 1
     steps = max(new_tokens - prefill, 1)
-    calls = _Calls(recorder, prefill, min(steps, decoded or DECODED), full_logits=full_logits)
+    wanted = min(steps, DECODED + 1 - prefill)
+    calls = _Calls(recorder, prefill, wanted, full_logits=full_logits)
     with ExitStack() as stack:
         for hook in (
             model.register_forward_pre_hook(calls.enter, with_kwargs=True),
