@@ -34,7 +34,7 @@ from willfit.scenario import (
     Workload,
 )
 from willfit.sources.catalogue import load
-from willfit.trace import inference
+from willfit.trace import generation
 from willfit.trace import trace as door
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating
@@ -281,8 +281,7 @@ def test_every_decoding_step_is_as_if_it_had_been_run(
     work = Workload(inference=Inference(context_len=96, max_new_tokens=12))
     made, _ = job(spec_of("llama"), work)
     from_three = made.run(None).recording
-    monkeypatch.setattr(inference, "DECODED", 12)
-    monkeypatch.setattr(door, "DECODED", 12)
+    monkeypatch.setattr(generation, "DECODED", 12)
     made, _ = job(spec_of("llama"), work)
     one_by_one = made.run(None).recording
     ran = [event for event in normal(one_by_one) if event[2] == "decode"]

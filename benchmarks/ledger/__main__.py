@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.ledger.importers import IMPORTERS
+from benchmarks.ledger.releases import estimate_under, is_installed
 from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import Summary, summarise
 from willfit.errors import UnsupportedError, WillfitError
@@ -117,10 +118,15 @@ def _estimate(scenario: Scenario, level: Level) -> Estimate:
     """One estimate; traces are kept, for sources repeat their runs."""
     if level != "trace":
         return estimate(scenario, search_limits=False)
-    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r}"
+    version = scenario.stack.versions["transformers"]
+    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r} {version}"
     if key not in _TRACED:
         try:
-            _TRACED[key] = estimate(scenario, trace=True)
+            _TRACED[key] = (
+                estimate(scenario, trace=True)
+                if is_installed(version)
+                else estimate_under(version, scenario)
+            )
         except UnsupportedError as error:
             _TRACED[key] = error
     found = _TRACED[key]

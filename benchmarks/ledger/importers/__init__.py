@@ -18,7 +18,10 @@ IMPORTERS: Final[dict[Level, dict[str, Importer]]] = {
         "peft_metamath": peft_metamath.express,
         "qwen_speed_benchmark": qwen_speed_benchmark.express,
     },
-    "trace": {"peft_metamath": peft_metamath.express_by_trace},
+    "trace": {
+        "optimum_benchmark_history": optimum_benchmark_history.express_by_trace,
+        "peft_metamath": peft_metamath.express_by_trace,
+    },
 }
-"""Importers by level and the name of the source's file. The trace runs the installed libraries, so
-sources measured with releases whose code was another are left to the formulas."""
+"""Importers by level and the name of the source's file. The trace runs the installed libraries, or
+another release from a side directory (`releases`); other sources are left to the formulas."""

@@ -7,6 +7,7 @@ reset before each phase. NVML is read once at the end of a phase.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
@@ -39,6 +40,34 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
             yield Expressed(
                 kind=kind, scenario=_scenario(row, task), reading=_reading(task, counter)
             )
+
+
+def express_by_trace(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
+    """Unquantised rows of eager attention, under the release of transformers that they name.
+
+    torch is the installed one: the allocator's rules have not changed since 2.1.
+    """
+    for result in express(row):
+        obstacle = _untraced(row)
+        if obstacle is not None or isinstance(result, NotExpressed):
+            yield result if obstacle is None else NotExpressed(kind=result.kind, reason=obstacle)
+            continue
+        version = row["versions"]["transformers"]
+        stack = Stack(versions={**TESTED, "transformers": version})
+        yield replace(result, scenario=replace(result.scenario, stack=stack))
+
+
+def _untraced(row: PublishedRow) -> str | None:
+    """Why a row cannot be run on fake tensors."""
+    if (row["quant"] or {}).get("scheme"):
+        return f"layers of {row['quant']['scheme']} of that time are not built by the trace"
+    if row["attn"] == "bettertransformer(sdpa)":
+        return "BetterTransformer was optimum's, which no longer has it"
+    if row["attn"] != "eager":
+        return f"{row['attn']} needs its CUDA library to be imported"
+    if not str(row["versions"].get("transformers", "")):
+        return "the release of transformers is not recorded"
+    return None
 
 
 def _scenario(row: PublishedRow, task: str) -> Scenario:

@@ -12,6 +12,7 @@ from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.training.lora import build_adapter
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.model import ModelSpec
+from willfit.scenario.stack import release
 from willfit.scenario.workload import Lora, Quantization
 from willfit.trace.adapters import with_adapter
 from willfit.trace.dispatch import Dispatch
@@ -119,16 +120,31 @@ def _base_model(
         if getattr(loaded, "pad_token_id", None) is None:
             loaded.pad_token_id = 0
         with torch.device("meta"):
-            return cls._from_config(  # type: ignore[no-any-return]
-                loaded,
-                dtype=getattr(torch, weights.dtype.name),
-                attn_implementation=attention,
-            )
+            return _from_config(cls, loaded, getattr(torch, weights.dtype.name), attention)
+    except UnsupportedError:
+        raise
     except Exception as error:  # whatever a strange config breaks in modelling code
         raise InputError(
             f"transformers {transformers.__version__} cannot build {spec.id}: "
             f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
+
+
+def _from_config(
+    cls: Any, config: Any, dtype: torch.dtype, attention: str | None
+) -> torch.nn.Module:
+    """As each release names the arguments: ``torch_dtype`` before 4.56, attention since 4.36."""
+    import transformers
+
+    version = release(transformers.__version__)
+    named: dict[str, Any] = {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
+    if version >= (4, 36):
+        named["attn_implementation"] = attention
+    elif attention not in (None, "eager"):
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} has eager attention alone, not {attention}"
+        )
+    return cls._from_config(config, **named)  # type: ignore[no-any-return]
 
 
 def _set_dtype(tensor: torch.Tensor, row: LoadedRow) -> None:

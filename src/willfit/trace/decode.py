@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from willfit.allocator.rounding import SMALL_SIZE
 from willfit.trace.recording import Event, Handle, Recording
 from willfit.trace.repeat import NotRepeating
 
 LARGEST_STREAM: Final = 200_000
 """Events of the traced layers that decoding is followed for; past it steps are left out."""
+WHOLE_STEPS: Final = 2
+"""Last steps of which every event is kept: a growing step's peak is in the last."""
 
 
 class _Later(NamedTuple):
@@ -24,24 +27,27 @@ def extended(recording: Recording, starts: Sequence[int], steps: int) -> tuple[R
     """The recording with all decoding steps, and whether each of them is in it.
 
     ``starts``: where the steps that were run begin in the events, and where the last ends. Sizes
-    go on as they grew from the second to the third. Raises `NotRepeating` where those two differ in
-    more than sizes.
+    go on as they grew from the second to the third. Between the steps that were run and the last
+    `WHOLE_STEPS`, what comes and goes within a step and fits the allocator's small pool is left
+    out: that pool shares no segment with the large one, where the cache leaves its holes. Raises
+    `NotRepeating` where the second and third differ in more than sizes.
     """
-    first, second, third, end = starts
+    first, second, third, end = starts[-4:]
     stream = _Steps(
         recording.events[first:second],
         recording.events[second:third],
         recording.events[third:end],
     )
-    length = end - third
     ran = len(starts) - 1
     todo = range(ran + 1, steps + 1)
-    followed = max(LARGEST_STREAM // max(length, 1), 4)
+    followed = max(LARGEST_STREAM // max(stream.kept(steps - ran), 1), 2 * WHOLE_STEPS)
     complete = len(todo) <= followed
+    chosen = todo if complete else [*todo[: followed // 2], *todo[-WHOLE_STEPS:]]
     events = recording.events[:end]
     categories = dict(recording.categories)
-    for number, step in enumerate(todo if complete else [*todo[: followed // 2], *todo[-2:]], 1):
-        for event, original in stream.step(number, step - ran):
+    for number, step in enumerate(chosen, 1):
+        whole = step > steps - WHOLE_STEPS
+        for event, original in stream.step(number, step - ran, whole=whole):
             if event.num_bytes and original in categories:
                 categories[event.handle] = categories[original]
             events.append(event)
@@ -69,17 +75,22 @@ class _Steps:
                 raise NotRepeating("decoding steps differ in what they free")
         self._mine = mine
         self._before = before
+        self._passing = {e.handle for e in third if not e.num_bytes and e.handle in mine}
 
-    def step(self, number: int, distance: int) -> Iterator[tuple[Event, Handle]]:
+    def kept(self, distance: int) -> int:
+        """Events of a step that many tokens on, of which not all are kept."""
+        return sum(1 for _ in self.step(1, distance, whole=False))
+
+    def step(self, number: int, distance: int, *, whole: bool) -> Iterator[tuple[Event, Handle]]:
         """Events of the ``number``-th step after the third, ``distance`` tokens on."""
+        dropped: set[Handle] = set()
         for event, growth in zip(self._third, self._growth, strict=True):
-            yield (
-                event._replace(
-                    handle=self._handle(event.handle, number),
-                    num_bytes=event.num_bytes + growth * distance if event.num_bytes else 0,
-                ),
-                event.handle,
-            )
+            amount = event.num_bytes + growth * distance if event.num_bytes else 0
+            if not whole and 0 < amount <= SMALL_SIZE and event.handle in self._passing:
+                dropped.add(event.handle)
+            if event.handle not in dropped:
+                handle = self._handle(event.handle, number)
+                yield event._replace(handle=handle, num_bytes=amount), event.handle
 
     def _handle(self, handle: Handle, number: int) -> Handle:
         if handle in self._mine:

@@ -1,26 +1,19 @@
-"""Inference of the real code: one forward pass, or prefill and decoding as ``generate`` does."""
+"""Inference of the real code: one forward pass, or ``generate``."""
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 
 from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import Inference
+from willfit.trace.generation import Decoding, generate
 from willfit.trace.session import Session
 
-DECODED = 3
-"""Decoding steps that are run; later ones differ by the length of the cache alone."""
 
-
-def run_inference(session: Session, inference: Inference, settings: Settings) -> list[int]:
-    """A forward pass of a model without a cache, else prefill and the first decoding steps.
-
-    Returns where each decoding step begins in the recording's events, and where the last ends.
-    """
-    starts: list[int] = []
+def run_inference(session: Session, inference: Inference, settings: Settings) -> Decoding | None:
+    """A forward pass of a model without a cache (None), else ``generate``'s first steps."""
     model: Any = session.model
     model.eval()
     recorder = session.recorder
@@ -29,70 +22,17 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
             recorder.phase = "forward"
             outputs = model(**_inputs(model, settings.batch, settings.prompt_len, inference))
             recorder.mark([outputs.get("logits")], "logits")
-            return starts
+            return None
         recorder.phase = "prefill"
         ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
-        if model.config.is_encoder_decoder:
-            return _translate(session, inference, settings, ids)
-        keep = _keep(model, inference)
-        mask = _mask(inference, settings.batch, settings.prompt_len)
-        outputs = model(input_ids=ids, use_cache=True, **keep, **mask)
-        token, cache = _next_token(outputs, session)
-        del outputs
-        recorder.phase = "decode"
-        for step in range(min(settings.new_tokens, DECODED)):
-            starts.append(len(recorder.recording.events))
-            mask = _mask(inference, settings.batch, settings.prompt_len + step + 1)
-            outputs = model(input_ids=token, past_key_values=cache, use_cache=True, **keep, **mask)
-            token, cache = _next_token(outputs, session)
-            del outputs
-        starts.append(len(recorder.recording.events))
-    return starts
-
-
-def _next_token(outputs: Any, session: Session) -> tuple[torch.Tensor, Any]:
-    """The most likely token, (B, 1), as ``generate`` finds it in float32; and the cache."""
-    recorder = session.recorder
-    cache = outputs.get("past_key_values")
-    recorder.mark([outputs.get("logits")], "logits")
-    for part in ("self_attention_cache", "cross_attention_cache"):
-        recorder.mark(_tensors(getattr(cache, part, None)), "kv_cache")
-    recorder.mark(_tensors(cache), "kv_cache")
-    scores = outputs["logits"][:, -1].to(copy=True, dtype=torch.float32)
-    return scores.argmax(-1)[:, None], cache
-
-
-def _translate(
-    session: Session, inference: Inference, settings: Settings, ids: torch.Tensor
-) -> list[int]:
-    """An encoder's pass over the prompt, then its decoder's first steps."""
-    model: Any = session.model
-    recorder = session.recorder
-    mask = _mask(inference, settings.batch, settings.prompt_len)
-    hidden = model.get_encoder()(ids, return_dict=True, **mask)
-    token = torch.zeros((settings.batch, 1), dtype=torch.int64)
-    cache: Any = None
-    starts: list[int] = []
-    recorder.phase = "decode"
-    for _ in range(min(settings.new_tokens, DECODED)):
-        starts.append(len(recorder.recording.events))
-        outputs = model(
-            encoder_outputs=hidden,
-            decoder_input_ids=token,
-            past_key_values=cache,
-            use_cache=True,
-            **mask,
+        return generate(
+            model,
+            recorder,
+            {"input_ids": ids, **_mask(inference, settings.batch, settings.prompt_len)},
+            new_tokens=settings.new_tokens,
+            masked=inference.padded,
+            full_logits=inference.full_logits,
         )
-        token, cache = _next_token(outputs, session)
-        del outputs
-    starts.append(len(recorder.recording.events))
-    return starts
-
-
-def _keep(model: Any, inference: Inference) -> dict[str, int]:
-    """``generate`` asks for the last position's logits where the class can do that."""
-    names = inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in names and not inference.full_logits else {}
 
 
 def _generates(model: Any) -> bool:
@@ -119,12 +59,3 @@ def _mask(inference: Inference, batch: int, length: int) -> dict[str, torch.Tens
         if inference.padded
         else {}
     )
-
-
-def _tensors(cache: Any) -> list[Any]:
-    return [
-        value
-        for layer in getattr(cache, "layers", None) or ()
-        for value in vars(layer).values()
-        if isinstance(value, torch.Tensor)
-    ]

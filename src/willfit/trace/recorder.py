@@ -200,7 +200,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self._where()[0]
         where = _NUMBER.sub(".N", module) if module else "the training code"
         note = f"values that {where} reads were taken as 0"
-        if note not in self.recording.assumptions:
+        ends = (
+            module is None and self.phase in _GENERATING
+        )  # whether a sequence has ended: none has
+        if not ends and note not in self.recording.assumptions:
             self.recording.assumptions.append(note)
         if tensor.dtype == torch.bool:
             return False
@@ -283,6 +286,7 @@ def _tensors(out: Any) -> Iterator[tuple[int, torch.Tensor]]:
             yield position, tensor._values()
 
 
+_GENERATING = ("prefill", "decode")
 _NUMBER = re.compile(r"\.\d+")
 _aten = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default

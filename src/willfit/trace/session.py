@@ -109,6 +109,7 @@ class Session:
                     del alive[handle]
             left[name] = list(alive)
         self._adopt(left, {n: row for row in weights.rows for n in row.row.names()})
+        self._add_buffers()
         self._check_all_known()
         self._add_adapters()
 
@@ -130,6 +131,18 @@ class Session:
                 )
                 recorder.release(handles[0], layer)
                 recorder.adopt(tensor, handle, "weights", layer, gpu)
+
+    def _add_buffers(self) -> None:
+        """Buffers of no checkpoint that another release has: 4.35 keeps cos and sin by layer."""
+        for module in self.model.modules():
+            for local in sorted(module._non_persistent_buffers_set):
+                tensor = module._buffers.get(local)
+                if tensor is None or self.recorder.knows(tensor):
+                    continue
+                layer = self._modules.layer(self._modules.path_of(module))
+                amount = tensor.untyped_storage().nbytes()
+                handle = self.recorder.allocate(amount, "buffer", "weights", layer)
+                self.recorder.adopt(tensor, handle, "weights", layer)
 
     def _check_all_known(self) -> None:
         """Every tensor of the built class was loaded, or the sum would be wrong."""

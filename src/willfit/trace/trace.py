@@ -22,7 +22,8 @@ from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
 from willfit.trace.decode import extended
 from willfit.trace.dispatch import Dispatch
-from willfit.trace.inference import DECODED, run_inference
+from willfit.trace.generation import Decoding
+from willfit.trace.inference import run_inference
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating, Shortened, repeated
@@ -158,31 +159,34 @@ class _Job:
 
     def _recorded(self, session: Session) -> tuple[Recording, tuple[str, ...]]:
         workload = self._scenario.workload
-        starts: list[int] = []
+        decoding: Decoding | None = None
         try:
             if workload.training is not None and self._training is not None:
                 run_training(session, workload.training, self._training)
             elif workload.inference is not None and self._inference is not None:
-                starts = run_inference(session, workload.inference, self._inference)
+                decoding = run_inference(session, workload.inference, self._inference)
         except (InputError, UnsupportedError):
             raise
         except Exception as error:  # whatever modelling code does on fake tensors
             raise UnsupportedError(_failure(error, session)) from error
-        recording, notes = self._decoded(session.recording, starts)
+        recording, notes = _decoded(session.recording, decoding)
         return recording.ordered(), notes
 
-    def _decoded(
-        self, recording: Recording, starts: list[int]
-    ) -> tuple[Recording, tuple[str, ...]]:
-        """The recording with the new tokens that were not run, and what it lacks of them."""
-        if self._inference is None or not starts or self._inference.new_tokens <= DECODED:
-            return recording, ()
-        try:
-            recording, complete = extended(recording, starts, self._inference.new_tokens)
-        except NotRepeating as reason:
-            return recording, (f"only the first {DECODED} new tokens followed: {reason}",)
-        note = "fragmentation by the growing cache followed for a part of the new tokens"
-        return recording, () if complete else (note,)
+
+def _decoded(recording: Recording, decoding: Decoding | None) -> tuple[Recording, tuple[str, ...]]:
+    """The recording with the new tokens that were not run, and what it lacks of them."""
+    if decoding is None:
+        return recording, ()
+    recording = recording.with_events(recording.events[: decoding.starts[-1]])
+    ran = len(decoding.starts) - 1
+    if decoding.steps <= ran:
+        return recording, ()
+    try:
+        recording, complete = extended(recording, decoding.starts, decoding.steps)
+    except NotRepeating as reason:
+        return recording, (f"only the first {ran} steps of decoding followed: {reason}",)
+    note = "fragmentation by the growing cache followed for a part of the new tokens"
+    return recording, () if complete else (note,)
 
 
 def _middle(stack: Shortened) -> re.Pattern[str]:

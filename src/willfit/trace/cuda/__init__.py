@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import masking_utils
 
 from willfit.scenario.stack import Stack
 from willfit.trace.cuda import bitsandbytes
@@ -52,6 +51,15 @@ def _experts(gpu_of: GpuOf) -> list[tuple[Any, str, Any]]:
     return [(moe, "_can_use_grouped_mm", can_use)]
 
 
+def _masks() -> list[tuple[Any, str, Any]]:
+    """Releases that make masks in one place look there for packed sequences (since 4.54)."""
+    if importlib.util.find_spec("transformers.masking_utils") is None:
+        return []
+    masks: Any = importlib.import_module("transformers.masking_utils")
+    name = "find_packed_sequence_indices"
+    return [(masks, name, _not_packed)] if hasattr(masks, name) else []
+
+
 def _not_packed(position_ids: Any) -> None:
     """One sequence a row: a fake tensor's positions cannot be read, and look packed."""
 
@@ -63,7 +71,7 @@ def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[Cu
     replaced: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
-        (masking_utils, "find_packed_sequence_indices", _not_packed),
+        *_masks(),
         *(bitsandbytes.replacements() if quantized else ()),
         *_experts(gpu_of),
     ]

@@ -1,0 +1,112 @@
+"""Traces under another release of transformers: a side directory, and a process that has it first.
+
+``python -m benchmarks.ledger --level trace`` makes the directories it needs with pip, without
+dependencies, under ``$WILLFIT_RELEASES`` (``~/.cache/willfit/releases`` by default). Nothing
+installed is changed; torch stays the installed one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from willfit.errors import UnsupportedError, WillfitError
+from willfit.estimator import estimate
+from willfit.results import Estimate
+from willfit.scenario import Scenario
+from willfit.scenario.stack import TESTED, release
+
+COMPANIONS: Final = {
+    # transformers: what its own metadata asks for and today's releases are not
+    "4.34.1": ("tokenizers==0.14.1", "huggingface_hub==0.17.3"),
+    "4.35.2": ("tokenizers==0.15.2", "huggingface_hub==0.20.3"),
+    "4.46.3": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
+    "4.50.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
+    "4.57.6": ("tokenizers==0.22.1", "huggingface_hub==0.36.0"),
+}
+"""Releases that a side directory can be made for."""
+SECONDS: Final = 600
+"""The longest that one trace, or pip, may take."""
+
+
+def is_installed(version: str) -> bool:
+    """Whether traces of this release need no side directory."""
+    return release(version)[:2] == release(TESTED["transformers"])[:2]
+
+
+def estimate_under(version: str, scenario: Scenario) -> Estimate:
+    """``estimate(scenario, trace=True)`` with this release of transformers.
+
+    Raises `UnsupportedError` where the release cannot be had, and what the estimate raises.
+    """
+    directory = side_directory(version)
+    if isinstance(directory, str):
+        raise UnsupportedError(directory)
+    paths = [str(directory), *filter(None, sys.path)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", __name__],
+        input=pickle.dumps(scenario),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
+        timeout=SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UnsupportedError(f"transformers {version}: {' '.join(last) or 'no answer'}")
+    answer = pickle.loads(done.stdout)
+    if isinstance(answer, WillfitError):
+        raise answer
+    assert isinstance(answer, Estimate)
+    return answer
+
+
+@lru_cache
+def side_directory(version: str) -> Path | str:
+    """Where a release is, made if need be; or why there is none."""
+    directory = home() / f"transformers-{version}"
+    if (directory / "transformers").is_dir():
+        return directory
+    if version not in COMPANIONS:
+        return f"no side directory is known for transformers {version}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    wanted = [f"transformers=={version}", *COMPANIONS[version]]
+    try:
+        done = subprocess.run(
+            [*pip, str(directory), *wanted], capture_output=True, timeout=SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"pip cannot fetch transformers {version}: {type(error).__name__}"
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        return f"pip cannot fetch transformers {version}: {' '.join(last)}"
+    return directory
+
+
+def home() -> Path:
+    """The folder of all side directories."""
+    given = os.environ.get("WILLFIT_RELEASES")
+    return Path(given) if given else Path.home() / ".cache" / "willfit" / "releases"
+
+
+def main() -> int:
+    """In the process that has the release: a pickled scenario in, an estimate or an error out."""
+    scenario: Scenario = pickle.loads(sys.stdin.buffer.read())
+    out = sys.stdout.buffer
+    sys.stdout = sys.stderr  # libraries print
+    answer: Estimate | WillfitError
+    try:
+        answer = estimate(scenario, trace=True)
+    except WillfitError as error:
+        answer = error
+    out.write(pickle.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The library's own ``generate``, run on fake tensors for its first steps."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+
+from willfit.trace.recorder import Recorder
+
+DECODED = 3
+"""Decoding steps that are run; later ones differ by the length of the cache alone."""
+
+
+class Decoding(NamedTuple):
+    """Where in a recording's events decoding is, and how much of it there would be."""
+
+    starts: tuple[int, ...]
+    """Where each step that was run begins, and where the last ends."""
+    steps: int
+    """Steps of the whole job."""
+
+
+class _Enough(BaseException):
+    """As many steps were seen as are needed."""
+
+
+def generate(
+    model: Any,
+    recorder: Recorder,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    new_tokens: int,
+    masked: bool,
+    full_logits: bool = False,
+) -> Decoding:
+    """Prefill and the first steps of greedy ``model.generate``.
+
+    The first new token is prefill's, so n tokens take n − 1 steps, of which at least one is run; an
+    encoder–decoder model's decoder starts from nothing and takes n, the first of which is unlike
+    the others. ``masked``: whether the given mask hides anything, which a fake tensor cannot say.
+    """
+    prefill = 0 if model.config.is_encoder_decoder else 1
+    steps = max(new_tokens - prefill, 1)
+    wanted = min(steps, DECODED + 1 - prefill)
+    calls = _Calls(recorder, prefill, wanted, full_logits=full_logits)
+    with ExitStack() as stack:
+        for hook in (
+            model.register_forward_pre_hook(calls.enter, with_kwargs=True),
+            model.register_forward_hook(calls.leave),
+        ):
+            stack.callback(hook.remove)
+        if not masked:
+            stack.enter_context(_nothing_hidden())
+        start = {} if prefill else {"decoder_start_token_id": 0}
+        try:
+            model.generate(
+                **inputs,
+                **start,
+                max_new_tokens=max(new_tokens, 1 + prefill),
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                pad_token_id=0,
+            )
+        except _Enough:
+            pass
+        else:
+            calls.starts.append(len(recorder.recording.events))
+    return Decoding(tuple(calls.starts[prefill:]), steps)
+
+
+class _Calls:
+    """Hooks on the whole model's calls: which phase it is, what the outputs hold, when to end."""
+
+    def __init__(self, recorder: Recorder, prefill: int, steps: int, *, full_logits: bool) -> None:
+        self._recorder = recorder
+        self._prefill = prefill
+        self._wanted = prefill + steps
+        self._full_logits = full_logits
+        self.starts: list[int] = []
+        """Number of events before each call."""
+
+    def enter(
+        self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Note a call; with ``full_logits`` it is asked for the logits of every position."""
+        recorder = self._recorder
+        self.starts.append(len(recorder.recording.events))
+        if len(self.starts) > self._wanted:
+            raise _Enough
+        if len(self.starts) > self._prefill:
+            recorder.phase = "decode"
+        if self._full_logits:
+            kwargs = {k: v for k, v in kwargs.items() if not k.endswith("logits_to_keep")}
+        return args, kwargs
+
+    def leave(self, _: Any, __: Any, outputs: Any) -> None:
+        """Say what the outputs hold."""
+        self._recorder.mark([outputs.get("logits")], "logits")
+        for name in ("past_key_values", "cache_params"):
+            self._recorder.mark(cached(outputs.get(name)), "kv_cache")
+
+
+def cached(cache: Any) -> Iterator[torch.Tensor]:
+    """A cache's tensors, as each release kept them: tuples, lists by kind, or layers."""
+    if isinstance(cache, torch.Tensor):
+        yield cache
+    elif isinstance(cache, (tuple, list)):
+        yield from chain.from_iterable(map(cached, cache))
+    elif cache is not None:
+        for part in _PARTS:
+            yield from cached(getattr(cache, part, None))
+        for layer in getattr(cache, "layers", None) or ():
+            yield from cached([v for v in vars(layer).values() if isinstance(v, torch.Tensor)])
+
+
+_PARTS = ("self_attention_cache", "cross_attention_cache", "key_cache", "value_cache",
+          "conv_states", "ssm_states")  # fmt: skip
+
+
+@contextmanager
+def _nothing_hidden() -> Iterator[None]:
+    """A mask of ones is none: the check reads values, and a fake tensor has none."""
+    with ExitStack() as stack:
+        for module, owner in _CHECKS:
+            stack.enter_context(_without_mask(module, owner))
+        yield
+
+
+_NAME = "_ignore_causal_mask_sdpa"
+_CHECKS = (
+    ("transformers.masking_utils", None),
+    ("transformers.modeling_attn_mask_utils", "AttentionMaskConverter"),
+)
+"""Where releases keep the check: transformers ≥ 4.53 in the first, all since 4.36 in the second."""
+
+
+@contextmanager
+def _without_mask(module: str, owner: str | None) -> Iterator[None]:
+    try:
+        place: Any = importlib.import_module(module)
+    except ImportError:
+        place = None
+    place = getattr(place, owner) if owner and place is not None else place
+    kept = inspect.getattr_static(place, _NAME, None)
+    if kept is None:
+        yield
+        return
+    original = getattr(place, _NAME)
+
+    def check(mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        named: dict[str, Any] = {
+            name: None for name in ("padding_mask", "attention_mask") if name in kwargs
+        }
+        return original(**{**kwargs, **named}) if named else original(None, *args, **kwargs)
+
+    setattr(place, _NAME, staticmethod(check) if isinstance(kept, staticmethod) else check)
+    try:
+        yield
+    finally:
+        setattr(place, _NAME, kept)
