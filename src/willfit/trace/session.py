@@ -15,7 +15,7 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.trace.build import Built
 from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
-from willfit.trace.fakes import fake_mode, to_fakes
+from willfit.trace.fakes import fake_mode, in_dicts, to_fakes
 from willfit.trace.modules import Modules
 from willfit.trace.quantized import fake_quantized
 from willfit.trace.recorder import Recorder
@@ -134,8 +134,12 @@ class Session:
         for module in self.model.modules():
             if id(module) in self._built.paths:
                 continue
-            for tensor in [*module._parameters.values(), *module._buffers.values()]:
+            named = [*module._parameters.items(), *module._buffers.items()]
+            for name, tensor in [*named, *(("", tensor) for tensor in in_dicts(module))]:
                 if tensor is None or self.recorder.knows(tensor):
+                    continue
+                if (id(module), name) in self._built.on_host:
+                    self.recorder.disregard(tensor)
                     continue
                 layer = self._modules.layer(self._modules.path_of(module))
                 handle = self.recorder.allocate(
