@@ -6,6 +6,7 @@ outputs. The counter is reserved memory; the longest batch is not recorded.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -15,15 +16,27 @@ from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
 from willfit.results import Estimate
 from willfit.scenario import Loading, Lora, Machine, Scenario, Stack, Training, Workload
-from willfit.scenario.stack import TESTED
+from willfit.scenario.stack import TESTED, release
 from willfit.sources.resolve import resolve
 
 LONGEST_BATCH: Final = 738
 """Tokens of the longest padded batch: the one unknown (≤ 768), found once from ``lora r32``
 (reserved 21,260 MiB, with whatever the allocator pads) and used for every other row."""
 
-LONGEST_TRACED: Final = 641
-"""The same by trace, which knows what the allocator pads: nearest to ``lora r32`` (+0.4 %)."""
+LONGEST_TRACED: Final = 692
+"""The same by trace, which knows what the allocator pads: found once from ``lora r32``."""
+STEP_LENGTHS: Final = (450, 80, LONGEST_TRACED)
+"""Padded tokens of the traced steps. Buckets of 20 batches run from long to short, so the longest
+batch follows the shortest of the bucket before, on an emptied cache; optimizer states were made in
+the first step, the longest of its bucket."""
+ADAPTER_DISABLED_SINCE: Final = "2026-07-14"
+"""Day of huggingface/peft d787f51b: the loss on Wikipedia before training is the base model's."""
+OPTIMIZERS: Final = {"adamw": "adamw_torch", "lora-fa": "lorafa"}
+"""Ours by the names of the script; it names no ``foreach`` or ``fused``."""
+CHANGED: Final = {
+    "ADALORA": ("0.21", "since PEFT 0.21 (4ddb88b4) its ranknum asks for a gradient"),
+}
+"""(first release, change) by method, where a later PEFT holds other tensors than was measured."""
 _PEAK: Final = "torch_max_memory_reserved_minus_init(2MiB)_whole_run"
 
 
@@ -34,10 +47,19 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
 
 def express_by_trace(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
     """The same for every method that PEFT has, by its own code as it is installed."""
-    optimizer = row["train_config"]["optimizer_type"]
-    known = optimizer.lower() == "adamw"
-    obstacle = None if known else f"optimizer {optimizer} is not one of the trace's"
-    return _expressed(row, obstacle, _traced_scenario(row))
+    return _expressed(row, _obstacle_to_trace(row), _traced_scenario(row))
+
+
+def _obstacle_to_trace(row: PublishedRow) -> str | None:
+    """An optimizer that no one knows, or a release whose code was another."""
+    optimizer = row["train_config"]["optimizer_type"].lower()
+    if optimizer not in OPTIMIZERS:
+        return f"optimizer {optimizer} is not one of the trace's"
+    since, what = CHANGED.get((row["peft"] or {}).get("peft_type", ""), ("", ""))
+    installed = importlib.metadata.version("peft")
+    if since and release(installed) >= release(since):
+        return f"measured with PEFT {row['versions']['peft-version']}; {what}, as in {installed}"
+    return None
 
 
 def _expressed(
@@ -102,7 +124,16 @@ def _traced_scenario(row: PublishedRow) -> Scenario:
     training = formula.workload.training
     assert training is not None
     config = {key: value for key, value in (row["peft"] or {}).items() if key != "rank_pattern"}
-    traced = replace(training, lora=None, adapter_config=config or None, max_length=LONGEST_TRACED)
+    traced = replace(
+        training,
+        optimizer=OPTIMIZERS[row["train_config"]["optimizer_type"].lower()],
+        adapter_was_disabled=row["created_at"] >= ADAPTER_DISABLED_SINCE,
+        lora=None,
+        adapter_config=config or None,
+        max_length=LONGEST_TRACED,
+        step_lengths=STEP_LENGTHS,
+        empties_cache=True,
+    )
     return replace(formula, workload=replace(formula.workload, training=traced), stack=Stack())
 
 

@@ -11,7 +11,7 @@ from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator, SimulatedOutOfMemory
 from willfit.formulas.phase import ComponentName, PhaseName
 from willfit.results import Alive, Moment, Timeline
-from willfit.trace.recording import Event, Handle, Recording
+from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,9 @@ def placed(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Even
     for event in events:
         if event.num_bytes:
             address = addresses[event.handle] = allocator.malloc(event.num_bytes)
+        elif event.handle == EMPTY_CACHE:
+            address = 0
+            allocator.empty_cache()
         else:
             address = addresses.pop(event.handle)
             allocator.free(address)
@@ -110,7 +113,7 @@ def _components(
     totals: dict[ComponentName, int] = {}
     found: dict[int, dict[ComponentName, int]] = {}
     for position, (event, change) in enumerate(zip(recording.events, changes, strict=True)):
-        kind = kinds[event.handle]
+        kind = kinds.get(event.handle, "temporaries")
         totals[kind] = totals.get(kind, 0) + change
         if position in positions:
             found[position] = {name: amount for name, amount in totals.items() if amount}
@@ -155,7 +158,7 @@ def largest_alive(recording: Recording, phases: Sequence[ReplayedPhase]) -> tupl
     for event in recording.events[: position + 1]:
         if event.num_bytes:
             alive[event.handle] = event
-        else:
+        elif event.handle != EMPTY_CACHE:
             del alive[event.handle]
     sums: dict[tuple[str, str, str], tuple[int, int]] = {}
     for event in alive.values():
@@ -187,7 +190,7 @@ def timeline(recording: Recording, alloc_conf: str = "", moments: int = MOMENTS)
     found: list[Moment] = []
     fullest = -1
     for number, (event, change) in enumerate(_changes(recording.events, allocator)):
-        kind = kinds[event.handle]
+        kind = kinds.get(event.handle, "temporaries")
         totals[kind] = totals.get(kind, 0) + change
         if number % stretch == 0:
             fullest = -1

@@ -102,6 +102,14 @@ class Training:
     """Longest sequence in tokens; None is the trainer's or min(1024, the model's maximum)."""
     lengths: tuple[int, ...] = ()
     """Lengths of the real data, where known; the longest micro-batch decides."""
+    step_lengths: tuple[int, ...] = ()
+    """Padded lengths of the steps that a trace follows, in their order; by default the longest
+    micro-batch twice."""
+    empties_cache: bool = False
+    """A plain loop calls ``torch.cuda.empty_cache()`` between those steps."""
+    adapter_was_disabled: bool = False
+    """``model.disable_adapter()`` was entered and left before the first step: PEFT asks for the
+    gradient of every adapter parameter from then on, of those too that a method froze."""
     padded: bool = False
     packing: bool = False
     gradient_checkpointing: bool | None = None

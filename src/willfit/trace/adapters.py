@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import torch
 
-from willfit.errors import InputError
+from willfit.errors import InputError, UnsupportedError
+from willfit.trace.cuda import boft, replaced
 from willfit.trace.fakes import replace_tensors
 
 
-def with_adapter(
-    model: torch.nn.Module, config: Mapping[str, Any]
-) -> tuple[torch.nn.Module, dict[int, str]]:
-    """PEFT's model around ours, and the base's paths by ``id`` of its modules.
+class Adapted(NamedTuple):
+    """PEFT's model around ours."""
+
+    model: torch.nn.Module
+    paths: dict[int, str]
+    """The base's paths by ``id`` of its modules."""
+    on_host: frozenset[tuple[int, str]]
+    """Buffers, as (``id`` of the module, name), that PEFT leaves where it made them."""
+
+
+def with_adapter(model: torch.nn.Module, config: Mapping[str, Any]) -> Adapted:
+    """PEFT's model around ours.
 
     ``config`` is the content of an ``adapter_config.json``. Raises `InputError` on a method or
     setting that the installed PEFT does not know.
@@ -43,7 +52,8 @@ def with_adapter(
     if "prompt_tuning_init" in given:
         given["prompt_tuning_init"] = "RANDOM"  # else a tokenizer would be fetched
     try:
-        return _put_in(model, cls(**given))
+        with replaced(boft.replacements()):
+            return _put_in(model, cls(**given))
     except Exception as error:  # whatever a strange config breaks
         raise InputError(
             f"PEFT {peft.__version__} refuses this {kind} adapter: {type(error).__name__}: "
@@ -57,7 +67,24 @@ RENAMED: Final = {"BONE": "MISS"}
 """Methods that PEFT has under another name now."""
 
 
-def _put_in(model: torch.nn.Module, settings: Any) -> tuple[torch.nn.Module, dict[int, str]]:
+def adapter_optimizer(name: str, model: Any) -> Any:
+    """PEFT's own optimizer of that name; None where it has none. May freeze parameters.
+
+    Raises `UnsupportedError` on adapters that it is not made for.
+    """
+    if name != "lorafa":
+        return None
+    from peft.optimizers import create_lorafa_optimizer
+
+    configs: Mapping[Any, Any] = getattr(model, "peft_config", {})
+    config: Any = configs.get(getattr(model, "active_adapter", None))
+    if not hasattr(config, "lora_alpha"):
+        raise UnsupportedError("optimizer lorafa trains LoRA adapters: give --peft-config")
+    make: Any = create_lorafa_optimizer
+    return make(model, r=config.r, lora_alpha=config.lora_alpha, lr=1e-4)
+
+
+def _put_in(model: torch.nn.Module, settings: Any) -> Adapted:
     """Adapters on the meta device, or, where their set-up reads values, on zeros.
 
     The zeros have addresses and no pages until they are touched: a method that reads a few of the
@@ -69,11 +96,21 @@ def _put_in(model: torch.nn.Module, settings: Any) -> tuple[torch.nn.Module, dic
     base: Any = copy.deepcopy(model)
     paths = {id(module): path for path, module in base.named_modules()}
     try:
-        return put(base, settings), paths
+        adapted = put(base, settings)
+        return Adapted(adapted, paths, frozenset(_left_on_host(adapted, paths)))
     except (NotImplementedError, RuntimeError):
         replace_tensors(model, _zeros_like, lambda tensor: tensor.device.type == "meta")
         paths = {id(module): path for path, module in model.named_modules()}
-        return put(model, settings), paths
+        return Adapted(put(model, settings), paths, frozenset())
+
+
+def _left_on_host(model: torch.nn.Module, base: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """Adapters' buffers that did not follow the base to its device, here the meta device."""
+    for module in model.modules():
+        if id(module) not in base:
+            for name, tensor in module._buffers.items():
+                if tensor is not None and tensor.device.type != "meta":
+                    yield id(module), name
 
 
 def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:

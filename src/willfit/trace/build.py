@@ -26,6 +26,8 @@ class Built:
     """What is called: the base model, or PEFT's around it."""
     paths: dict[int, str]
     """Paths in the base model by ``id`` of the module; adapters keep its modules as they are."""
+    on_host: frozenset[tuple[int, str]] = frozenset()
+    """Buffers of adapters that are not on the GPU, as (``id`` of the module, name)."""
 
     def base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name in the base model, and tensor, of what loading loaded."""
@@ -48,10 +50,12 @@ def build(
     lora: Lora | None = None,
     adapter_config: Mapping[str, Any] | None = None,
     prepare_kbit: bool = False,
+    keeps_on_host: bool = False,
     num_labels: int | None = None,
 ) -> Built:
     """Build the real class on the meta device, from ``config`` (perhaps with fewer layers).
 
+    ``keeps_on_host``: nothing moves the model after its adapters were put in, as a trainer would.
     Raises `InputError` on a config that transformers refuses, `UnsupportedError` on a library that
     cannot be built.
     """
@@ -69,13 +73,14 @@ def build(
             _set_dtype(tensor, rows[name])
     dispatch.attach(model)
     paths = {id(module): path for path, module in model.named_modules()}
+    on_host: frozenset[tuple[int, str]] = frozenset()
     if prepare_kbit:
         _prepare_kbit(model)
     if adapter_config is not None:
-        model, paths = with_adapter(model, adapter_config)
+        model, paths, on_host = with_adapter(model, adapter_config)
     elif lora is not None:
         model = _with_lora(model, spec, lora)
-    return Built(model=model, paths=paths)
+    return Built(model=model, paths=paths, on_host=on_host if keeps_on_host else frozenset())
 
 
 def filled_config(spec: ModelSpec) -> dict[str, Any]:

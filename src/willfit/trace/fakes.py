@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -40,18 +40,46 @@ def replace_tensors(
 ) -> None:
     """Others in place of a model's chosen tensors, parameters again where they were, ties kept.
 
-    ``attributes``: those too that a module keeps as plain attributes.
+    ``attributes``: those too that a module keeps as plain attributes, or in a dict there.
     """
     memo: dict[int, torch.Tensor] = {}
     for module in model.modules():
         owned: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for tensors in [*owned, module.__dict__] if attributes else owned:
+        if attributes:
+            owned += [module.__dict__, *_dicts(module)]
+        for tensors in owned:
             for name, tensor in list(tensors.items()):
                 if not isinstance(tensor, torch.Tensor) or not chosen(tensor):
                     continue
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _as_it_was(tensor, make(tensor))
                 tensors[name] = memo[id(tensor)]
+
+
+def in_dicts(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors of a module's plain dicts (by adapter), which move when they are first used."""
+    for tensors in _dicts(module):
+        yield from (tensor for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
+
+
+def _dicts(module: torch.nn.Module) -> Iterator[dict[str, Any]]:
+    for name, value in module.__dict__.items():
+        if type(value) is dict and name not in ("_parameters", "_buffers", "_modules"):
+            yield value
+
+
+def sparse_mask(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """``aten.sparse_mask`` by shapes: a fake one forgets how many values the mask has."""
+    return torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors(  # type: ignore[no-any-return]
+        mask.sparse_dim(),
+        mask.dense_dim(),
+        mask.shape,
+        mask._indices().clone(),
+        mask._values().to(tensor.dtype, copy=True),
+        dtype=tensor.dtype,
+        layout=torch.sparse_coo,
+        device=mask.device,
+    )
 
 
 def _as_it_was(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:

@@ -154,7 +154,7 @@ def _without_mask(module: str, owner: str | None) -> Iterator[None]:
         return
     original = getattr(place, _NAME)
 
-    def check(mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def check(_: Any = None, *args: Any, **kwargs: Any) -> Any:
         named: dict[str, Any] = {
             name: None for name in ("padding_mask", "attention_mask") if name in kwargs
         }

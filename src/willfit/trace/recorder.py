@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from willfit.formulas.phase import ComponentName, PhaseName
 from willfit.trace.cuda.hidden import Call, Hidden
-from willfit.trace.fakes import with_value
+from willfit.trace.fakes import sparse_mask, with_value
 from willfit.trace.modules import Modules
-from willfit.trace.recording import Event, Handle, Layer, Place, Recording
+from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Layer, Place, Recording
 
 Home = Callable[[str], int]
 """Index of the GPU that a module, by its path, computes on."""
@@ -55,6 +55,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._target: int | None = None
         self._threads: set[tuple[str, int]] = set()
         self._storages: dict[int, _Storage] = {}
+        self._on_host: list[Any] = []
         self._numbers = count(1)
 
     @classmethod
@@ -111,10 +112,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording.categories[handle] = category
         return handle
 
+    def disregard(self, tensor: torch.Tensor) -> None:
+        """A tensor that stays in host memory: whatever shares its storage allocates nothing."""
+        self._on_host.append(tensor.untyped_storage())
+        self._remember(self._on_host[-1], "host", None, 0)
+
     def release(self, handle: Handle, layer: Layer | None = None) -> None:
         """Free what `allocate` gave."""
         module, mine = self._where()
         self._append(handle, 0, Place(module or "", "free"), layer or mine)
+
+    def empty_cache(self) -> None:
+        """``torch.cuda.empty_cache()``, called here."""
+        self._append(EMPTY_CACHE, 0, Place("", "empty_cache"), None)
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor's storage is already recorded."""
@@ -141,7 +151,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return args[0].device
         kwargs = kwargs or {}
         try:
-            out = func(*args, **kwargs)
+            out = sparse_mask(*args) if func is _aten.sparse_mask.default else func(*args, **kwargs)
         except DataDependentOutputException:
             if func is not _aten._local_scalar_dense.default:
                 raise

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from willfit.formulas.phase import ComponentName, PhaseName
 
 Handle = Hashable
 """Names one storage for as long as the recording lasts."""
+
+
+EMPTY_CACHE: Final = "torch.cuda.empty_cache()"
+"""Handle of the events that are not a free: cached segments are given back to the device."""
 
 
 class Layer(NamedTuple):
@@ -60,6 +64,7 @@ class Recording:
     def on(self, gpu: int) -> Recording:
         """What happened on one of the GPUs."""
         here = {event.handle for event in self.events if event.num_bytes and event.gpu == gpu}
+        here.add(EMPTY_CACHE)
         return self.with_events([event for event in self.events if event.handle in here])
 
     def ordered(self) -> Recording:
@@ -71,7 +76,7 @@ class Recording:
         events: list[Event] = []
         frees: list[Event] = []
         for event in self.events:
-            if event.num_bytes or event.place.module:
+            if event.num_bytes or event.place.module or event.handle == EMPTY_CACHE:
                 events += sorted(frees, key=lambda free: born[free.handle])
                 frees = []
                 events.append(event)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from willfit.trace.recording import Event, Handle, Layer, Recording
+from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Layer, Recording
 
 
 class NotRepeating(Exception):  # noqa: N818 -- an answer, not a fault of the user
@@ -99,7 +99,7 @@ class _Expansion:
         self._short = shortened
         self.copies: dict[Copy, Handle] = {}
         """Original by copy."""
-        self._home: dict[Handle, _Home] = {}
+        self._home: dict[Handle, _Home] = {EMPTY_CACHE: _Home(None, 0, 0)}
         self._by_home: dict[_Home, Handle] = {}
         self._moved: dict[tuple[Layer, int], Layer] = {}
 

@@ -10,13 +10,14 @@ import torch
 from willfit.devices import cublas_workspace_bytes
 from willfit.errors import UnsupportedError
 from willfit.formulas.loading import loading_script, moving_script
+from willfit.formulas.phase import ComponentName
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.trace.build import Built
 from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
 from willfit.trace.dispatch import Dispatch
-from willfit.trace.fakes import fake_mode, to_fakes
+from willfit.trace.fakes import fake_mode, in_dicts, to_fakes
 from willfit.trace.modules import Modules
 from willfit.trace.quantized import fake_quantized
 from willfit.trace.recorder import Recorder
@@ -139,10 +140,7 @@ class Session:
                 tensor = module._buffers.get(local)
                 if tensor is None or self.recorder.knows(tensor):
                     continue
-                layer = self._modules.layer(self._modules.path_of(module))
-                amount = tensor.untyped_storage().nbytes()
-                handle = self.recorder.allocate(amount, "buffer", "weights", layer)
-                self.recorder.adopt(tensor, handle, "weights", layer)
+                self._put(module, tensor, "buffer", "weights")
 
     def _check_all_known(self) -> None:
         """Every tensor of the built class was loaded, or the sum would be wrong."""
@@ -158,12 +156,21 @@ class Session:
         for module in self.model.modules():
             if id(module) in self._built.paths:
                 continue
-            for tensor in [*module._parameters.values(), *module._buffers.values()]:
+            named = [*module._parameters.items(), *module._buffers.items()]
+            for name, tensor in [*named, *(("", tensor) for tensor in in_dicts(module))]:
                 if tensor is None or self.recorder.knows(tensor):
                     continue
-                path = self._modules.path_of(module)
-                layer, gpu = self._modules.layer(path), self._dispatch.home(path)
-                handle = self.recorder.allocate(
-                    tensor.untyped_storage().nbytes(), "adapter", "adapters", layer, gpu
-                )
-                self.recorder.adopt(tensor, handle, "adapters", layer, gpu)
+                if (id(module), name) in self._built.on_host:
+                    self.recorder.disregard(tensor)
+                    continue
+                self._put(module, tensor, "adapter", "adapters")
+
+    def _put(
+        self, module: torch.nn.Module, tensor: torch.Tensor, what: str, category: ComponentName
+    ) -> None:
+        """A module's tensor on its GPU."""
+        path = self._modules.path_of(module)
+        layer, gpu = self._modules.layer(path), self._dispatch.home(path)
+        amount = tensor.untyped_storage().nbytes()
+        handle = self.recorder.allocate(amount, what, category, layer, gpu)
+        self.recorder.adopt(tensor, handle, category, layer, gpu)

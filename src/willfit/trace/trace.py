@@ -117,6 +117,7 @@ class _Job:
             lora=training.lora if training is not None else None,
             adapter_config=training.adapter_config if training is not None else None,
             prepare_kbit=bool(training is not None and training.prepare_kbit),
+            keeps_on_host=training is not None and training.trainer == "loop",
             num_labels=scenario.workload.loading.num_labels,
         )
         session = Session(

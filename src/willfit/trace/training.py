@@ -10,28 +10,28 @@ import torch
 
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
+from willfit.trace.adapters import adapter_optimizer
 from willfit.trace.optimizers import make_optimizer
 from willfit.trace.session import Session
 
 STEPS = 2
-"""The first creates the optimizer's states; the second is as all later ones."""
+"""Steps by default: the first creates the optimizer's states, the second is as all later ones."""
 
 
 def run_training(session: Session, training: Training, settings: TrainingSettings) -> None:
-    """Two steps on the session's model; its recording has them."""
+    """A few steps on the session's model; its recording has them."""
     model: Any = session.model
     model.train()
     _set_up(model, session, settings)
     recorder = session.recorder
     with session.running():
-        optimizer = make_optimizer(
-            settings.optimizer_name, settings.optimizer, model.parameters(), recorder
-        )
+        optimizer = _optimizer(model, session, training, settings)
         kept: Any = None
-        for _ in range(STEPS):
+        lengths = training.step_lengths or (settings.seq_len,) * STEPS
+        for number, length in enumerate(lengths, 1):
             for _ in range(min(settings.accumulation, 2)):
                 recorder.phase = "forward"
-                batch = _batch(model, settings, training)
+                batch = _batch(model, length, settings, training)
                 with _autocast(settings.autocast):
                     outputs = model(**batch)
                 loss = outputs["loss"]
@@ -55,9 +55,31 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
                 )
             recorder.phase = "step"
             optimizer.step()
+            _reallocate(model, number)
             recorder.mark(_states(optimizer), "optimizer_states")
+            if training.empties_cache:
+                recorder.empty_cache()
             optimizer.zero_grad()
         del kept
+
+
+def _optimizer(model: Any, session: Session, training: Training, settings: TrainingSettings) -> Any:
+    """PEFT's own, which decides itself what is frozen, or torch's on all that trains."""
+    name = settings.optimizer_name
+    found = adapter_optimizer(name, model)
+    if training.adapter_was_disabled and hasattr(model, "disable_adapter"):
+        with model.disable_adapter():
+            pass
+    if found is not None:
+        return found
+    return make_optimizer(name, settings.optimizer, model.parameters(), session.recorder)
+
+
+def _reallocate(model: Any, number: int) -> None:
+    """What an adapter wants to be called after every step (AdaLoRA scores its ranks)."""
+    update = getattr(getattr(model, "base_model", None), "update_and_allocate", None)
+    if update is not None:
+        update(number)
 
 
 def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
@@ -73,9 +95,11 @@ def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
             model.enable_input_require_grads()
 
 
-def _batch(model: Any, settings: TrainingSettings, training: Training) -> dict[str, Any]:
+def _batch(
+    model: Any, length: int, settings: TrainingSettings, training: Training
+) -> dict[str, Any]:
     """Token ids and labels on the device; a mask where the batch is padded."""
-    shape = (settings.batch, settings.seq_len)
+    shape = (settings.batch, length)
     ids = torch.zeros(shape, dtype=torch.int64)
     batch: dict[str, Any] = {"input_ids": ids, "labels": ids}
     if training.padded:

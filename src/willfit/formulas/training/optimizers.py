@@ -37,6 +37,8 @@ class Optimizer:
     """Whether a matrix has a row and a column of state in float32 (Adafactor)."""
     gradients_freed: bool = False
     """Whether each gradient is used and freed during backward (LOMO)."""
+    traced_only: bool = False
+    """Whether it changes which parameters train, so that only the real code tells the rest."""
 
 
 _FUSED = Optimizer(states=2)
@@ -75,6 +77,7 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "rmsprop_bnb_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256),
     "adamw_torch_8bit": Optimizer(states=0, state_bytes=2 + 8 / 256, step_largest=2),
     "adamw_torch_4bit": Optimizer(states=0, state_bytes=1 + 8 / 128, step_largest=2),
+    "lorafa": Optimizer(states=2, step_largest=3, traced_only=True),
     "lomo": Optimizer(states=0, gradients_freed=True),
     "adalomo": Optimizer(states=0, factored=True, gradients_freed=True),
 }

@@ -10,6 +10,7 @@ from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
 from willfit.formulas.training import static
 from willfit.formulas.training.backward import Backward
 from willfit.formulas.training.lora import build_adapter
+from willfit.formulas.training.optimizers import find_optimizer
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.training.step import Step
 from willfit.formulas.weights import LoadedWeights
@@ -40,6 +41,11 @@ def training_phases(
         method = str(training.adapter_config.get("peft_type"))[:30]
         raise UnsupportedError(
             f"peft_type {method} has no closed formula: --trace (willfit[trace]) runs PEFT's code"
+        )
+    if training.optimizer is not None and find_optimizer(training.optimizer).traced_only:
+        raise UnsupportedError(
+            f"optimizer {training.optimizer} decides itself what trains and has no closed formula: "
+            "--trace (willfit[trace]) runs it"
         )
     if training.method == "full" and any(loaded.quantized for loaded in weights.rows):
         raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch.nn import functional
 
 from willfit.scenario.stack import Stack
-from willfit.trace.cuda import bitsandbytes
+from willfit.trace.cuda import bitsandbytes, boft
 from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 
-__all__ = ["CudaAttention", "Hidden", "cuda_choices", "temporaries"]
+__all__ = ["CudaAttention", "Hidden", "cuda_choices", "replaced", "temporaries"]
 
 
 def temporaries(*, quantized: bool) -> dict[Any, Hidden]:
@@ -68,18 +68,26 @@ def _not_packed(position_ids: Any) -> None:
 def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
     """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named."""
     attention = CudaAttention(gpu_of, stack)
-    replaced: list[tuple[Any, str, Any]] = [
+    choices: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
         *_masks(),
         *(bitsandbytes.replacements() if quantized else ()),
+        *boft.replacements(),
         *_experts(gpu_of),
     ]
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    try:
-        for owner, name, value in replaced:
-            setattr(owner, name, value)
+    with replaced(choices):
         yield attention
+
+
+@contextmanager
+def replaced(choices: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Each (owner, name, value) in place for the duration."""
+    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in choices]
+    try:
+        for owner, name, value in choices:
+            setattr(owner, name, value)
+        yield
     finally:
         for owner, name, value in kept:
             setattr(owner, name, value)

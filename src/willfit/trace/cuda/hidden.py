@@ -47,7 +47,24 @@ def _flash_backward(call: Call) -> Iterable[int]:
         yield expanded
 
 
+def _add_in_place(call: Call) -> Iterable[int]:
+    """A dense tensor and a sparse one of another type: both sides' sum type, twice the dense one.
+
+    ATen/native/sparse/cuda/SparseCUDATensorMath.cu `add_out_dense_sparse_cuda`: result and input in
+    the common type, and one index a value where the sparse tensor is not coalesced.
+    """
+    dense, other = call.args[0], call.args[1]
+    if not isinstance(other, torch.Tensor) or other.layout != torch.sparse_coo:
+        return
+    common = torch.result_type(dense, other)
+    if common != dense.dtype:
+        yield dense.numel() * common.itemsize
+        yield dense.numel() * common.itemsize
+    yield 8 * other._nnz()
+
+
 TEMPORARIES: dict[Any, Hidden] = {
+    _aten.add_.Tensor: _add_in_place,
     _aten._safe_softmax.default: _safe_softmax,
     _aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
 }
