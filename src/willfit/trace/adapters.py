@@ -11,6 +11,7 @@ import torch
 
 from willfit.errors import InputError
 from willfit.trace.fakes import replace_tensors
+from willfit.trace.quantized import known_to_peft
 
 
 def with_adapter(
@@ -43,7 +44,9 @@ def with_adapter(
     if "prompt_tuning_init" in given:
         given["prompt_tuning_init"] = "RANDOM"  # else a tokenizer would be fetched
     try:
-        return _put_in(model, cls(**given))
+        settings = cls(**given)
+        known_to_peft(settings, model)
+        return _put_in(model, settings)
     except Exception as error:  # whatever a strange config breaks
         raise InputError(
             f"PEFT {peft.__version__} refuses this {kind} adapter: {type(error).__name__}: "

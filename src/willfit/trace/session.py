@@ -17,7 +17,7 @@ from willfit.trace.build import Built
 from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
 from willfit.trace.fakes import fake_mode, to_fakes
 from willfit.trace.modules import Modules
-from willfit.trace.quantized import fake_quantized
+from willfit.trace.quantized import after_loading, fake_quantized
 from willfit.trace.recorder import Recorder
 from willfit.trace.recording import Event, Handle, Place, Recording
 
@@ -37,7 +37,7 @@ class Session:
     ) -> None:
         """``warmup_weights``: what the loader's first block is sized by, if not ``weights``."""
         self._whole = warmup_weights or weights
-        self._quantized = weights.quantization is not None
+        self._quantized = weights.arithmetic is not None
         self.mode = fake_mode()
         self.model = built.model
         self.recorder = Recorder(
@@ -97,9 +97,20 @@ class Session:
                 else:
                     del alive[handle]
             left[name] = list(alive)
-        self._adopt(left, {n: row for row in weights.rows for n in row.row.names()})
+        rows = {n: row for row in weights.rows for n in row.row.names()}
+        self._mark_states(left, rows)
+        self._adopt(left, rows)
         self._check_all_known()
+        with self.mode, recorder:
+            after_loading(self.model, recorder)
         self._add_adapters()
+
+    def _mark_states(self, left: Mapping[str, list[Handle]], rows: Mapping[str, LoadedRow]) -> None:
+        """Scales and the like that a checkpoint stores under names of their own."""
+        for name, handles in left.items():
+            if not rows[name].weight_bytes:
+                for handle in handles:
+                    self.recorder.recording.categories[handle] = "quantization_state"
 
     def _adopt(self, left: Mapping[str, list[Handle]], rows: Mapping[str, LoadedRow]) -> None:
         """Loaded tensors by handle; those made float32 since are allocated anew, in their order."""
@@ -109,11 +120,13 @@ class Session:
             if not handles:
                 continue
             layer = self._modules.layer(name)
-            recorder.adopt(tensor, handles[0], "weights", layer)
+            row = rows[name]
+            state = not row.weight_bytes
+            recorder.adopt(tensor, handles[0], "quantization_state" if state else "weights", layer)
             for handle in handles[1:]:
                 recorder.recording.categories[handle] = "quantization_state"
-            row = rows[name]
-            if not row.quantized and tensor.untyped_storage().nbytes() > row.weight_bytes:
+            upcast = tensor.untyped_storage().nbytes() > row.weight_bytes
+            if upcast and not (row.quantized or state):
                 handle = recorder.allocate(
                     tensor.untyped_storage().nbytes(), "upcast", "weights", layer
                 )

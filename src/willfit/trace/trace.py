@@ -91,6 +91,8 @@ class _Job:
             adapter_config=training.adapter_config if training is not None else None,
             prepare_kbit=bool(training is not None and training.prepare_kbit),
             num_labels=scenario.workload.loading.num_labels,
+            gpu=self._gpu,
+            training=training is not None,
         )
         session = Session(
             built,
@@ -113,6 +115,7 @@ class _Job:
                 *notes,
                 *recording.assumptions,
                 *session.assumptions(),
+                *built.assumptions,
                 *_untested(),
             ),
         )

@@ -18,7 +18,7 @@ from transformers import masking_utils
 
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
-from willfit.trace.cuda import bitsandbytes
+from willfit.trace.cuda import bitsandbytes, fp8
 from willfit.trace.cuda.attention import CudaAttention, dropout
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 
@@ -65,6 +65,7 @@ def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[
         (functional, "dropout", dropout),
         (masking_utils, "find_packed_sequence_indices", _not_packed),
         *(bitsandbytes.replacements() if quantized else ()),
+        *fp8.replacements(),
         *_experts(gpu),
     ]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
