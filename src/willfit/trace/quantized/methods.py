@@ -10,7 +10,7 @@ import torch
 from willfit.errors import UnsupportedError
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.model import ModelSpec
-from willfit.trace.quantized import awq, fp8, gptq
+from willfit.trace.quantized import awq, fp8, gptq, mxfp4
 from willfit.trace.quantized.stored import Stored
 
 _Replace = Callable[[torch.nn.Module, Stored], tuple[str, ...]]
@@ -19,6 +19,7 @@ METHODS: Final[Mapping[str, _Replace]] = {
     "gptq": gptq.replace,
     "awq": awq.replace,
     "fp8": fp8.replace,
+    "mxfp4": mxfp4.replace,
 }
 """Besides those of bitsandbytes, which quantises on the fly too."""
 
