@@ -34,6 +34,8 @@ class Built:
     """Paths in the base model by ``id`` of the module; adapters keep its modules as they are."""
     assumptions: tuple[str, ...] = ()
     """What was taken for granted of its kernels."""
+    stored: bool = False
+    """Whether its checkpoint is stored quantised, by another method than bitsandbytes."""
 
     def base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name in the base model, and tensor, of what loading loaded."""
@@ -78,7 +80,7 @@ def build(
         model, paths = with_adapter(model, adapter_config)
     elif lora is not None:
         model = _with_lora(model, spec, lora)
-    return Built(model=model, paths=paths, assumptions=notes)
+    return Built(model=model, paths=paths, assumptions=notes, stored=bool(notes))
 
 
 def filled_config(spec: ModelSpec) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from willfit.trace.build import Built
 from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
 from willfit.trace.fakes import fake_mode, to_fakes
 from willfit.trace.modules import Modules
-from willfit.trace.quantized import after_loading, fake_quantized
+from willfit.trace.quantized import after_loading, fake_quantized, known_shapes
 from willfit.trace.recorder import Recorder
 from willfit.trace.recording import Event, Handle, Place, Recording
 
@@ -49,6 +49,7 @@ class Session:
         self._stack = stack
         if self._quantized:
             fake_quantized(self.model, self.mode, getattr(torch, weights.dtype.name))
+        known_shapes(self.model, self.mode)
         to_fakes(self.model, self.mode)
         self._modules = Modules(self.model, built.paths)
         self._load(weights, device_map=device_map)
@@ -134,9 +135,19 @@ class Session:
                 recorder.adopt(tensor, handle, "weights", layer)
 
     def _check_all_known(self) -> None:
-        """Every tensor of the built class was loaded, or the sum would be wrong."""
+        """Every tensor of the built class was loaded, or the sum would be wrong.
+
+        But for single numbers of a stored method, such as a measured ``input_scale``.
+        """
+        stored = self._built.stored
         for name, tensor in self._built.base_tensors():
-            if tensor.numel() and not self.recorder.knows(tensor):
+            if self.recorder.knows(tensor):
+                continue
+            if stored and tensor.numel() == 1:
+                num_bytes, layer = tensor.untyped_storage().nbytes(), self._modules.layer(name)
+                handle = self.recorder.allocate(num_bytes, "load", "quantization_state", layer)
+                self.recorder.adopt(tensor, handle, "quantization_state", layer)
+            elif tensor.numel():
                 raise UnsupportedError(
                     f"the trace built {type(self.model).__name__} with {name}, which the tensor "
                     "table lacks: leave --trace out for the formulas' estimate"

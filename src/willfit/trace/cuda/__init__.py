@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn import functional
@@ -18,7 +18,7 @@ from transformers import masking_utils
 
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
-from willfit.trace.cuda import bitsandbytes, fp8
+from willfit.trace.cuda import bitsandbytes, fbgemm, fp8
 from willfit.trace.cuda.attention import CudaAttention, dropout
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 
@@ -56,6 +56,10 @@ def _not_packed(position_ids: Any) -> None:
     """One sequence a row: a fake tensor's positions cannot be read, and look packed."""
 
 
+_ABSENT: Final = object()
+"""Stands for a function that only a GPU's library defines."""
+
+
 @contextmanager
 def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
     """The functions of this GPU in place of the CPU's; sm_80 where none is named."""
@@ -66,13 +70,17 @@ def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[
         (masking_utils, "find_packed_sequence_indices", _not_packed),
         *(bitsandbytes.replacements() if quantized else ()),
         *fp8.replacements(),
+        *fbgemm.replacements(),
         *_experts(gpu),
     ]
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    kept = [(owner, name, getattr(owner, name, _ABSENT)) for owner, name, _ in replaced]
     try:
         for owner, name, value in replaced:
             setattr(owner, name, value)
         yield attention
     finally:
         for owner, name, value in kept:
-            setattr(owner, name, value)
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from willfit.trace.quantized.bitsandbytes import fake_quantized, quantize
+from willfit.trace.quantized.compressed import known_shapes
 from willfit.trace.quantized.loading import after_loading
 from willfit.trace.quantized.methods import check_known, replace_layers
 from willfit.trace.quantized.peft import known_to_peft
@@ -13,6 +14,7 @@ __all__ = [
     "after_loading",
     "check_known",
     "fake_quantized",
+    "known_shapes",
     "known_to_peft",
     "quantize",
     "replace_layers",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from willfit.trace.quantized.compressed import unpack_recorded
 from willfit.trace.quantized.linear import StoredLinear
 from willfit.trace.recorder import Recorder
 
@@ -25,3 +26,4 @@ def after_loading(model: torch.nn.Module, recorder: Recorder) -> None:
         layer.kernel.settle(layer)
         states = [tensor for name, tensor in layer.named_buffers() if name != "qweight"]
         recorder.mark(states, "quantization_state")
+    unpack_recorded(model, recorder)

@@ -10,7 +10,7 @@ import torch
 from willfit.errors import UnsupportedError
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.model import ModelSpec
-from willfit.trace.quantized import awq, fp8, gptq, mxfp4
+from willfit.trace.quantized import awq, compressed, fbgemm, fp8, gptq, mxfp4
 from willfit.trace.quantized.stored import Stored
 
 _Replace = Callable[[torch.nn.Module, Stored], tuple[str, ...]]
@@ -18,6 +18,8 @@ _Replace = Callable[[torch.nn.Module, Stored], tuple[str, ...]]
 METHODS: Final[Mapping[str, _Replace]] = {
     "gptq": gptq.replace,
     "awq": awq.replace,
+    "compressed-tensors": compressed.replace,
+    "fbgemm_fp8": fbgemm.replace,
     "fp8": fp8.replace,
     "mxfp4": mxfp4.replace,
 }

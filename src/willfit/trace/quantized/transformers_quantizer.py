@@ -7,15 +7,17 @@ from typing import Any
 import torch
 
 
-def quantize_as_stored(model: torch.nn.Module, config: Any) -> None:
+def quantize_as_stored(model: torch.nn.Module, config: Any, *, validate: bool = False) -> None:
     """Replace the layers that transformers would before it reads the checkpoint.
 
-    ``validate_environment`` is left out: it asks for the GPU, and turns to dequantising without.
+    ``validate``: let the method look at its environment. Most ask for the GPU there, and refuse or
+    turn to dequantising without one.
     """
     from transformers.quantizers.auto import AutoHfQuantizer
 
     quantizer: Any = AutoHfQuantizer.from_config(config, pre_quantized=True)
-    quantizer.validate_environment = lambda *_, **__: None
+    if validate:
+        quantizer.validate_environment()
     with torch.device("meta"):
         quantizer.preprocess_model(model=model, device_map={"": 0})
     said: Any = model
