@@ -171,6 +171,17 @@ def _part(row: TensorRow, name: str, shape: tuple[int, ...], dtype: str | DType)
     )
 
 
+def _named(row: TensorRow, suffix: str = "") -> str:
+    """``weight`` and suffix; of fused experts their own name and suffix."""
+    return row.name.rpartition(".")[2] + suffix
+
+
+def _input_scale(row: TensorRow) -> str:
+    """``input_scale``, of fused experts ``gate_up_proj_input_scale``."""
+    last = row.name.rpartition(".")[2]
+    return "input_scale" if last == "weight" else f"{last}_input_scale"
+
+
 def _out_in(row: TensorRow) -> tuple[int, int]:
     rows, columns = row.shape[-2:]
     return (columns, rows) if row.module == "Conv1D" else (rows, columns)
@@ -211,8 +222,8 @@ def _fp8(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
         else (*lead,)
     )
     return [
-        _part(row, "weight", tuple(row.shape), "float8_e4m3fn"),
-        _part(row, "weight_scale_inv", scale, "float32"),
+        _part(row, _named(row), tuple(row.shape), "float8_e4m3fn"),
+        _part(row, _named(row, "_scale_inv"), scale, "float32"),
     ]
 
 
@@ -220,8 +231,8 @@ def _fbgemm(row: TensorRow, _: StoredQuantization) -> list[TensorRow]:
     """E4m3 weight and one float32 scale a row (transformers integrations/fbgemm_fp8.py)."""
     *lead, n = row.shape[:-1]
     return [
-        _part(row, "weight", tuple(row.shape), "float8_e4m3fn"),
-        _part(row, "weight_scale", (*lead, n, 1), "float32"),
+        _part(row, _named(row), tuple(row.shape), "float8_e4m3fn"),
+        _part(row, _named(row, "_scale"), (*lead, n, 1), "float32"),
     ]
 
 
@@ -229,26 +240,29 @@ def _compressed(row: TensorRow, quantization: StoredQuantization) -> list[Tensor
     """compressed-tensors: packed int4 in int32 words, or one byte a weight, and 16-bit scales."""
     *lead, n, k = row.shape
     group = quantization.group_size
-    scale = _part(row, "weight_scale", (*lead, n, ceil_div(k, group) if group else 1), row.dtype)
+    scale = _part(
+        row, _named(row, "_scale"), (*lead, n, ceil_div(k, group) if group else 1), row.dtype
+    )
     if quantization.bits == 4:
-        packed = _part(row, "weight_packed", (*lead, n, ceil_div(k, 8)), "int32")
-        return [packed, scale, _part(row, "weight_shape", (2,), "int64")]
+        packed = _part(row, _named(row, "_packed"), (*lead, n, ceil_div(k, 8)), "int32")
+        return [packed, scale, _part(row, _named(row, "_shape"), (2,), "int64")]
     kind = "int8" if quantization.settings.get("format") == "int-quantized" else "float8_e4m3fn"
-    return [_part(row, "weight", tuple(row.shape), kind), scale]
+    return [_part(row, _named(row), tuple(row.shape), kind), scale]
 
 
 def _modelopt(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
     """ModelOpt NVFP4: two weights a byte, e4m3 scales by 16, float32 scalars; FP8: one scale."""
     *lead, n, k = row.shape
-    scalars = [_part(row, name, (*lead,), "float32") for name in ("weight_scale_2", "input_scale")]
+    names = (_named(row, "_scale_2"), _input_scale(row))
+    scalars = [_part(row, name, (*lead,), "float32") for name in names]
     if quantization.bits == 4:
         group = quantization.group_size or 16
         return [
-            _part(row, "weight", (*lead, n, ceil_div(k, 2)), "uint8"),
-            _part(row, "weight_scale", (*lead, n, ceil_div(k, group)), "float8_e4m3fn"),
+            _part(row, _named(row), (*lead, n, ceil_div(k, 2)), "uint8"),
+            _part(row, _named(row, "_scale"), (*lead, n, ceil_div(k, group)), "float8_e4m3fn"),
             *scalars,
         ]
-    return [_part(row, "weight", tuple(row.shape), "float8_e4m3fn"), *scalars]
+    return [_part(row, _named(row), tuple(row.shape), "float8_e4m3fn"), *scalars]
 
 
 def _mxfp4(row: TensorRow, _: StoredQuantization) -> list[TensorRow]:

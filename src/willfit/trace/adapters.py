@@ -12,6 +12,7 @@ import torch
 from willfit.errors import InputError, UnsupportedError
 from willfit.trace.cuda import boft, replaced
 from willfit.trace.fakes import replace_tensors
+from willfit.trace.quantized import known_to_peft
 
 
 class Adapted(NamedTuple):
@@ -52,8 +53,10 @@ def with_adapter(model: torch.nn.Module, config: Mapping[str, Any]) -> Adapted:
     if "prompt_tuning_init" in given:
         given["prompt_tuning_init"] = "RANDOM"  # else a tokenizer would be fetched
     try:
+        settings = cls(**given)
+        known_to_peft(settings, model)
         with replaced(boft.replacements()):
-            return _put_in(model, cls(**given))
+            return _put_in(model, settings)
     except Exception as error:  # whatever a strange config breaks
         raise InputError(
             f"PEFT {peft.__version__} refuses this {kind} adapter: {type(error).__name__}: "

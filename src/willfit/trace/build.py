@@ -11,11 +11,19 @@ import torch
 from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.training.lora import build_adapter
 from willfit.formulas.weights import LoadedRow, LoadedWeights
+from willfit.scenario.machine import Gpu
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.stack import release
-from willfit.scenario.workload import Lora, Quantization
+from willfit.scenario.workload import Lora
 from willfit.trace.adapters import with_adapter
 from willfit.trace.dispatch import Dispatch
+from willfit.trace.quantized import (
+    Stored,
+    check_known,
+    known_to_peft,
+    quantize,
+    replace_layers,
+)
 
 
 @dataclass(kw_only=True)
@@ -28,6 +36,10 @@ class Built:
     """Paths in the base model by ``id`` of the module; adapters keep its modules as they are."""
     on_host: frozenset[tuple[int, str]] = frozenset()
     """Buffers of adapters that are not on the GPU, as (``id`` of the module, name)."""
+    assumptions: tuple[str, ...] = ()
+    """What was taken for granted of its kernels."""
+    stored: bool = False
+    """Whether its checkpoint is stored quantised, by another method than bitsandbytes."""
 
     def base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name in the base model, and tensor, of what loading loaded."""
@@ -52,21 +64,18 @@ def build(
     prepare_kbit: bool = False,
     keeps_on_host: bool = False,
     num_labels: int | None = None,
+    gpu: Gpu | None = None,
+    training: bool = False,
 ) -> Built:
     """Build the real class on the meta device, from ``config`` (perhaps with fewer layers).
 
     ``keeps_on_host``: nothing moves the model after its adapters were put in, as a trainer would.
-    Raises `InputError` on a config that transformers refuses, `UnsupportedError` on a library that
-    cannot be built.
+    ``gpu`` and ``training`` decide which kernels multiply packed weights. Raises `InputError` on a
+    config that transformers refuses, `UnsupportedError` on a library or method it cannot build.
     """
-    if spec.quantization is not None:
-        raise UnsupportedError(
-            f"the trace cannot build the layers of {spec.id}, which is stored in "
-            f"{spec.quantization.method}: leave --trace out for the formulas' estimate"
-        )
+    check_known(spec, weights)
     model = _base_model(spec, weights, config, attention, num_labels)
-    if weights.quantization is not None:
-        _quantize(model, weights.quantization)
+    notes = _quantize(model, spec, weights, gpu, training=training)
     rows = {name: row for row in weights.rows for name in row.row.names()}
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         if name in rows:
@@ -80,7 +89,13 @@ def build(
         model, paths, on_host = with_adapter(model, adapter_config)
     elif lora is not None:
         model = _with_lora(model, spec, lora)
-    return Built(model=model, paths=paths, on_host=on_host if keeps_on_host else frozenset())
+    return Built(
+        model=model,
+        paths=paths,
+        on_host=on_host if keeps_on_host else frozenset(),
+        assumptions=notes,
+        stored=bool(notes),
+    )
 
 
 def filled_config(spec: ModelSpec) -> dict[str, Any]:
@@ -159,34 +174,29 @@ def _set_dtype(tensor: torch.Tensor, row: LoadedRow) -> None:
         tensor.data = tensor.data.to(wanted)
 
 
-def _quantize(model: torch.nn.Module, quantization: Quantization) -> None:
-    """Linear layers become bitsandbytes' own, by transformers' own quantiser."""
-    import transformers
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    compute = quantization.compute_dtype
-    extra: dict[str, Any] = {}
-    if quantization.skip_modules is not None:
-        extra["llm_int8_skip_modules"] = list(quantization.skip_modules)
-    if compute is not None:
-        extra["bnb_4bit_compute_dtype"] = getattr(torch, compute.name)
-    make: Any = transformers.BitsAndBytesConfig
-    settings = make(
-        load_in_8bit=quantization.scheme == "int8",
-        load_in_4bit=quantization.scheme != "int8",
-        bnb_4bit_quant_type=quantization.scheme if quantization.scheme != "int8" else "fp4",
-        bnb_4bit_use_double_quant=quantization.double_quant,
-        **extra,
-    )
-    quantizer: Any = AutoHfQuantizer.from_config(settings)
-    quantizer.validate_environment = lambda *_, **__: None
-    with torch.device("meta"):
-        quantizer.preprocess_model(model=model, device_map={"": 0})
-    said: Any = model
-    said.is_loaded_in_8bit = settings.load_in_8bit
-    said.is_loaded_in_4bit = settings.load_in_4bit
-    said.quantization_method = settings.quant_method
-    said.hf_quantizer = quantizer
+def _quantize(
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    weights: LoadedWeights,
+    gpu: Gpu | None,
+    *,
+    training: bool,
+) -> tuple[str, ...]:
+    """Layers as they are quantised while loading, or as the checkpoint stores them."""
+    if weights.arithmetic is not None:
+        quantize(model, weights.arithmetic)
+    elif spec.quantization is not None:
+        return replace_layers(
+            model,
+            Stored(
+                spec=spec,
+                quantization=spec.quantization,
+                weights=weights,
+                gpu=gpu,
+                training=training,
+            ),
+        )
+    return ()
 
 
 def _prepare_kbit(model: torch.nn.Module) -> None:
@@ -211,6 +221,7 @@ def _with_lora(model: torch.nn.Module, spec: ModelSpec, lora: Lora) -> torch.nn.
         use_dora=lora.use_dora,
         task_type=_task_type(spec),
     )
+    known_to_peft(settings, model)
     with torch.device("meta"):
         adapted: Any = peft.get_peft_model(model, settings)
     if lora.dtype is not None:

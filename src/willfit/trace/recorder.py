@@ -71,6 +71,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
 
     @contextmanager
+    def outside(self) -> Iterator[None]:
+        """What happens is no module's work, though one is running: layers follow from arguments."""
+        before, self._modules = self._modules, None
+        try:
+            yield
+        finally:
+            self._modules = before
+
+    @contextmanager
     def on(self, gpu: int) -> Iterator[None]:
         """What is allocated for the duration is on this GPU, wherever its arguments are."""
         before, self._target = self._target, gpu

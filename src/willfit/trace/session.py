@@ -19,7 +19,7 @@ from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
 from willfit.trace.dispatch import Dispatch
 from willfit.trace.fakes import fake_mode, in_dicts, to_fakes
 from willfit.trace.modules import Modules
-from willfit.trace.quantized import fake_quantized
+from willfit.trace.quantized import after_loading, fake_quantized, known_shapes
 from willfit.trace.recorder import Recorder
 from willfit.trace.recording import Event, Handle, Place, Recording
 
@@ -39,7 +39,7 @@ class Session:
         warmups: Sequence[int] = (),
     ) -> None:
         """``warmups``: bytes of the block that the loader takes first, by GPU."""
-        self._quantized = weights.quantization is not None
+        self._quantized = weights.arithmetic is not None
         self.mode = fake_mode()
         self.model = built.model
         self.recorder = Recorder(
@@ -54,6 +54,7 @@ class Session:
         self._stack = stack
         if self._quantized:
             fake_quantized(self.model, self.mode, getattr(torch, weights.dtype.name))
+        known_shapes(self.model, self.mode)
         to_fakes(self.model, self.mode)
         self._modules = Modules(self.model, built.paths)
         self._load(weights, warmups, device_map=device_map)
@@ -109,10 +110,21 @@ class Session:
                 else:
                     del alive[handle]
             left[name] = list(alive)
-        self._adopt(left, {n: row for row in weights.rows for n in row.row.names()})
+        rows = {n: row for row in weights.rows for n in row.row.names()}
+        self._mark_states(left, rows)
+        self._adopt(left, rows)
         self._add_buffers()
         self._check_all_known()
+        with self.mode, recorder:
+            after_loading(self.model, recorder)
         self._add_adapters()
+
+    def _mark_states(self, left: Mapping[str, list[Handle]], rows: Mapping[str, LoadedRow]) -> None:
+        """Scales and the like that a checkpoint stores under names of their own."""
+        for name, handles in left.items():
+            if not rows[name].weight_bytes:
+                for handle in handles:
+                    self.recorder.recording.categories[handle] = "quantization_state"
 
     def _adopt(self, left: Mapping[str, list[Handle]], rows: Mapping[str, LoadedRow]) -> None:
         """Loaded tensors by handle; those made float32 since are allocated anew, in their order."""
@@ -122,11 +134,13 @@ class Session:
             if not handles:
                 continue
             layer, gpu = self._modules.layer(name), self._dispatch.home(name)
-            recorder.adopt(tensor, handles[0], "weights", layer, gpu)
+            row = rows[name]
+            category: ComponentName = "weights" if row.weight_bytes else "quantization_state"
+            recorder.adopt(tensor, handles[0], category, layer, gpu)
             for handle in handles[1:]:
                 recorder.recording.categories[handle] = "quantization_state"
-            row = rows[name]
-            if not row.quantized and tensor.untyped_storage().nbytes() > row.weight_bytes:
+            upcast = tensor.untyped_storage().nbytes() > row.weight_bytes
+            if upcast and row.weight_bytes and not row.quantized:
                 handle = recorder.allocate(
                     tensor.untyped_storage().nbytes(), "upcast", "weights", layer, gpu
                 )
@@ -143,9 +157,19 @@ class Session:
                 self._put(module, tensor, "buffer", "weights")
 
     def _check_all_known(self) -> None:
-        """Every tensor of the built class was loaded, or the sum would be wrong."""
+        """Every tensor of the built class was loaded, or the sum would be wrong.
+
+        But for single numbers of a stored method, such as a measured ``input_scale``.
+        """
+        stored = self._built.stored
         for name, tensor in self._built.base_tensors():
-            if tensor.numel() and not self.recorder.knows(tensor):
+            if self.recorder.knows(tensor):
+                continue
+            if stored and tensor.numel() == 1:
+                num_bytes, layer = tensor.untyped_storage().nbytes(), self._modules.layer(name)
+                handle = self.recorder.allocate(num_bytes, "load", "quantization_state", layer)
+                self.recorder.adopt(tensor, handle, "quantization_state", layer)
+            elif tensor.numel():
                 raise UnsupportedError(
                     f"the trace built {type(self.model).__name__} with {name}, which the tensor "
                     "table lacks: leave --trace out for the formulas' estimate"

@@ -119,6 +119,8 @@ class _Job:
             prepare_kbit=bool(training is not None and training.prepare_kbit),
             keeps_on_host=training is not None and training.trainer == "loop",
             num_labels=scenario.workload.loading.num_labels,
+            gpu=self._gpus[0],
+            training=training is not None,
         )
         session = Session(
             built,
@@ -142,6 +144,7 @@ class _Job:
                 *notes,
                 *recording.assumptions,
                 *session.assumptions(),
+                *built.assumptions,
                 *_untested(),
             ),
         )

@@ -180,7 +180,8 @@ def _plain_row(row: TensorRow, model: ModelSpec, dtype: DType) -> LoadedRow:
 
 def _is_packed_weight(row: TensorRow) -> bool:
     last = row.name.rpartition(".")[2]
-    return last in ("weight", "qweight", "weight_packed") or last.endswith("_blocks")
+    fused = last.endswith(("_blocks", "_proj", "_packed"))  # experts, or packed by words
+    return fused or last in ("weight", "qweight")
 
 
 def _target_dtype(row: TensorRow, model: ModelSpec, dtype: DType) -> DType:

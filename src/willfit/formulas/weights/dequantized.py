@@ -51,6 +51,7 @@ def _dequantized(row: TensorRow) -> TensorRow | None:
         shape = (*row.shape[:-1], 2 * row.shape[-1])
         return replace(row, name=row.name.removesuffix("_blocks"), shape=shape, dtype=BFLOAT16,
                        module="Experts")  # fmt: skip
-    if last == "weight":
-        return replace(row, dtype=BFLOAT16, module="Linear")
-    return None if "scale" in last else row
+    if "scale" in last:
+        return None
+    module = "Linear" if last == "weight" else "Experts"
+    return replace(row, dtype=BFLOAT16, module=module)

@@ -10,13 +10,13 @@ import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
 from willfit.scenario.stack import Stack
-from willfit.trace.cuda import bitsandbytes, boft
+from willfit.trace.cuda import bitsandbytes, boft, fbgemm, fp8
 from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 
@@ -64,6 +64,9 @@ def _not_packed(position_ids: Any) -> None:
     """One sequence a row: a fake tensor's positions cannot be read, and look packed."""
 
 
+"""Stands for a function that only a GPU's library defines."""
+
+
 @contextmanager
 def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
     """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named."""
@@ -74,20 +77,28 @@ def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[Cu
         *_masks(),
         *(bitsandbytes.replacements() if quantized else ()),
         *boft.replacements(),
+        *fp8.replacements(),
+        *fbgemm.replacements(),
         *_experts(gpu_of),
     ]
     with replaced(choices):
         yield attention
 
 
+_ABSENT: Final = object()
+
+
 @contextmanager
 def replaced(choices: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Each (owner, name, value) in place for the duration."""
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in choices]
+    """Each (owner, name, value) in place for the duration; names that were not there go again."""
+    kept = [(owner, name, getattr(owner, name, _ABSENT)) for owner, name, _ in choices]
     try:
         for owner, name, value in choices:
             setattr(owner, name, value)
         yield
     finally:
         for owner, name, value in kept:
-            setattr(owner, name, value)
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)

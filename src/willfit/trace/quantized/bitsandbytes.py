@@ -1,4 +1,4 @@
-"""bitsandbytes layers on fake tensors: packed weights and their states in the right shapes."""
+"""bitsandbytes layers: built by transformers on the meta device, then with fake packed weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,38 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from willfit.formulas.quantization import BLOCK, NESTED_BLOCK
+from willfit.scenario.workload import Quantization
 from willfit.units import ceil_div
+
+
+def quantize(model: torch.nn.Module, quantization: Quantization) -> None:
+    """Linear layers become bitsandbytes' own, by transformers' own quantiser."""
+    import transformers
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    compute = quantization.compute_dtype
+    extra: dict[str, Any] = {}
+    if quantization.skip_modules is not None:
+        extra["llm_int8_skip_modules"] = list(quantization.skip_modules)
+    if compute is not None:
+        extra["bnb_4bit_compute_dtype"] = getattr(torch, compute.name)
+    make: Any = transformers.BitsAndBytesConfig
+    settings = make(
+        load_in_8bit=quantization.scheme == "int8",
+        load_in_4bit=quantization.scheme != "int8",
+        bnb_4bit_quant_type=quantization.scheme if quantization.scheme != "int8" else "fp4",
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        **extra,
+    )
+    quantizer: Any = AutoHfQuantizer.from_config(settings)
+    quantizer.validate_environment = lambda *_, **__: None
+    with torch.device("meta"):
+        quantizer.preprocess_model(model=model, device_map={"": 0})
+    said: Any = model
+    said.is_loaded_in_8bit = settings.load_in_8bit
+    said.is_loaded_in_4bit = settings.load_in_4bit
+    said.quantization_method = settings.quant_method
+    said.hf_quantizer = quantizer
 
 
 def fake_quantized(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
