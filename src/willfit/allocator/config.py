@@ -70,7 +70,7 @@ def _applied(config: AllocatorConfig, key: str, value: str) -> AllocatorConfig:
     except ValueError as error:
         raise InputError(
             f"cannot read {f'{key}:{value}'[:60]!r} in the allocator configuration: "
-            f"expected {key}: and {error}"
+            f"{key}: takes {error}"
         ) from None
     if (key, value) == ("backend", "native"):
         return config

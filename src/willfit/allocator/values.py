@@ -1,7 +1,7 @@
 """How the allocator's configuration writes its values; a wrong one says what was expected.
 
 Bounds: torch 2.13 c10/core/AllocatorConfig.cpp and c10/cuda/CUDAAllocatorConfig.cpp. Every reader
-raises `ValueError` with the words that follow "expected".
+raises `ValueError` with the words that follow "takes".
 """
 
 from __future__ import annotations
