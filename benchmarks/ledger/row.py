@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.ledger.moments import Moment
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 
@@ -24,6 +25,10 @@ class Expressed:
     """What was measured, in the source's words."""
     scenario: Scenario
     reading: Reading
+    moment: Moment | None = None
+    """Moment at which the source read its counter; None where it is a peak, as `reading` has it."""
+    unknown_bytes: tuple[int, int] = (0, 0)
+    """Smallest and largest effect of a named unknown that no setting expresses."""
     low_scenario: Scenario | None = None
     """The scenario with every named unknown at its small end; None where nothing is unknown."""
     high_scenario: Scenario | None = None
