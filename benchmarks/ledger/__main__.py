@@ -78,7 +78,7 @@ def judge(row: PublishedRow, level: Level = "formula") -> Iterator[Outcome]:
             reason = result.reason
         yield Outcome(
             id=row["id"],
-            source=row["source"],
+            source=_file_of(row),
             tier=row["tier"],
             task=row["task"],
             level=level,
@@ -91,10 +91,15 @@ def judge(row: PublishedRow, level: Level = "formula") -> Iterator[Outcome]:
         )
 
 
+def _file_of(row: PublishedRow) -> str:
+    """Name of the row's file, which its id begins with; ``source`` may be more particular."""
+    return str(row["id"]).partition(":")[0]
+
+
 def _expressed(row: PublishedRow, level: Level) -> list[Expressed | NotExpressed]:
     """The importer's results; a model that no source knows offline is a reason, not an end."""
     try:
-        return list(IMPORTERS[level][row["source"]](row))
+        return list(IMPORTERS[level][_file_of(row)](row))
     except WillfitError as error:
         return [NotExpressed(kind=entry["kind"], reason=str(error)) for entry in row["measured"]]
 

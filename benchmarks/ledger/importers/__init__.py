@@ -6,6 +6,11 @@ from typing import Final
 
 from benchmarks.ledger.importers import (
     fsdp_qlora_profile_nb,
+    hf_docs,
+    hf_sdpa_tables,
+    hub_pages,
+    llmperf_bnb_a10_derived,
+    optimum_benchmark_derekliu35,
     optimum_benchmark_history,
     peft_metamath,
     qwen_speed_benchmark,
@@ -13,17 +18,22 @@ from benchmarks.ledger.importers import (
 from benchmarks.ledger.row import Importer
 from willfit.results import Level
 
+_BOTH: Final[dict[str, Importer]] = {
+    "fsdp_qlora_profile_nb": fsdp_qlora_profile_nb.express,
+    "hf_docs": hf_docs.express,
+    "hf_sdpa_tables": hf_sdpa_tables.express,
+    "llmperf_bnb_a10_derived": llmperf_bnb_a10_derived.express,
+    "hub_pages": hub_pages.express,
+    "optimum_benchmark_derekliu35": optimum_benchmark_derekliu35.express,
+}
 IMPORTERS: Final[dict[Level, dict[str, Importer]]] = {
     "formula": {
-        "fsdp_qlora_profile_nb": fsdp_qlora_profile_nb.express,
+        **_BOTH,
         "optimum_benchmark_history": optimum_benchmark_history.express,
         "peft_metamath": peft_metamath.express,
         "qwen_speed_benchmark": qwen_speed_benchmark.express,
     },
-    "trace": {
-        "fsdp_qlora_profile_nb": fsdp_qlora_profile_nb.express,
-        "peft_metamath": peft_metamath.express_by_trace,
-    },
+    "trace": {**_BOTH, "peft_metamath": peft_metamath.express_by_trace},
 }
-"""Importers by level and the name of the source's file. The trace runs the installed libraries, so
-sources measured with releases whose code was another are left to the formulas."""
+"""Importers by level and the name of the source's file. The trace runs the installed libraries:
+sources of other releases show at that level what changed, and two are left to the formulas."""
