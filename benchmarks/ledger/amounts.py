@@ -34,6 +34,12 @@ _TRACED: dict[str, _Traced | UnsupportedError] = {}
 
 
 def _amount(result: Expressed, scenario: Scenario, level: Level) -> int:
+    """The trace runs one release; what another one would add is known to the formulas alone."""
+    if level == "trace" and scenario.stack != result.scenario.stack:
+        difference = _amount(result, scenario, "formula") - _amount(
+            result, result.scenario, "formula"
+        )
+        return _amount(result, result.scenario, level) + difference
     if level != "trace":
         found = estimate(scenario, search_limits=False)
         if result.moment is not None:

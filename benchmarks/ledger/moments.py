@@ -81,5 +81,6 @@ def _training_moment(scenario: Scenario, moment: Moment) -> int:
     if moment == "forward":
         held += step.kept_bytes() + step.kept_logits() + workspace
     if moment == "backward":
-        held += step.sharded.gradients + step.kept_cache() + step.kept_logits() + 2 * workspace
+        held += step.sharded.gradients + step.kept_with_outputs() + step.kept_logits()
+        held += 2 * workspace
     return held

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.ledger.moments import Moment
 from willfit.results import Estimate
-from willfit.scenario import Scenario
+from willfit.scenario import Scenario, Stack
+from willfit.scenario.stack import TESTED
 
 PublishedRow = Mapping[str, Any]
 """One line of a ``.jsonl`` file in the form of ``shared/measured``."""
@@ -71,6 +72,13 @@ class Outcome:
             nearest = self.estimated_bytes
         return (nearest - self.measured_bytes) / self.measured_bytes
 
+
+EARLIER: Final = Stack(
+    versions={**TESTED, "transformers": "4.37.2", "bitsandbytes": "0.43.1"}
+)
+"""Releases from before the great savings (tables of cos and sin in every layer, float32 logits of
+the whole prompt, inputs kept by 4-bit products): one end where a source of 2024 does not record
+what it ran."""
 
 Importer = Callable[[PublishedRow], Iterator["Expressed | NotExpressed"]]
 """Maps a published row to one result per measured kind; guesses nothing."""

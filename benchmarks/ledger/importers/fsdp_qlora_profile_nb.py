@@ -1,18 +1,19 @@
 """AnswerDotAI/fsdp_qlora profiling notebooks: ``memory_allocated`` after model, forward, backward.
 
 A stock ``LlamaForCausalLM(config)`` in bfloat16 and in train mode, batch 1, no optimizer, outputs
-alive, ``logits.mean()`` as loss. Two notebooks with two unstated releases of transformers; the
-GPU is unstated, its 16 GB are said in a comment.
+alive, ``logits.mean()`` as loss. Two notebooks of 2024 with two unstated releases of transformers:
+today's and 4.37 are the two ends. The GPU is unstated, its 16 GB are said in a comment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
 from benchmarks.ledger.moments import Moment
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.row import EARLIER, Expressed, NotExpressed, PublishedRow
 from willfit.devices import cublas_workspace_bytes, find_gpu
 from willfit.dtypes import BFLOAT16
 from willfit.results import Estimate
@@ -50,6 +51,7 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
         yield Expressed(
             kind=kind,
             scenario=_scenario(row),
+            high_scenario=replace(_scenario(row), stack=EARLIER),
             reading=_allocated,
             moment=_MOMENTS[kind],
             unknown_bytes=(0, _left_over_workspaces(_MOMENTS[kind])),

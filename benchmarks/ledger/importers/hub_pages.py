@@ -1,7 +1,7 @@
 """Excerpts of Hub commit pages: prefill of bitsandbytes models, and the Trainer's memory metrics.
 
 The prefill runs (optimum-benchmark 0.2, batch 1, 256 tokens) record neither GPU nor releases:
-whether logits of the whole prompt were made is open. The Trainer's pages record no batch.
+today's and transformers 4.37 are the two ends. The Trainer's pages record no batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
+from benchmarks.ledger.row import EARLIER, Expressed, NotExpressed, PublishedRow, Reading
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16, FLOAT32, parse_dtype
 from willfit.results import Estimate
@@ -52,7 +52,7 @@ def _prefill(row: PublishedRow, kind: str) -> Expressed | NotExpressed:
     return Expressed(
         kind=kind,
         scenario=scenario,
-        high_scenario=_with_all_logits(scenario),
+        high_scenario=replace(scenario, stack=EARLIER),
         reading=_reading(_COUNTERS[counter]),
     )
 
@@ -71,15 +71,6 @@ def _scenario(row: PublishedRow) -> Scenario:
         model=resolve(row["model"]),
         workload=Workload(loading=loading, inference=inference),
         machine=Machine(gpus=(_GPU,)),
-    )
-
-
-def _with_all_logits(scenario: Scenario) -> Scenario:
-    inference = scenario.workload.inference
-    assert inference is not None
-    return replace(
-        scenario,
-        workload=replace(scenario.workload, inference=replace(inference, full_logits=True)),
     )
 
 

@@ -94,7 +94,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
             "step",
             gradients=step.sharded.gradients,
             parts={
-                "activations": step.kept_cache() if step.settings.keeps_outputs else 0,
+                "activations": step.kept_with_outputs(),
                 "logits": step.kept_logits(),
                 "temporaries": static.step_temporary_bytes(
                     step.settings.optimizer, step.trainables
