@@ -34,7 +34,7 @@ from willfit.scenario import (
     Workload,
 )
 from willfit.sources.catalogue import load
-from willfit.trace import generation
+from willfit.trace import decode, generation
 from willfit.trace import trace as door
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating
@@ -280,7 +280,14 @@ def test_every_decoding_step_is_as_if_it_had_been_run(
     """Twelve steps from three, and the same twelve run one by one."""
     work = Workload(inference=Inference(context_len=96, max_new_tokens=12))
     made, _ = job(spec_of("llama"), work)
+    usual = made.run(None).recording
+    monkeypatch.setattr(decode, "WHOLE_STEPS", 12)
+    made, _ = job(spec_of("llama"), work)
     from_three = made.run(None).recording
+    assert len(usual.events) < len(from_three.events)
+    assert [(p.allocated_bytes, p.reserved_bytes) for p in replay(usual)] == [
+        (p.allocated_bytes, p.reserved_bytes) for p in replay(from_three)
+    ]
     monkeypatch.setattr(generation, "DECODED", 12)
     made, _ = job(spec_of("llama"), work)
     one_by_one = made.run(None).recording

@@ -12,14 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from benchmarks.ledger.amounts import estimated
 from benchmarks.ledger.importers import IMPORTERS
-from benchmarks.ledger.releases import estimate_under, is_installed
 from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import Summary, summarise
-from willfit.errors import UnsupportedError, WillfitError
-from willfit.estimator import estimate
-from willfit.results import Estimate, Level
-from willfit.scenario import Scenario
+from willfit.errors import WillfitError
+from willfit.results import Level
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are those of the catalogue, never downloads
 DEFAULT_ROWS: Final = Path(__file__).resolve().parents[3] / "shared" / "measured"
@@ -70,69 +68,40 @@ def judge(row: PublishedRow, level: Level = "formula") -> Iterator[Outcome]:
     for result in _expressed(row, level):
         if result.kind not in measured:
             continue
-        estimated = low = high = reason = None
+        nominal = low = high = reason = None
         if isinstance(result, Expressed):
             try:
-                estimated, low, high = _estimated(result, level)
+                nominal, low, high = estimated(result, level)
             except WillfitError as error:
                 reason = str(error)
         else:
             reason = result.reason
         yield Outcome(
             id=row["id"],
-            source=row["source"],
+            source=_file_of(row),
             tier=row["tier"],
             task=row["task"],
             level=level,
             kind=result.kind,
             measured_bytes=measured[result.kind],
-            estimated_bytes=estimated,
+            estimated_bytes=nominal,
             low_bytes=low,
             high_bytes=high,
             reason=reason,
         )
 
 
+def _file_of(row: PublishedRow) -> str:
+    """Name of the row's file, which its id begins with; ``source`` may be more particular."""
+    return str(row["id"]).partition(":")[0]
+
+
 def _expressed(row: PublishedRow, level: Level) -> list[Expressed | NotExpressed]:
     """The importer's results; a model that no source knows offline is a reason, not an end."""
     try:
-        return list(IMPORTERS[level][row["source"]](row))
+        return list(IMPORTERS[level][_file_of(row)](row))
     except WillfitError as error:
         return [NotExpressed(kind=entry["kind"], reason=str(error)) for entry in row["measured"]]
-
-
-def _estimated(result: Expressed, level: Level) -> tuple[int, int, int]:
-    nominal = result.reading(_estimate(result.scenario, level))
-    ends = [
-        result.reading(_estimate(scenario, level))
-        for scenario in (result.low_scenario, result.high_scenario)
-        if scenario is not None
-    ]
-    return nominal, min([nominal, *ends]), max([nominal, *ends])
-
-
-_TRACED: dict[str, Estimate | UnsupportedError] = {}
-
-
-def _estimate(scenario: Scenario, level: Level) -> Estimate:
-    """One estimate; traces are kept, for sources repeat their runs."""
-    if level != "trace":
-        return estimate(scenario, search_limits=False)
-    version = scenario.stack.versions["transformers"]
-    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r} {version}"
-    if key not in _TRACED:
-        try:
-            _TRACED[key] = (
-                estimate(scenario, trace=True)
-                if is_installed(version)
-                else estimate_under(version, scenario)
-            )
-        except UnsupportedError as error:
-            _TRACED[key] = error
-    found = _TRACED[key]
-    if isinstance(found, UnsupportedError):
-        raise found
-    return found
 
 
 def render(outcomes: Sequence[Outcome], worst: int) -> str:

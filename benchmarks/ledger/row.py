@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from benchmarks.ledger.moments import Moment
 from willfit.results import Estimate
-from willfit.scenario import Scenario
+from willfit.scenario import Scenario, Stack
+from willfit.scenario.stack import TESTED
 
 PublishedRow = Mapping[str, Any]
 """One line of a ``.jsonl`` file in the form of ``shared/measured``."""
@@ -24,6 +26,10 @@ class Expressed:
     """What was measured, in the source's words."""
     scenario: Scenario
     reading: Reading
+    moment: Moment | None = None
+    """Moment at which the source read its counter; None where it is a peak, as `reading` has it."""
+    unknown_bytes: tuple[int, int] = (0, 0)
+    """Smallest and largest effect of a named unknown that no setting expresses."""
     low_scenario: Scenario | None = None
     """The scenario with every named unknown at its small end; None where nothing is unknown."""
     high_scenario: Scenario | None = None
@@ -66,6 +72,11 @@ class Outcome:
             nearest = self.estimated_bytes
         return (nearest - self.measured_bytes) / self.measured_bytes
 
+
+EARLIER: Final = Stack(versions={**TESTED, "transformers": "4.37.2", "bitsandbytes": "0.43.1"})
+"""Releases from before the great savings (tables of cos and sin in every layer, float32 logits of
+the whole prompt, inputs kept by 4-bit products): one end where a source of 2024 does not record
+what it ran."""
 
 Importer = Callable[[PublishedRow], Iterator["Expressed | NotExpressed"]]
 """Maps a published row to one result per measured kind; guesses nothing."""

@@ -14,6 +14,7 @@ Engine = Literal["transformers", "vllm", "llama.cpp"]
 CacheKind = Literal["dynamic", "static", "quantized", "offloaded"]
 TrainMethod = Literal["full", "lora", "qlora"]
 Trainer = Literal["transformers", "trl", "loop"]
+Loss = Literal["model", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,9 @@ class Training:
 
     method: TrainMethod
     trainer: Trainer = "transformers"
+    loss: Loss = "model"
+    """``logits``: a script that passes no labels and reduces the logits itself, as in
+    ``model(ids).logits.sum().backward()``."""
     lora: Lora | None = None
     adapter_config: Mapping[str, Any] | None = None
     """``adapter_config.json`` of a PEFT method without a formula; the trace builds it as it is."""

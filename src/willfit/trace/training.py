@@ -34,7 +34,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
                 batch = _batch(model, length, settings, training)
                 with _autocast(settings.autocast):
                     outputs = model(**batch)
-                loss = outputs["loss"]
+                loss = outputs["loss"] if training.loss == "model" else outputs["logits"].sum()
                 recorder.mark([outputs.get("logits")], "logits")
                 recorder.mark(_cached(outputs), "kv_cache")
                 if settings.keeps_outputs:
@@ -98,14 +98,15 @@ def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
 def _batch(
     model: Any, length: int, settings: TrainingSettings, training: Training
 ) -> dict[str, Any]:
-    """Token ids and labels on the device; a mask where the batch is padded."""
+    """Token ids on the device, labels where the model has the loss, a mask where it is padded."""
     shape = (settings.batch, length)
     ids = torch.zeros(shape, dtype=torch.int64)
-    batch: dict[str, Any] = {"input_ids": ids, "labels": ids}
+    batch: dict[str, Any] = {"input_ids": ids}
     if training.padded:
         batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)
-    if _is_classifier(model):
-        batch["labels"] = torch.zeros(settings.batch, dtype=torch.int64)
+    if training.loss == "model":
+        one_each = torch.zeros(settings.batch, dtype=torch.int64)
+        batch["labels"] = one_each if _is_classifier(model) else ids
     return batch
 
 

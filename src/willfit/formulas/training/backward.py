@@ -12,6 +12,7 @@ from willfit.formulas.phase import ComponentName
 from willfit.formulas.training import static
 from willfit.formulas.training.loss import (
     chunked_loss_bytes,
+    kept_logits_bytes,
     loss_peak_bytes,
 )
 from willfit.formulas.training.step import Step
@@ -102,6 +103,8 @@ class Backward:
         if not architecture.vocab_size or self.step.model.classifier:
             return 4 * self.step.settings.batch * architecture.vocab_size
         dtype = self.step.logits_dtype
+        if self.step.training.loss == "logits":
+            return self.step.kept_logits() + kept_logits_bytes(architecture, tokens, dtype)
         if self.step.settings.chunked_loss:
             return chunked_loss_bytes(
                 architecture, tokens=tokens, dtype=dtype, head_trained=self.step.adapter is None

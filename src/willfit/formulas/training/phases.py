@@ -31,6 +31,26 @@ def training_phases(
     num_gpus: int = 1,
 ) -> Phases:
     """Phases of a steady training step (the optimizer's states exist) on one GPU."""
+    step, adapter_notes = training_step(
+        model, training, gpu, stack, weights, strategy=strategy, num_gpus=num_gpus
+    )
+    return _phases(step, adapter_notes)
+
+
+def training_step(
+    model: ModelSpec,
+    training: Training,
+    gpu: Gpu | None,
+    stack: Stack,
+    weights: LoadedWeights,
+    *,
+    strategy: Strategy = "ddp",
+    num_gpus: int = 1,
+) -> tuple[Step, tuple[str, ...]]:
+    """The step with every default filled in, and what was assumed of its adapter.
+
+    Raises `UnsupportedError` and `InputError` on what has no formula.
+    """
     architecture = model.architecture
     if architecture is None:
         raise UnsupportedError(
@@ -66,7 +86,7 @@ def training_phases(
         strategy=strategy,
         num_gpus=num_gpus,
     )
-    return _phases(step, adapter_notes)
+    return step, adapter_notes
 
 
 def _phases(step: Step, notes: Iterable[str]) -> Phases:
@@ -80,7 +100,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
             "step",
             gradients=step.sharded.gradients,
             parts={
-                "activations": step.kept_cache() if step.settings.keeps_outputs else 0,
+                "activations": step.kept_with_outputs(),
                 "logits": step.kept_logits(),
                 "temporaries": static.step_temporary_bytes(
                     step.settings.optimizer, step.trainables

@@ -30,6 +30,9 @@ modeling_gpt_neox.py, modeling_phi3.py); Falcon indexes, which copies, and GPT-2
 LOGITS_STAY_HALF_SINCE: Final = "4.45"
 """transformers release whose models give logits in their own type; before, ``logits.float()``."""
 
+INPUTS_RELEASED_SINCE: Final = "0.43.2"
+"""bitsandbytes release whose 4-bit products no longer keep their input (pull request 1270)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -155,10 +158,10 @@ class Step:
             layers = sum(group.count for group in groups)
             e = self.stream.residual.block_bytes
             inputs = layers * self.settings.tokens * self.architecture.hidden_size * e
-            unfreed = 0 if self.settings.reentrant else self.int8_inputs(groups)
+            unfreed = 0 if self.settings.reentrant else self.product_inputs()
             return inputs + unfreed + self.head_cast()
         kept = sum(group.count * self.layer_kept(group) for group in groups)
-        return kept + self.casts() + self.int8_inputs(groups)
+        return kept + self.casts() + self.product_inputs()
 
     def head_cast(self) -> int:
         """Autocast's copy of a float32 output head, outside every checkpoint: 2·V·h.
@@ -177,27 +180,39 @@ class Step:
         in_layers = self.casts() - self.head_cast()
         return max(in_layers // layers - 2 * down * self.architecture.hidden_size, 0)
 
-    def int8_inputs(self, groups: list[LayerGroup]) -> int:
+    def product_inputs(self, *, all_of_them: bool = False) -> int:
         """LLM.int8 keeps product inputs in ``ctx``, which non-reentrant checkpointing cannot free.
 
-        bitsandbytes autograd/_functions.py `MatMul8bitLt`: inputs of attention, of the MLP and of
-        its down projection; that of the output projection where attention does not keep it. A
-        parallel branch shares its input; relu keeps its result itself.
+        bitsandbytes autograd/_functions.py `MatMul8bitLt`, and `MatMul4Bit` before 0.43.2: inputs
+        of attention, of the MLP and of its down projection; that of the output projection where
+        attention does not keep it. A parallel branch shares its input; relu keeps its result
+        itself. ``all_of_them`` counts what other operators keep too: ``ctx`` lives past backward,
+        as long as the outputs do.
         """
-        quantization = self.weights.quantization
-        if quantization is None or quantization.scheme != "int8":
+        if not self._products_keep_inputs:
             return 0
         per_token = 0
-        for group in groups:
+        for group in self.all_groups():
             attention = group.attention
-            own = self.settings.checkpointing or (
-                attention is not None and self.kernel(attention) in ("eager", "math")
+            own = (
+                all_of_them
+                or self.settings.checkpointing
+                or (attention is not None and self.kernel(attention) in ("eager", "math"))
             )
             inputs = (2 if own else 1) + (0 if self.architecture.parallel_residual else 1)
-            kept_anyway = self.architecture.hidden_act == "relu" and not self.settings.checkpointing
+            relu = self.architecture.hidden_act == "relu"
+            kept_anyway = relu and not self.settings.checkpointing and not all_of_them
             inner = 0 if kept_anyway else self.mlp_width(group)
             per_token += group.count * (inputs * self.architecture.hidden_size + inner)
         return self.stream.residual.num_bytes(self.settings.tokens * per_token)
+
+    @property
+    def _products_keep_inputs(self) -> bool:
+        quantization = self.weights.quantization
+        if quantization is None:
+            return False
+        released = self.stack.at_least("bitsandbytes", INPUTS_RELEASED_SINCE)
+        return quantization.scheme == "int8" or not released
 
     def casts(self) -> int:
         """Autocast's half-precision copies of float32 weights, adapters' too, kept for backward."""
@@ -235,6 +250,12 @@ class Step:
         upcast = not self.stack.at_least("transformers", LOGITS_STAY_HALF_SINCE)
         dtype = FLOAT32 if upcast else self.logits_dtype
         return kept_logits_bytes(self.architecture, self.settings.tokens, dtype)
+
+    def kept_with_outputs(self) -> int:
+        """What outputs keep past backward besides logits: K and V, and their graph's ``ctx``."""
+        if not self.settings.keeps_outputs:
+            return 0
+        return self.kept_cache() + self.product_inputs(all_of_them=True)
 
     def kept_cache(self) -> int:
         """K and V that ``outputs.past_key_values`` keeps alive (use_cache is on unless told)."""

@@ -63,7 +63,24 @@ def _add_in_place(call: Call) -> Iterable[int]:
     yield 8 * other._nnz()
 
 
+def _copied_operands(call: Call) -> Iterable[int]:
+    """A matrix that has no unit stride is copied, M·N·e (a gradient that ``sum`` expanded).
+
+    ATen cuda/Blas.cpp `prepare_matrix_for_cublas`.
+    """
+    for matrix in call.args[-2:]:
+        (rows, columns), (down, across) = matrix.shape[-2:], matrix.stride()[-2:]
+        by_rows = across == 1 and down >= max(1, columns)
+        by_columns = down == 1 and across >= max(1, rows)
+        if not (by_rows or by_columns or min(rows, columns) == 1):
+            yield matrix.numel() * matrix.element_size()
+
+
 TEMPORARIES: dict[Any, Hidden] = {
+    **dict.fromkeys(
+        (_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default),
+        _copied_operands,
+    ),
     _aten.add_.Tensor: _add_in_place,
     _aten._safe_softmax.default: _safe_softmax,
     _aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,

@@ -1,0 +1,112 @@
+"""Excerpts of Hub commit pages: prefill of bitsandbytes models, and the Trainer's memory metrics.
+
+The prefill runs (optimum-benchmark 0.2, batch 1, 256 tokens) record neither GPU nor releases:
+today's and transformers 4.37 are the two ends. The Trainer's pages record no batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from benchmarks.ledger.row import EARLIER, Expressed, NotExpressed, PublishedRow, Reading
+from willfit.devices import find_gpu
+from willfit.dtypes import FLOAT16, FLOAT32, parse_dtype
+from willfit.results import Estimate
+from willfit.scenario import (
+    Inference,
+    Loading,
+    Machine,
+    Quantization,
+    Scenario,
+    Training,
+    Workload,
+)
+from willfit.scenario.workload import QuantScheme
+from willfit.sources.resolve import resolve
+
+_GPU: Final = find_gpu("RTX A5000")
+"""24 GB; the pages say 24 to 48 GB of NVIDIA's."""
+_SCHEMES: Final[dict[str, QuantScheme]] = {"nf4": "nf4", "fp4": "fp4", "LLM.int8": "int8"}
+_COUNTERS: Final = {
+    "torch max_allocated": "allocated_bytes",
+    "torch max_reserved": "reserved_bytes",
+}
+
+
+def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
+    """Prefill by counter; of the Trainer what does not depend on the batch."""
+    for entry in row["measured"]:
+        kind = entry["kind"]
+        if "AMD" in str(row["gpu"]):
+            yield NotExpressed(kind=kind, reason="which kernels ROCm takes is not known")
+        elif row["task"] == "train":
+            yield _trainer(row, kind)
+        else:
+            yield _prefill(row, kind)
+
+
+def _prefill(row: PublishedRow, kind: str) -> Expressed | NotExpressed:
+    counter = kind.partition(" (")[0]
+    if counter not in _COUNTERS:
+        return NotExpressed(kind=kind, reason="a device counter on a GPU that is not recorded")
+    scenario = _scenario(row)
+    return Expressed(
+        kind=kind,
+        scenario=scenario,
+        high_scenario=replace(scenario, stack=EARLIER),
+        reading=_reading(_COUNTERS[counter]),
+    )
+
+
+def _scenario(row: PublishedRow) -> Scenario:
+    quantization = None
+    if row["quant"]:
+        quantization = Quantization(scheme=_SCHEMES[row["quant"].split()[1]], compute_dtype=FLOAT16)
+    inference = Inference(
+        context_len=int(row["seq"].split()[0]) + 1,
+        attn="flash_attention_2",
+        batch_size=row["batch"],
+    )
+    loading = Loading(dtype=parse_dtype(row["dtype"]), quantization=quantization)
+    return Scenario(
+        model=resolve(row["model"]),
+        workload=Workload(loading=loading, inference=inference),
+        machine=Machine(gpus=(_GPU,)),
+    )
+
+
+def _reading(amount: str) -> Reading:
+    def read(estimate: Estimate) -> int:
+        return max(int(getattr(p, amount)) for p in estimate.binding.phases if p.name == "prefill")
+
+    return read
+
+
+def _trainer(row: PublishedRow, kind: str) -> Expressed | NotExpressed:
+    """What the model and, at the end, gradients, AdamW's states and workspaces take."""
+    if kind.startswith("train_mem_gpu_peaked"):
+        return NotExpressed(kind=kind, reason="batch and length not recorded")
+    training = Training(
+        method="full", optimizer="adamw_torch", micro_batch_size=1, max_length=128, trainer="loop"
+    )
+    scenario = Scenario(
+        model=resolve(row["model"]),
+        workload=Workload(loading=Loading(dtype=FLOAT32), training=training),
+        machine=Machine(gpus=(_GPU,)),
+    )
+    if kind.startswith("init_mem_gpu"):
+        return Expressed(kind=kind, scenario=scenario, reading=_allocated, moment="loaded")
+    return Expressed(kind=kind, scenario=scenario, reading=_states)
+
+
+def _allocated(estimate: Estimate) -> int:
+    return estimate.binding.peak.allocated_bytes
+
+
+def _states(estimate: Estimate) -> int:
+    """Of the step, what stays when it is over."""
+    step = next(phase for phase in estimate.binding.phases if phase.name == "step")
+    lasting = ("gradients", "optimizer_states", "workspaces")
+    return sum(part.num_bytes for part in step.components if part.name in lasting)

@@ -1,0 +1,86 @@
+"""What is allocated at one moment of a job, for sources that read the counter there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from willfit.allocator.config import parse_alloc_conf
+from willfit.allocator.simulator import Allocator
+from willfit.devices import cublas_workspace_bytes
+from willfit.estimator.outcome import load
+from willfit.estimator.replay import placed
+from willfit.formulas.training import static
+from willfit.formulas.training.phases import training_step
+from willfit.results import Estimate
+from willfit.scenario import Scenario
+from willfit.trace.recording import Event, Recording
+
+Moment = Literal["loaded", "forward", "backward"]
+"""Right after the model is on the device; after the first forward pass, with its outputs alive;
+after the first backward pass, with outputs and gradients alive."""
+
+
+def moments_traced(recording: Recording) -> dict[Moment, int]:
+    """Allocated bytes at each moment that the recording has."""
+    found: dict[Moment, int] = {}
+    inside = False
+    held = 0
+    for event, now in _allocated(recording):
+        if event.phase != "load":
+            found.setdefault("loaded", held)
+        if event.phase in ("prefill", "forward"):
+            returned = inside and bool(event.num_bytes) and not event.place.module
+            if event.phase == "prefill" and returned:
+                found["forward"] = held  # `generate` works on what the model returned
+            inside = bool(event.place.module) if event.num_bytes else inside
+        if event.phase == "backward":
+            found.setdefault("forward", held)
+        if event.phase in ("clip", "step"):
+            found.setdefault("backward", held)
+        held = now
+    return {"loaded": held, **found}
+
+
+def _allocated(recording: Recording) -> Iterator[tuple[Event, int]]:
+    """Each event with what is allocated after it."""
+    allocator = Allocator(parse_alloc_conf(""))
+    for event, _ in placed(recording.events, allocator):
+        yield event, allocator.allocated_bytes
+
+
+def moment_by_formula(scenario: Scenario, estimate: Estimate, moment: Moment) -> int:
+    """The sum of what the formulas say is alive then."""
+    if scenario.workload.training is not None:
+        return _training_moment(scenario, moment)
+    phase = next(
+        phase
+        for phase in estimate.binding.phases
+        if phase.name == "load" or (moment != "loaded" and phase.name == "prefill")
+    )
+    if moment != "loaded":
+        phase = next(phase for phase in estimate.binding.phases if phase.name == "prefill")
+    alive = ("weights", "quantization_state", "kv_cache", "logits", "workspaces")
+    return sum(part.num_bytes for part in phase.components if part.name in alive)
+
+
+def _training_moment(scenario: Scenario, moment: Moment) -> int:
+    """Weights; and activations, logits and a workspace; or gradients, outputs and two workspaces.
+
+    Activations include K and V, which ``outputs`` keeps past backward.
+    """
+    training = scenario.workload.training
+    assert training is not None
+    loaded = load(scenario)
+    share = loaded.split.shares[0]
+    step, _ = training_step(scenario.model, training, share.gpu, scenario.stack, share.weights)
+    held = step.sharded.weights + step.weights.state_allocated_bytes
+    if step.adapter is not None:
+        held += static.total_bytes(step.trainables)
+    workspace = cublas_workspace_bytes(share.gpu)
+    if moment == "forward":
+        held += step.kept_bytes() + step.kept_logits() + workspace
+    if moment == "backward":
+        held += step.sharded.gradients + step.kept_with_outputs() + step.kept_logits()
+        held += 2 * workspace
+    return held
