@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,10 +18,12 @@ from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
-from willfit.estimator.replay import replay, replay_on, timeline, timelines
+from willfit.estimator.replay import replay, replay_on
 from willfit.estimator.snapshot import snapshot
+from willfit.estimator.timeline import timeline, timelines
 from willfit.formulas.weights import load_weights
 from willfit.report.drawing import SCALE
+from willfit.report.terminal import render
 from willfit.report.timeline import HEIGHT, WIDTH, timeline_html, timeline_png, timeline_svg
 from willfit.scenario import (
     Inference,
@@ -271,7 +274,26 @@ def test_a_full_card_gives_cached_segments_back(spec_of: Any) -> None:
     assert max(phase.reserved_bytes for phase in tight) <= capacity
     with pytest.raises(SimulatedOutOfMemory):
         replay(recording, capacity_bytes=most // 2)
-    assert replay_on(recording, "", most // 2) == replay(recording)
+    failed = replay_on(recording, "", most // 2)
+    assert failed.failure is not None and failed.failure.phase in ("prefill", "decode")
+    assert max(phase.reserved_bytes for phase in failed.phases) <= 1.06 * most < roomy
+    assert replay_on(recording, "", capacity).failure is None
+
+
+def test_a_run_that_ends_says_where_in_torchs_words(spec_of: Any) -> None:
+    asked = scenario(spec_of("llama"), WORK["full"], "24GiB:sm_80")
+    largest = estimate(asked, trace=True).gpus[0].peak.allocated_bytes
+    context = 1 << 30
+    gpu = replace(asked.machine.gpus[0], capacity_bytes=largest * 9 // 10 + context,  # type: ignore[union-attr]
+                  context_bytes=context, context_range_bytes=(context, context))  # fmt: skip
+    result = estimate(replace(asked, machine=Machine(gpus=(gpu,))), trace=True)
+    assert result.verdict == "does_not_fit"
+    failure = result.failure
+    assert failure is not None and failure.phase in ("backward", "step")
+    assert failure.message.startswith("CUDA out of memory. Tried to allocate ")
+    assert "GPU 0 has a total capacity of 1." in failure.message
+    report = render(result)
+    assert "would end in" in report and "Tried to allocate" in report
 
 
 def test_every_decoding_step_is_as_if_it_had_been_run(

@@ -38,6 +38,21 @@ class Alive:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Where a traced run would run out of memory."""
+
+    phase: str
+    module: str
+    """Path of the module at work; "" outside of the model."""
+    op: str
+    tried_bytes: int
+    """What was asked of the device."""
+    message: str
+    """What torch would say."""
+    gpu_index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moment:
     """What a GPU held at one moment of a traced run."""
 
@@ -169,6 +184,8 @@ class Estimate:
     ignored_settings: tuple[str, ...] = ()
     refused: str | None = None
     """Why the library would refuse to load it this way, whatever the numbers; None if it would."""
+    failure: Failure | None = None
+    """Where the first GPU that runs out would, in a traced run that does not fit."""
     largest_alive: tuple[Alive, ...] = ()
     """What fills the first GPU at its peak, largest first; known to a trace alone."""
     off_gpu_bytes: int = 0

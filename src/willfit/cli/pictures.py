@@ -7,8 +7,8 @@ import pickle
 from pathlib import Path
 
 from willfit.errors import InputError
-from willfit.estimator.replay import timelines
 from willfit.estimator.snapshot import snapshot
+from willfit.estimator.timeline import timelines
 from willfit.report.timeline import timeline_html, timeline_png, timeline_svg
 from willfit.trace.recording import Recording
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from willfit.errors import UnsupportedError
+from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
 from willfit.estimator.on_top import OnTop, on_top
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
-from willfit.estimator.replay import ReplayedPhase, largest_alive, replay_on
+from willfit.estimator.replay import Replayed, ReplayedPhase, replay_on
 from willfit.estimator.share import Share
 from willfit.formulas.phase import ComponentName
 from willfit.results import GpuEstimate
@@ -52,12 +54,14 @@ def outcome_by_trace(
     recordings = [
         traced.recording.on(share.index) if len(gpus) > 1 else traced.recording for share in shares
     ]
-    replayed = [
+    results = [
         _replayed(scenario, share, overheads, recording, alone=added is None)
         for share, overheads, recording in zip(shares, loaded.overheads, recordings, strict=True)
     ]
-    if added is not None:
-        replayed = [added.applied(i, phases) for i, phases in enumerate(replayed)]
+    replayed = [
+        result.phases if added is None else added.applied(index, result.phases)
+        for index, result in enumerate(results)
+    ]
     estimates = tuple(
         _gpu(scenario, share, overheads, phases, added)
         for share, overheads, phases in zip(shares, loaded.overheads, replayed, strict=True)
@@ -82,6 +86,14 @@ def outcome_by_trace(
         unsupported=(),
         unknowns=scenario.model.unknowns,
         refused=None,
+        failure=next(
+            (
+                replace(result.failure, gpu_index=share.index)
+                for share, result in zip(shares, results, strict=True)
+                if result.failure is not None
+            ),
+            None,
+        ),
         largest_alive=largest_alive(recordings[fullest], replayed[fullest]),
         off_gpu=(host, disk),
     )
@@ -111,12 +123,13 @@ def _kv_cache_bytes(
 
 def _replayed(
     scenario: Scenario, share: Share, overheads: Overheads, recording: Recording, *, alone: bool
-) -> tuple[ReplayedPhase, ...]:
+) -> Replayed:
     """The run on a device of this GPU's size; on an endless one where others take a part of it."""
-    capacity = None
-    if scenario.machine is not None and alone:
-        capacity = scenario.machine.budget_bytes(share.index) - overheads.context_bytes
-    return replay_on(recording, scenario.stack.alloc_conf, capacity)
+    machine, gpu = scenario.machine, share.gpu
+    if machine is None or gpu is None or not alone:
+        return replay_on(recording, scenario.stack.alloc_conf, None)
+    capacity = machine.budget_bytes(share.index) - overheads.context_bytes
+    return replay_on(recording, scenario.stack.alloc_conf, capacity, gpu.capacity_bytes)
 
 
 def _gpu(

@@ -68,6 +68,7 @@ def estimate(
         unknowns=outcome.unknowns,
         ignored_settings=tuple(ignored_settings),
         refused=outcome.refused,
+        failure=outcome.failure,
         largest_alive=outcome.largest_alive,
         off_gpu_bytes=0 if outcome.refused else sum(outcome.off_gpu),
         notes={**_offload_note(outcome), **_notes(scenario)},

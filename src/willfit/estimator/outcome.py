@@ -14,7 +14,7 @@ from willfit.estimator.spread import spread, strategy_of
 from willfit.formulas.loading import WARMUP_SINCE, loading_phase, simulate_loading
 from willfit.formulas.phase import Phase
 from willfit.formulas.weights import LoadedWeights, load_weights
-from willfit.results import Alive, GpuEstimate, Level
+from willfit.results import Alive, Failure, GpuEstimate, Level
 from willfit.scenario import Scenario
 from willfit.scenario.model import Unknown
 from willfit.units import format_bytes
@@ -51,6 +51,7 @@ class Outcome:
     unsupported: tuple[str, ...]
     unknowns: tuple[Unknown, ...]
     refused: str | None
+    failure: Failure | None = None
     largest_alive: tuple[Alive, ...] = ()
     off_gpu: tuple[int, int] = (0, 0)
     """Bytes of weights left in host memory and on disk."""

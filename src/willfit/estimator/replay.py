@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator, SimulatedOutOfMemory
 from willfit.formulas.phase import ComponentName, PhaseName
-from willfit.results import Alive, Moment, Timeline
+from willfit.results import Failure
 from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Recording
 
 
@@ -26,11 +25,26 @@ class ReplayedPhase:
     """Number of the event after which most is allocated."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """A recording on one device."""
+
+    phases: tuple[ReplayedPhase, ...]
+    failure: Failure | None = None
+    """Where a device of the real size would run out; the phases are then of a larger one."""
+
+
 def replay(
-    recording: Recording, alloc_conf: str = "", capacity_bytes: int | None = None
+    recording: Recording,
+    alloc_conf: str = "",
+    capacity_bytes: int | None = None,
+    total_bytes: int | None = None,
 ) -> tuple[ReplayedPhase, ...]:
-    """Every phase in the order of its first event; raises `SimulatedOutOfMemory` at a capacity."""
-    changes, peaks = _simulate(recording.events, alloc_conf, capacity_bytes)
+    """Every phase in the order of its first event; raises `OutOfMemoryAt` at a capacity."""
+    allocator = Allocator(
+        parse_alloc_conf(alloc_conf), capacity_bytes=capacity_bytes, total_bytes=total_bytes
+    )
+    changes, peaks = _simulate(recording.events, allocator)
     totals = _components(recording, changes, {peak.position for peak in peaks.values()})
     return tuple(
         ReplayedPhase(
@@ -44,17 +58,50 @@ def replay(
     )
 
 
+SLACK: Final = (0.02, 0.06)
+"""How much larger than what is allocated a device is tried to be, before one without end."""
+
+
 def replay_on(
-    recording: Recording, alloc_conf: str, capacity_bytes: int | None
-) -> tuple[ReplayedPhase, ...]:
+    recording: Recording,
+    alloc_conf: str,
+    capacity_bytes: int | None,
+    total_bytes: int | None = None,
+) -> Replayed:
     """As the device would have it: cached segments are given back where it is full.
 
-    Where even that does not help, what it would take on a device without end.
+    Where even that does not help, the failure, and what it would take on the smallest larger device
+    of those tried. ``capacity_bytes``: what the process may take of ``total_bytes``.
     """
     try:
-        return replay(recording, alloc_conf, capacity_bytes)
-    except SimulatedOutOfMemory:
-        return replay(recording, alloc_conf)
+        return Replayed(phases=replay(recording, alloc_conf, capacity_bytes, total_bytes))
+    except OutOfMemoryAt as error:
+        failure = error.failure
+    endless = replay(recording, alloc_conf)
+    most = max(phase.allocated_bytes for phase in endless)
+    for slack in SLACK:
+        try:
+            phases = replay(recording, alloc_conf, round(most * (1 + slack)))
+        except OutOfMemoryAt:
+            continue
+        return Replayed(phases=phases, failure=failure)
+    return Replayed(phases=endless, failure=failure)
+
+
+class OutOfMemoryAt(SimulatedOutOfMemory):
+    """A simulated device ran out of memory, at a known place of a recording."""
+
+    def __init__(self, error: SimulatedOutOfMemory, event: Event) -> None:
+        super().__init__(error.state)
+        self.failure = Failure(
+            phase=event.phase,
+            module=event.place.module,
+            op=event.place.op,
+            tried_bytes=error.state.tried_bytes,
+            message=f"CUDA out of memory. {error}"
+            if not str(error).startswith("CUDA")
+            else str(error),
+        )
 
 
 @dataclass
@@ -79,7 +126,7 @@ def placed(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Even
         yield event, address
 
 
-def _changes(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Event, int]]:
+def changes_of(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Event, int]]:
     """Each event with the bytes, block and all, by which it changed what is allocated."""
     held = allocator.allocated_bytes
     for event, _ in placed(events, allocator):
@@ -88,20 +135,22 @@ def _changes(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Ev
 
 
 def _simulate(
-    events: Sequence[Event], alloc_conf: str, capacity_bytes: int | None
+    events: Sequence[Event], allocator: Allocator
 ) -> tuple[list[int], dict[PhaseName, _Peak]]:
     """The change that every event makes, and where each phase's peak is."""
-    allocator = Allocator(parse_alloc_conf(alloc_conf), capacity_bytes=capacity_bytes)
     changes: list[int] = []
     peaks: dict[PhaseName, _Peak] = {}
-    for position, (event, change) in enumerate(_changes(events, allocator)):
-        changes.append(change)
-        peak = peaks.get(event.phase) or peaks.setdefault(event.phase, _Peak())
-        if not event.num_bytes:
-            continue
-        peak.reserved_bytes = max(peak.reserved_bytes, allocator.reserved_bytes)
-        if allocator.allocated_bytes > peak.allocated_bytes:
-            peak.position, peak.allocated_bytes = position, allocator.allocated_bytes
+    try:
+        for position, (event, change) in enumerate(changes_of(events, allocator)):
+            changes.append(change)
+            peak = peaks.get(event.phase) or peaks.setdefault(event.phase, _Peak())
+            if not event.num_bytes:
+                continue
+            peak.reserved_bytes = max(peak.reserved_bytes, allocator.reserved_bytes)
+            if allocator.allocated_bytes > peak.allocated_bytes:
+                peak.position, peak.allocated_bytes = position, allocator.allocated_bytes
+    except SimulatedOutOfMemory as error:
+        raise OutOfMemoryAt(error, events[len(changes)]) from None
     return changes, peaks
 
 
@@ -109,7 +158,7 @@ def _components(
     recording: Recording, changes: Sequence[int], positions: set[int]
 ) -> dict[int, dict[ComponentName, int]]:
     """What is alive right after each of these events, by component."""
-    kinds = dict(_kinds(recording))
+    kinds = dict(kinds_of(recording))
     totals: dict[ComponentName, int] = {}
     found: dict[int, dict[ComponentName, int]] = {}
     for position, (event, change) in enumerate(zip(recording.events, changes, strict=True)):
@@ -120,7 +169,7 @@ def _components(
     return found
 
 
-def _kinds(recording: Recording) -> Iterator[tuple[Handle, ComponentName]]:
+def kinds_of(recording: Recording) -> Iterator[tuple[Handle, ComponentName]]:
     """What every storage holds: as marked, or by the phase that made it.
 
     What a training step's forward pass makes and does not free itself is kept for backward.
@@ -140,66 +189,3 @@ def _kinds(recording: Recording) -> Iterator[tuple[Handle, ComponentName]]:
             yield event.handle, "activations"
         else:
             yield event.handle, "weights" if event.phase == "load" else "temporaries"
-
-
-LISTED: Final = 10
-"""Kinds of storages that a report lists."""
-_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.|$)")
-
-
-def largest_alive(recording: Recording, phases: Sequence[ReplayedPhase]) -> tuple[Alive, ...]:
-    """What is alive where most is allocated, by module and operator, the largest first.
-
-    Loading is left out where work follows.
-    """
-    working = [phase for phase in phases if phase.name != "load"] or phases
-    position = max(working, key=lambda phase: phase.allocated_bytes).position
-    alive: dict[Handle, Event] = {}
-    for event in recording.events[: position + 1]:
-        if event.num_bytes:
-            alive[event.handle] = event
-        elif event.handle != EMPTY_CACHE:
-            del alive[event.handle]
-    sums: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for event in alive.values():
-        key = (_NUMBER.sub("*", event.place.module), event.place.op, event.phase)
-        amount, count = sums.get(key, (0, 0))
-        sums[key] = (amount + event.num_bytes, count + 1)
-    ranked = sorted(sums.items(), key=lambda item: -item[1][0])[:LISTED]
-    return tuple(
-        Alive(module=module, op=op, phase=phase, num_bytes=amount, count=count)
-        for (module, op, phase), (amount, count) in ranked
-    )
-
-
-MOMENTS: Final = 1200
-"""Moments of a timeline: more than a picture has columns."""
-
-
-def timelines(recording: Recording, alloc_conf: str = "") -> dict[int, Timeline]:
-    """The run on each of its GPUs, by index."""
-    return {gpu: timeline(recording.on(gpu), alloc_conf) for gpu in recording.gpus}
-
-
-def timeline(recording: Recording, alloc_conf: str = "", moments: int = MOMENTS) -> Timeline:
-    """One GPU's run cut into equal stretches of events, each shown at its fullest."""
-    allocator = Allocator(parse_alloc_conf(alloc_conf))
-    kinds = dict(_kinds(recording))
-    totals: dict[str, int] = {}
-    stretch = max(len(recording.events) // moments, 1)
-    found: list[Moment] = []
-    fullest = -1
-    for number, (event, change) in enumerate(_changes(recording.events, allocator)):
-        kind = kinds.get(event.handle, "temporaries")
-        totals[kind] = totals.get(kind, 0) + change
-        if number % stretch == 0:
-            fullest = -1
-            found.append(Moment(phase=event.phase, components={}, reserved_bytes=0))
-        if allocator.allocated_bytes > fullest:
-            fullest = allocator.allocated_bytes
-            found[-1] = Moment(
-                phase=event.phase,
-                components=dict(totals),
-                reserved_bytes=allocator.reserved_bytes,
-            )
-    return Timeline(moments=tuple(found))

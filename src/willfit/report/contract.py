@@ -50,6 +50,7 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
         "headroom_bytes": binding.headroom_bytes,
         "refused": estimate.refused,
         "off_gpu_bytes": estimate.off_gpu_bytes,
+        "failure": None if estimate.failure is None else plain(estimate.failure),
         "largest_alive": [plain(alive) for alive in estimate.largest_alive],
         "assumptions": list(estimate.assumptions),
         "unsupported": list(estimate.unsupported),

@@ -7,7 +7,7 @@ from itertools import cycle
 from typing import Final
 
 from willfit.report.text import GLYPHS, Style, bar, table, wrapped
-from willfit.results import Alive, Component, Estimate, GpuEstimate
+from willfit.results import Alive, Component, Estimate, Failure, GpuEstimate
 from willfit.units import format_bytes
 
 _VERDICT: Final = {
@@ -35,6 +35,8 @@ def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = 
     if breakdown:
         for gpus in _alike(() if estimate.refused else estimate.gpus):
             lines += [*_breakdown(gpus, style), ""]
+        if estimate.failure is not None:
+            lines += [*_failure(estimate.failure), ""]
         if estimate.largest_alive:
             lines += [*_alive(estimate.largest_alive), ""]
         lines += [*_verdict(estimate, style), ""]
@@ -129,6 +131,16 @@ def _alive(alive: Sequence[Alive]) -> list[str]:
         where = item.module or "outside the model"
         lines += wrapped(f"{times}{where} ({made})", first=head, rest=" " * len(head))
     return lines
+
+
+def _failure(failure: Failure) -> list[str]:
+    """Where a traced run ends, and torch's own words for it."""
+    when = _WORDS.get(failure.phase, f"in {failure.phase}")
+    where = failure.module or "outside the model"
+    op = failure.op.removeprefix("aten.").removesuffix(".default")
+    head = f"would end {when} on GPU {failure.gpu_index}, in {where} ({op}):"
+    message = failure.message.partition(" If reserved but unallocated")[0]
+    return [*wrapped(head, first="", rest="  "), *wrapped(message, first="  ", rest="  ")]
 
 
 def _headroom(gpu: GpuEstimate) -> str:
