@@ -58,8 +58,8 @@ def replay(
     )
 
 
-SLACK: Final = (0.02, 0.06)
-"""How much larger than what is allocated a device is tried to be, before one without end."""
+TRIED: Final = (0.125, 0.25, 0.5)
+"""Devices that are tried before one without end: parts of the way from what is allocated to it."""
 
 
 def replay_on(
@@ -79,9 +79,10 @@ def replay_on(
         failure = error.failure
     endless = replay(recording, alloc_conf)
     most = max(phase.allocated_bytes for phase in endless)
-    for slack in SLACK:
+    reserved = max(phase.reserved_bytes for phase in endless)
+    for part in TRIED:
         try:
-            phases = replay(recording, alloc_conf, round(most * (1 + slack)))
+            phases = replay(recording, alloc_conf, round(most + part * (reserved - most)))
         except OutOfMemoryAt:
             continue
         return Replayed(phases=phases, failure=failure)
