@@ -58,8 +58,8 @@ def replay(
     )
 
 
-TRIED: Final = (0.125, 0.25, 0.5)
-"""Devices that are tried before one without end: parts of the way from what is allocated to it."""
+TRIES: Final = 3
+"""Halvings between what is allocated and what a device without end would reserve."""
 
 
 def replay_on(
@@ -77,16 +77,16 @@ def replay_on(
         return Replayed(phases=replay(recording, alloc_conf, capacity_bytes, total_bytes))
     except OutOfMemoryAt as error:
         failure = error.failure
-    endless = replay(recording, alloc_conf)
-    most = max(phase.allocated_bytes for phase in endless)
-    reserved = max(phase.reserved_bytes for phase in endless)
-    for part in TRIED:
+    phases = replay(recording, alloc_conf)
+    low = max(phase.allocated_bytes for phase in phases)
+    high = max(phase.reserved_bytes for phase in phases)
+    for _ in range(TRIES):
+        middle = (low + high) // 2
         try:
-            phases = replay(recording, alloc_conf, round(most + part * (reserved - most)))
+            phases, high = replay(recording, alloc_conf, middle), middle
         except OutOfMemoryAt:
-            continue
-        return Replayed(phases=phases, failure=failure)
-    return Replayed(phases=endless, failure=failure)
+            low = middle
+    return Replayed(phases=phases, failure=failure)
 
 
 class OutOfMemoryAt(SimulatedOutOfMemory):
