@@ -151,7 +151,7 @@ BAD = {
     "static cache of vLLM": (["gpt2", "--engine", "vllm", "--cache", "static"], "--engine vllm"),
     "compute capability that is none": (["gpt2", "--gpu", "24GiB:sm_999"], "sm_999"),
     "timeline without a trace": (["gpt2", "--timeline", "t.html"], "add --trace"),
-    "timeline of another kind": (["gpt2", "--trace", "--timeline", "t.gif"], ".html or .svg"),
+    "timeline of another kind": (["gpt2", "--trace", "--timeline", "t.gif"], ".html, .svg or .png"),
     "more tokens than positions": (["bert-base-cased", "--context", "600"], "512 positions"),
     "new tokens over context": (["llama-3-8b", "--context", "5", "--max-new-tokens", "9"], "more"),
     "map of GPUs that are not there": (

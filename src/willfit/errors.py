@@ -6,6 +6,7 @@
     │   ├── ModelAccessError      the model exists, but cannot be read (gated, offline, broken)
     │   └── BrokenFileError       a file is truncated, lies about itself, or is too large
     └── UnsupportedError      no trustworthy number can be given                  exit code 4
+        └── MissingLibraryError   what would give one is not installed
 
 Every message says what was given, what was expected and what to do, in one sentence.
 """
@@ -42,3 +43,7 @@ class UnsupportedError(WillfitError):
     """Part of the scenario cannot be computed or bounded, so no trustworthy number exists."""
 
     exit_code = 4
+
+
+class MissingLibraryError(UnsupportedError):
+    """A library that the answer needs is not installed; the message says how to install it."""

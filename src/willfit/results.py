@@ -187,7 +187,7 @@ class Estimate:
     failure: Failure | None = None
     """Where the first GPU that runs out would, in a traced run that does not fit."""
     largest_alive: tuple[Alive, ...] = ()
-    """What fills the first GPU at its peak, largest first; known to a trace alone."""
+    """What fills the fullest GPU at its peak, largest first; known to a trace alone."""
     off_gpu_bytes: int = 0
     """Weights left in host memory or on disk, copied to a GPU for every pass."""
     notes: Mapping[str, str] = field(default_factory=dict)

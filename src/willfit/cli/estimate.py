@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser
-from willfit.errors import InputError
+from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.results import Estimate
 
 if TYPE_CHECKING:
+    from willfit.cli.build import Request
     from willfit.estimator.by_trace import Listener
     from willfit.trace.recording import Recording
 
@@ -30,6 +31,12 @@ def configure(parser: Parser) -> None:
         action="store_true",
         default=None,
         help="run the real code on fake tensors: seconds, no GPU, no weights (willfit[trace])",
+    )
+    group.add_argument(
+        "--no-cache",
+        action="store_true",
+        default=None,
+        help="with --trace: run again what was traced before",
     )
     group.add_argument(
         "--timeline",
@@ -77,19 +84,54 @@ def run(arguments: argparse.Namespace) -> int:
 def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
     """The estimate of parsed arguments, and whether its breakdown was asked for."""
     from willfit.cli.build import build_request
+
+    listener = _pictures(arguments)
+    request = build_request(arguments)
+    shown = request.workload_given or request.scenario.machine is not None
+    if not arguments.trace:
+        return _estimated(request), shown
+    if listener is not None or arguments.no_cache:
+        return _traced(request, listener), shown
+    from willfit.cli.kept import keep, key_of, recall
+
+    key = key_of(request)
+    kept = recall(key, request)
+    if kept is not None:
+        print("willfit: traced before (--no-cache traces again)", file=sys.stderr)
+        return kept, shown
+    result = _traced(request, None)
+    if result.level == "trace":
+        keep(key, result)
+    return result, shown
+
+
+def _traced(request: Request, listener: Listener | None) -> Estimate:
+    """By trace; by formula, and said to be unsupported, where the code cannot be run."""
+    try:
+        return _estimated(request, trace=True, listener=listener)
+    except MissingLibraryError:
+        raise
+    except UnsupportedError as error:
+        try:
+            return _estimated(request, reason=str(error))
+        except UnsupportedError:
+            raise error from None
+
+
+def _estimated(
+    request: Request, *, trace: bool = False, listener: Listener | None = None, reason: str = ""
+) -> Estimate:
     from willfit.estimator import estimate
 
-    request = build_request(arguments)
-    result = estimate(
+    return estimate(
         request.scenario,
         dtypes=request.dtypes,
         assumptions=request.assumptions,
         ignored_settings=request.ignored_settings,
-        unsupported=request.unsupported,
-        trace=bool(arguments.trace),
-        listener=_pictures(arguments),
+        unsupported=[*request.unsupported, *([reason] if reason else [])],
+        trace=trace,
+        listener=listener,
     )
-    return result, request.workload_given or request.scenario.machine is not None
 
 
 def _pictures(arguments: argparse.Namespace) -> Listener | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from willfit.errors import UnsupportedError
+from willfit.errors import MissingLibraryError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
@@ -45,7 +45,7 @@ def outcome_by_trace(
             placement=placement,
         )
     except ImportError as error:
-        raise UnsupportedError(
+        raise MissingLibraryError(
             f"--trace runs the real code and lacks a library ({error}): "
             "pip install 'willfit[trace]', or leave --trace out"
         ) from None
