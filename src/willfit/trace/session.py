@@ -44,6 +44,8 @@ class Session:
             temporaries(quantized=self._quantized), workspaces=(cublas_workspace_bytes(gpu),)
         )
         self.attention: CudaAttention | None = None
+        self.alive: list[object] = []
+        """What outlives the recording: an optimizer's cycles are collected at no fixed moment."""
         self._built = built
         self._gpu = gpu
         self._stack = stack

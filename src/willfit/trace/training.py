@@ -2,62 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
-from willfit.trace.optimizers import make_optimizer
+from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
+from willfit.trace.precision import MixedPrecision
 from willfit.trace.session import Session
 
-STEPS = 2
+STEPS: Final = 2
 """The first creates the optimizer's states; the second is as all later ones."""
+MICRO_STEPS: Final = 2
+"""Micro-batches of a step that are run: the second finds gradients, as all later ones do."""
 
 
 def run_training(session: Session, training: Training, settings: TrainingSettings) -> None:
-    """Two steps on the session's model; its recording has them."""
+    """Steps on the session's model, the longest batch last; its recording has them."""
     model: Any = session.model
     model.train()
     _set_up(model, session, settings)
-    recorder = session.recorder
-    with session.running():
+    precision = MixedPrecision(settings.autocast, accelerate=not settings.keeps_outputs)
+    precision.check(model.parameters())
+    with optimizer_on_cuda(settings.optimizer_name), session.running():
         optimizer = make_optimizer(
-            settings.optimizer_name, settings.optimizer, model.parameters(), recorder
+            settings.optimizer_name,
+            settings.optimizer,
+            model,
+            session.recorder,
+            settings.accumulation,
         )
-        kept: Any = None
-        for _ in range(STEPS):
-            for _ in range(min(settings.accumulation, 2)):
-                recorder.phase = "forward"
-                batch = _batch(model, settings, training)
-                with _autocast(settings.autocast):
-                    outputs = model(**batch)
-                loss = outputs["loss"]
-                recorder.mark([outputs.get("logits")], "logits")
-                recorder.mark(_cached(outputs), "kv_cache")
-                if settings.keeps_outputs:
-                    kept = outputs
-                del outputs, batch
-                recorder.phase = "backward"
-                if settings.accumulation > 1:
-                    loss = loss / settings.accumulation
-                loss.backward()
-                del loss
-                recorder.mark((p.grad for p in model.parameters()), "gradients")
-            recorder.phase = "clip"
-            if training.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(
-                    [p for p in model.parameters() if p.requires_grad],
-                    training.max_grad_norm,
-                    foreach=True,
-                )
-            recorder.phase = "step"
-            optimizer.step()
-            recorder.mark(_states(optimizer), "optimizer_states")
-            optimizer.zero_grad()
-        del kept
+        session.alive.append(optimizer)
+        run = _Run(session, training, settings, precision, optimizer)
+        for seq_len in settings.step_lengths or (settings.seq_len,) * STEPS:
+            run.step(seq_len)
+        del run
+
+
+class _Run:
+    """The steps of one optimizer; what a plain loop keeps of a step lives until the next one."""
+
+    def __init__(
+        self,
+        session: Session,
+        training: Training,
+        settings: TrainingSettings,
+        precision: MixedPrecision,
+        optimizer: Any,
+    ) -> None:
+        self._model: Any = session.model
+        self._recorder = session.recorder
+        self._training = training
+        self._settings = settings
+        self._precision = precision
+        self._optimizer = optimizer
+        self._kept: Any = None
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedule-free ones have two modes, as the Trainer knows
+
+    def step(self, seq_len: int) -> None:
+        """One step of the optimizer."""
+        recorder, optimizer = self._recorder, self._optimizer
+        settings = replace(self._settings, seq_len=seq_len)
+        for _ in range(min(settings.accumulation, MICRO_STEPS)):
+            self._micro_step(settings)
+        recorder.phase = "clip"
+        if self._training.max_grad_norm:
+            self._precision.unscale(optimizer)
+            torch.nn.utils.clip_grad_norm_(self._trained(), self._training.max_grad_norm)
+        recorder.phase = "step"
+        if not _in_backward(optimizer):
+            self._precision.step(optimizer)
+        recorder.mark(state_tensors(optimizer), "optimizer_states")
+        self._model.zero_grad()
+
+    def _micro_step(self, settings: TrainingSettings) -> None:
+        self._recorder.phase = "forward"
+        loss = self._forward(settings)
+        self._recorder.phase = "backward"
+        if settings.accumulation > 1:
+            loss = loss / settings.accumulation
+        loss = self._precision.scaled(loss)
+        if _in_backward(self._optimizer):
+            self._optimizer.fused_backward(loss, 1.0)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._recorder.mark((p.grad for p in self._model.parameters()), "gradients")
+
+    def _forward(self, settings: TrainingSettings) -> torch.Tensor:
+        """The loss; the outputs beside it are gone unless the loop keeps them."""
+        batch = _batch(self._model, settings, self._training)
+        outputs = self._precision.forward(self._model, batch)
+        self._recorder.mark([outputs.get("logits")], "logits")
+        self._recorder.mark(_cached(outputs), "kv_cache")
+        if settings.keeps_outputs:
+            self._kept = outputs
+        return outputs["loss"]  # type: ignore[no-any-return]
+
+    def _trained(self) -> Sequence[torch.Tensor]:
+        return [p for p in self._model.parameters() if p.requires_grad]
+
+
+def _in_backward(optimizer: Any) -> bool:
+    """LOMO's step is a part of backward (accelerate.Accelerator.lomo_backward)."""
+    return hasattr(optimizer, "fused_backward")
 
 
 def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
@@ -94,17 +145,3 @@ def _cached(outputs: Any) -> Iterator[torch.Tensor]:
     cache = outputs.get("past_key_values")
     for layer in getattr(cache, "layers", None) or ():
         yield from (getattr(layer, "keys", None), getattr(layer, "values", None))  # type: ignore[misc]
-
-
-def _states(optimizer: Any) -> Iterator[Any]:
-    for state in getattr(optimizer, "state", {}).values():
-        yield from state.values()
-
-
-@contextmanager
-def _autocast(dtype: Any) -> Iterator[None]:
-    context: Any = nullcontext()
-    if dtype is not None:
-        context = torch.autocast("cpu", dtype=getattr(torch, dtype.name))
-    with context:
-        yield

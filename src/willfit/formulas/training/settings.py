@@ -41,6 +41,8 @@ class TrainingSettings:
     chunked_loss: bool
     """Whether logits are never materialised whole (TRL's fused head, Liger)."""
     accumulation: int
+    step_lengths: tuple[int, ...]
+    """Sequence lengths of successive steps where the data's are known; the longest is the last."""
     assumptions: tuple[str, ...]
 
     @property
@@ -84,6 +86,7 @@ def fill_training(
         keeps_outputs=training.trainer == "loop",
         chunked_loss=trl or training.use_liger_kernel,
         accumulation=training.gradient_accumulation_steps,
+        step_lengths=_step_lengths(training, seq_len, batch, notes),
         assumptions=(*notes, *attention_notes),
     )
 
@@ -102,6 +105,25 @@ def _length(training: Training, architecture: Architecture | None, notes: list[s
     length = min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
     notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
     return length
+
+
+QUANTILES: Final = (0.1, 0.5, 0.9)
+"""Batches, from short to long, that come between the longest one's first and second time."""
+
+
+def _step_lengths(
+    training: Training, longest: int, batch: int, notes: list[str]
+) -> tuple[int, ...]:
+    """Longest, short, middle, long, longest again: what the allocator finds is of other shapes.
+
+    The q-quantile of the longest of B lengths is the q^(1/B)-quantile of a length.
+    """
+    lengths = sorted(min(length, longest) for length in training.lengths)
+    if not lengths or lengths[0] == lengths[-1] or training.packing:
+        return ()
+    notes.append("batches of other lengths come before the longest, in order of a typical epoch")
+    typical = [lengths[int(q ** (1 / batch) * (len(lengths) - 1))] for q in QUANTILES]
+    return (longest, *typical, longest)
 
 
 def _autocast(training: Training, notes: list[str]) -> DType | None:

@@ -18,9 +18,11 @@ from transformers import masking_utils
 
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
-from willfit.trace.cuda import bitsandbytes
+from willfit.trace.cuda import bitsandbytes, foreach, softmax
 from willfit.trace.cuda.attention import CudaAttention, dropout
+from willfit.trace.cuda.autocast import cuda_autocast
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
+from willfit.trace.cuda.kernels import registered, replaced
 
 __all__ = ["CudaAttention", "Hidden", "cuda_choices", "temporaries"]
 
@@ -60,18 +62,13 @@ def _not_packed(position_ids: Any) -> None:
 def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
     """The functions of this GPU in place of the CPU's; sm_80 where none is named."""
     attention = CudaAttention(gpu, stack)
-    replaced: list[tuple[Any, str, Any]] = [
+    rows: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
         (masking_utils, "find_packed_sequence_indices", _not_packed),
         *(bitsandbytes.replacements() if quantized else ()),
         *_experts(gpu),
+        *foreach.replacements(),
     ]
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    try:
-        for owner, name, value in replaced:
-            setattr(owner, name, value)
+    with replaced(rows), registered(softmax.KEY, softmax.ROWS), cuda_autocast():
         yield attention
-    finally:
-        for owner, name, value in kept:
-            setattr(owner, name, value)
