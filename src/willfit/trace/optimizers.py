@@ -1,4 +1,4 @@
-"""The optimizer of a traced step: the Trainer's own where it runs on fake tensors, else its bytes."""
+"""The optimizer of a traced step: the Trainer's own where it can run, else its bytes."""
 
 from __future__ import annotations
 

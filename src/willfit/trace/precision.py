@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ class MixedPrecision:
         self._dtype = getattr(torch, autocast.name) if autocast is not None else None
         self._accelerate = accelerate
         scales = autocast is FLOAT16
-        self._scaler: Any = torch.amp.GradScaler("cpu") if scales else None  # type: ignore[attr-defined]
+        self._scaler: Any = torch.amp.GradScaler("cpu") if scales else None
 
     def check(self, parameters: Iterable[torch.Tensor]) -> None:
         """Refuse what the scaler refuses after the first backward."""
@@ -39,13 +40,12 @@ class MixedPrecision:
         cast = torch.autocast("cpu", dtype=self._dtype)(model)
         if not self._accelerate:
             return cast(**batch)
-        from accelerate.utils.operations import convert_outputs_to_fp32
-
-        return convert_outputs_to_fp32(cast)(**batch)
+        operations: Any = importlib.import_module("accelerate.utils.operations")
+        return operations.convert_outputs_to_fp32(cast)(**batch)
 
     def scaled(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss that backward starts from."""
-        return loss if self._scaler is None else self._scaler.scale(loss)  # type: ignore[no-any-return]
+        return loss if self._scaler is None else self._scaler.scale(loss)
 
     def unscale(self, optimizer: Any) -> None:
         """Gradients divided by the scale, before they are clipped."""

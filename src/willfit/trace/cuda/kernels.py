@@ -22,7 +22,7 @@ def registered(key: str, rows: Mapping[str, Kernel]) -> Iterator[None]:
 
     ``rows``: by the operator's name with its overload, ``softmax.int``.
     """
-    library: Any = torch.library.Library("aten", "IMPL")
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a kernel is replaced is the purpose

@@ -21,7 +21,7 @@ def replacements(name: str) -> list[tuple[Any, str, Any]]:
 
 
 def _bitsandbytes() -> list[tuple[Any, str, Any]]:
-    """bitsandbytes 0.50.2 optim/optimizer.py: paged states, and maps of 256 values."""
+    """Paged states, and quantisation maps (bitsandbytes 0.50.2 optim/optimizer.py)."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return []
     from bitsandbytes import functional
@@ -60,7 +60,7 @@ def _state_buffer(
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:  # noqa: ARG001
-    """cudaMallocManaged's memory is outside of PyTorch's allocator: not recorded."""
+    """Memory of cudaMallocManaged, outside of PyTorch's allocator: not recorded."""
     with _disable_current_modes():
         made: Any = torch.empty(shape, dtype=dtype, device="meta")
     made.is_paged = True
