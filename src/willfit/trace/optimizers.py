@@ -8,21 +8,27 @@ from typing import Any, Final
 
 import torch
 
-from willfit.formulas.training.optimizers import Optimizer, state_bytes
+from willfit.formulas.training.optimizers import (
+    LOW_RANK,
+    Optimizer,
+    paged_bytes,
+    state_bytes,
+    step_copies,
+)
 from willfit.trace.cuda.kernels import replaced
 from willfit.trace.cuda.optimizers import replacements
 from willfit.trace.recorder import Recorder
-from willfit.trace.trainer import LOW_RANK, trainer_optimizer
+from willfit.trace.trainer import loop_optimizer, trainer_optimizer
 
 RENAMED: Final = {"paged_adamw": "paged_adamw_32bit"}
 """Names of bitsandbytes that the Trainer spells otherwise."""
 COUNTED: Final = {
     "adamw_hf": "transformers has it no more",
     "adamw_anyprecision": "torchdistx is not on the package index",
-    "adamw_torch_xla": "it runs on TPUs",
     "adamw_torch_8bit": "torchao compiles its step",
     "adamw_torch_4bit": "torchao compiles its step",
     "stable_adamw": "optimi launches Triton kernels",
+    "grokadamw": "its states go to host memory and back",
 }
 """Optimizers that cannot step here, with the reason: states and temporaries by the formulas."""
 
@@ -36,21 +42,24 @@ def optimizer_on_cuda(name: str) -> Iterator[None]:
 
 def make_optimizer(
     name: str,
-    rules: Optimizer | None,
+    rules: Optimizer,
     model: torch.nn.Module,
     recorder: Recorder,
+    *,
     accumulation: int = 1,
+    loop: bool = False,
 ) -> Any:
     """Something with ``step()``; ``rules`` serve where the real one cannot."""
     name = RENAMED.get(name, name)
-    if name in COUNTED and rules is not None:
+    if name in COUNTED:
         note = f"optimizer {name} by its table: {COUNTED[name]}"
         recorder.recording.assumptions.append(note)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return CountedOptimizer(trained, rules, recorder)
-    if name.startswith(LOW_RANK):
+    if name in LOW_RANK:
         recorder.recording.assumptions.append(f"{name} of every linear layer, rank 128")
-    return trainer_optimizer(name, model, accumulation)
+    make = loop_optimizer if loop else trainer_optimizer
+    return make(name, model, accumulation)
 
 
 def state_tensors(optimizer: Any) -> Iterator[Any]:
@@ -78,18 +87,19 @@ class CountedOptimizer:
 
     def step(self) -> None:
         """States in the first step, temporaries in each."""
-        if not self._has_states and not self._rules.paged:
+        if not self._has_states:
             for parameter in self._parameters:
-                amount = state_bytes(self._rules, tuple(parameter.shape), parameter.element_size())
+                shape, size = tuple(parameter.shape), parameter.element_size()
+                amount = state_bytes(self._rules, shape, size)
+                amount -= paged_bytes(self._rules, shape, size)
                 if amount:
                     layer = self._recorder.layer_of(parameter)
                     self._recorder.allocate(amount, "optimizer state", "optimizer_states", layer)
         self._has_states = True
-        sizes = [parameter.untyped_storage().nbytes() for parameter in self._parameters]
-        for amount in (
-            round(self._rules.step_largest * max(sizes, default=0)),
-            round(self._rules.step_all * sum(sizes)),
-        ):
-            if amount:
-                handle = self._recorder.allocate(amount, "optimizer step", "temporaries")
-                self._recorder.release(handle)
+        largest = max(
+            step_copies(self._rules, each.element_size()) * each.numel()
+            for each in self._parameters
+        )
+        if largest:
+            handle = self._recorder.allocate(round(largest), "optimizer step", "temporaries")
+            self._recorder.release(handle)

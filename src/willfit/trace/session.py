@@ -47,7 +47,7 @@ class Session:
         self.alive: list[object] = []
         """What outlives the recording: an optimizer's cycles are collected at no fixed moment."""
         self._built = built
-        self._gpu = gpu
+        self.gpu = gpu
         self._stack = stack
         if self._quantized:
             fake_quantized(self.model, self.mode, getattr(torch, weights.dtype.name))
@@ -65,7 +65,7 @@ class Session:
         """The user's code runs inside: on fake tensors, with this GPU's choices, recorded."""
         with ExitStack() as stack:
             self.attention = stack.enter_context(
-                cuda_choices(self._gpu, self._stack, quantized=self._quantized)
+                cuda_choices(self.gpu, self._stack, quantized=self._quantized)
             )
             stack.enter_context(self.mode)
             stack.enter_context(self.recorder)
@@ -81,7 +81,7 @@ class Session:
         """Loading's events, and every parameter known by the storage that loading gave it."""
         recorder = self.recorder
         if device_map:
-            warmup = warmup_bytes(self._whole, self._gpu, self._stack)
+            warmup = warmup_bytes(self._whole, self.gpu, self._stack)
             if warmup:
                 recorder.release(recorder.allocate(warmup, "warm-up", "weights"))
         script = loading_script(weights) if device_map else moving_script(weights)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from willfit.errors import UnsupportedError
-
-LOW_RANK: Final = ("galore", "apollo")
-"""Optimizers that must be told their modules (``optim_target_modules``)."""
+from willfit.formulas.training.optimizers import LOW_RANK
 
 
 def trainer_optimizer(name: str, model: torch.nn.Module, accumulation: int) -> Any:
@@ -19,21 +19,47 @@ def trainer_optimizer(name: str, model: torch.nn.Module, accumulation: int) -> A
 
     Raises `UnsupportedError` with the Trainer's own reason where it does not make one.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
+
+    trainer: Any = Trainer.__new__(Trainer)
+    trainer.model, trainer.optimizer, trainer.optimizer_cls_and_kwargs = model, None, None
+    trainer.args = _arguments(name, accumulation)
+    with _refusing(name):
+        return trainer.create_optimizer()
+
+
+def loop_optimizer(name: str, model: torch.nn.Module, accumulation: int) -> Any:
+    """The same class in a loop of one's own: one group, no overrides."""
+    from transformers import Trainer
+
+    make: Any = Trainer.get_optimizer_cls_and_kwargs
+    with _refusing(name):
+        cls, settings = make(_arguments(name, accumulation), model)
+        for key in ("params", "model", "optimizer_dict"):
+            if key in settings:
+                return cls(settings.pop(key), **settings)
+        return cls([p for p in model.parameters() if p.requires_grad], **settings)
+
+
+def _arguments(name: str, accumulation: int) -> SimpleNamespace:
+    """``TrainingArguments`` at their defaults, without what they set up of devices."""
+    from transformers import TrainingArguments
     from transformers.training_args import OptimizerNames, ParallelMode
 
     arguments = {field.name: _default(field) for field in fields(TrainingArguments)}
     arguments |= {
         "optim": OptimizerNames(name),
-        "optim_target_modules": "all-linear" if name.startswith(LOW_RANK) else None,
+        "optim_target_modules": "all-linear" if name in LOW_RANK else None,
         "gradient_accumulation_steps": accumulation,
         "parallel_mode": ParallelMode.NOT_PARALLEL,
     }
-    trainer: Any = Trainer.__new__(Trainer)
-    trainer.model, trainer.optimizer, trainer.optimizer_cls_and_kwargs = model, None, None
-    trainer.args = SimpleNamespace(**arguments)
+    return SimpleNamespace(**arguments)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
     try:
-        return trainer.create_optimizer()
+        yield
     except (ImportError, ValueError, TypeError) as error:
         raise UnsupportedError(
             f"the Trainer makes no optimizer {name} here: {' '.join(str(error).split())[:200]}; "

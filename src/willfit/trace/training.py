@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,12 +10,15 @@ import torch
 
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
+from willfit.trace.fused_loss import fused_losses
 from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
 from willfit.trace.precision import MixedPrecision
 from willfit.trace.session import Session
 
 STEPS: Final = 2
 """The first creates the optimizer's states; the second is as all later ones."""
+MORE_STEPS: Final = {"schedule_free_radam": 7}
+"""Optimizers whose first steps are unlike the later ones: RAdam's variance counts from the 6th."""
 MICRO_STEPS: Final = 2
 """Micro-batches of a step that are run: the second finds gradients, as all later ones do."""
 
@@ -27,17 +30,23 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
     _set_up(model, session, settings)
     precision = MixedPrecision(settings.autocast, accelerate=not settings.keeps_outputs)
     precision.check(model.parameters())
-    with optimizer_on_cuda(settings.optimizer_name), session.running():
+    with (
+        optimizer_on_cuda(settings.optimizer_name),
+        fused_losses(model, training, settings, session.gpu) as extra,
+        session.running(),
+    ):
         optimizer = make_optimizer(
             settings.optimizer_name,
             settings.optimizer,
             model,
             session.recorder,
-            settings.accumulation,
+            accumulation=settings.accumulation,
+            loop=training.trainer == "loop",
         )
         session.alive.append(optimizer)
-        run = _Run(session, training, settings, precision, optimizer)
-        for seq_len in settings.step_lengths or (settings.seq_len,) * STEPS:
+        run = _Run(session, training, settings, precision, optimizer, extra)
+        steps = MORE_STEPS.get(settings.optimizer_name, STEPS)
+        for seq_len in settings.step_lengths or (settings.seq_len,) * steps:
             run.step(seq_len)
         del run
 
@@ -52,13 +61,16 @@ class _Run:
         settings: TrainingSettings,
         precision: MixedPrecision,
         optimizer: Any,
+        extra: Mapping[str, Any],
     ) -> None:
+        """``extra``: what the trainer calls the model with besides the batch."""
         self._model: Any = session.model
         self._recorder = session.recorder
         self._training = training
         self._settings = settings
         self._precision = precision
         self._optimizer = optimizer
+        self._extra = extra
         self._kept: Any = None
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free ones have two modes, as the Trainer knows
@@ -94,7 +106,7 @@ class _Run:
 
     def _forward(self, settings: TrainingSettings) -> torch.Tensor:
         """The loss; the outputs beside it are gone unless the loop keeps them."""
-        batch = _batch(self._model, settings, self._training)
+        batch = {**_batch(self._model, settings, self._training), **self._extra}
         outputs = self._precision.forward(self._model, batch)
         self._recorder.mark([outputs.get("logits")], "logits")
         self._recorder.mark(_cached(outputs), "kv_cache")

@@ -45,6 +45,12 @@ def training_phases(
         raise InputError(
             "quantised weights cannot be trained themselves: use --train lora or --train qlora"
         )
+    settings = fill_training(training, architecture, stack)
+    if not settings.optimizer.closed:
+        raise UnsupportedError(
+            f"optimizer {settings.optimizer_name} has no closed formula: --trace (willfit[trace]) "
+            "runs it"
+        )
     adapter, adapter_notes = (
         (None, ()) if training.method == "full" else build_adapter(model, training.lora or Lora())
     )
@@ -52,7 +58,7 @@ def training_phases(
         model=model,
         architecture=architecture,
         training=training,
-        settings=fill_training(training, architecture, stack),
+        settings=settings,
         gpu=gpu,
         stack=stack,
         weights=weights,
@@ -72,7 +78,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
         _phase(
             step,
             "step",
-            gradients=step.sharded.gradients,
+            gradients=step.sharded.gradients or step.largest_gradient,
             parts={
                 "activations": step.kept_cache() if step.settings.keeps_outputs else 0,
                 "logits": step.kept_logits(),
@@ -94,15 +100,13 @@ def _phase(
     step: Step, name: PhaseName, *, gradients: int, parts: Mapping[ComponentName, int]
 ) -> Phase:
     sharded = step.sharded
-    optimizer = step.settings.optimizer
-    states = 0 if optimizer.paged else sharded.optimizer_states
     adapters = static.total_bytes(step.trainables) if step.adapter is not None else 0
     components: dict[ComponentName, int] = {
         "weights": sharded.weights,
         "quantization_state": step.weights.state_allocated_bytes,
         "adapters": adapters,
         "gradients": gradients,
-        "optimizer_states": states,
+        "optimizer_states": sharded.optimizer_states,
         **parts,
         "communication": sharded.communication,
         "workspaces": 2 * cublas_workspace_bytes(step.gpu),
@@ -114,8 +118,9 @@ def _phase(
         "workspaces": "cuBLAS, forward and backward threads",
         "communication": sharded.note,
     }
-    paged = sharded.optimizer_states if optimizer.paged else 0
-    return Phase(name=name, components=components, notes=notes, host_bytes=paged)
+    return Phase(
+        name=name, components=components, notes=notes, host_bytes=step.optimizer_state_bytes[1]
+    )
 
 
 def _notes(step: Step) -> tuple[str, ...]:

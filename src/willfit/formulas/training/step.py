@@ -74,6 +74,19 @@ class Step:
         return static.trainables(self.weights, self.adapter)
 
     @cached_property
+    def optimizer_state_bytes(self) -> tuple[int, int]:
+        """States on the GPU, and outside of it, before any sharding."""
+        trainer = self.training.trainer != "loop"
+        return static.optimizer_state_bytes(
+            self.settings.optimizer, self.trainables, full_embeddings=trainer
+        )
+
+    @property
+    def largest_gradient(self) -> int:
+        """The one that is waiting where a step is a part of backward (LOMO)."""
+        return max((t.num_bytes // t.count for t in self.trainables), default=0)
+
+    @cached_property
     def sharded(self) -> parallel.Sharded:
         """What one rank holds under the strategy."""
         gradients = static.total_bytes(self.trainables)
@@ -83,7 +96,7 @@ class Step:
             weights=self.weight_bytes,
             trainable=gradients,
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
-            optimizer_states=static.optimizer_state_bytes(self.settings.optimizer, self.trainables),
+            optimizer_states=self.optimizer_state_bytes[0],
             largest_block=self.largest_block,
             half_precision=self.weights.dtype.block_bytes < 4,
         )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from willfit.formulas.training.optimizers import PAGED_FROM
+
 
 def replacements(name: str) -> list[tuple[Any, str, Any]]:
     """Functions by owner, for the optimizer of this name."""
@@ -44,10 +46,6 @@ def _already_there(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Nothing is there to wait for, or to write into."""
-
-
-PAGED_FROM = 1e5
-"""Elements from which a paged optimizer's state is in managed memory (`get_state_buffer`)."""
 
 
 def _state_buffer(
