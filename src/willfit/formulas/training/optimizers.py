@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.errors import InputError
@@ -40,6 +40,8 @@ class Optimizer:
     """Whether a matrix has a row and a column of state in float32 (Adafactor)."""
     gradients_freed: bool = False
     """Whether each gradient is used and freed during backward (LOMO)."""
+    full_embeddings: bool = False
+    """Whether the Trainer keeps the states of embeddings in float32 (8-bit bitsandbytes)."""
     upcasts: int = 0
     """Float32 copies of gradient and weight that a step makes of another type, to work in."""
     compensated: bool = False
@@ -57,9 +59,11 @@ class Optimizer:
 
 _FUSED = Optimizer(states=2)
 _FOREACH = Optimizer(states=2, step_all=1)
-_BNB8 = Optimizer(states=0, state_bytes=2 + 8 / 256)
+_BNB8 = Optimizer(states=0, state_bytes=2 + 8 / 256, full_embeddings=True)
 _BNB32 = Optimizer(states=0, state_bytes=8)
-_PAGED8 = Optimizer(states=0, state_bytes=2 + 8 / 256, paged=True)
+_PAGED8 = replace(_BNB8, paged=True)
+_LION8 = Optimizer(states=0, state_bytes=1 + 4 / 256, full_embeddings=True)
+_ADEMAMIX8 = Optimizer(states=0, state_bytes=3 + 12 / 256, full_embeddings=True)
 _PAGED32 = Optimizer(states=0, state_bytes=8, paged=True)
 
 OPTIMIZERS: Final[dict[str, Optimizer]] = {
@@ -77,17 +81,17 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "paged_adamw_32bit": _PAGED32,
     "paged_adamw": _PAGED32,
     "adamw_bnb_32bit": _BNB32,
-    "lion_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256),
+    "lion_8bit": _LION8,
     "lion_32bit": Optimizer(states=0, state_bytes=4),
-    "paged_lion_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256, paged=True),
+    "paged_lion_8bit": replace(_LION8, paged=True),
     "paged_lion_32bit": Optimizer(states=0, state_bytes=4, paged=True),
     "ademamix": Optimizer(states=0, state_bytes=12),
-    "ademamix_8bit": Optimizer(states=0, state_bytes=3 + 12 / 256),
+    "ademamix_8bit": _ADEMAMIX8,
     "paged_ademamix_32bit": Optimizer(states=0, state_bytes=12, paged=True),
-    "paged_ademamix_8bit": Optimizer(states=0, state_bytes=3 + 12 / 256, paged=True),
+    "paged_ademamix_8bit": replace(_ADEMAMIX8, paged=True),
     "rmsprop_bnb": Optimizer(states=0, state_bytes=4),
     "rmsprop_bnb_32bit": Optimizer(states=0, state_bytes=4),
-    "rmsprop_bnb_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256),
+    "rmsprop_bnb_8bit": _LION8,
     "adamw_torch_8bit": Optimizer(states=0, state_bytes=2 + 8 / 256, step_largest=2),
     "adamw_torch_4bit": Optimizer(states=0, state_bytes=1 + 8 / 128, step_largest=2),
     "schedule_free_adamw": _FOREACH,

@@ -131,7 +131,7 @@ def _notes(step: Step) -> tuple[str, ...]:
     if step.weights.quantization is not None and step.training.prepare_kbit is None:
         notes.append("prepare_model_for_kbit_training not called (--prepare-kbit if it is)")
     if step.training.use_liger_kernel:
-        notes.append("Liger's norm and SwiGLU keep less than counted: an upper bound")
+        notes.append("Liger's norm, gated MLP and loss, as for a model that it knows")
     if any(group.recurrent is not None for group in step.all_groups()):
         notes.append("activations of linear-attention layers are rough: checked by no run")
     if step.settings.optimizer.paged:

@@ -74,7 +74,7 @@ def optimizer_state_bytes(
     """
     here = elsewhere = 0
     for tensor in tensors:
-        full = full_embeddings and tensor.is_embedding and optimizer.eight_bit
+        full = full_embeddings and tensor.is_embedding and optimizer.full_embeddings
         size = tensor.dtype.block_bytes
         total = state_bytes(optimizer, tensor.shape, size, full_states=full)
         away = paged_bytes(optimizer, tensor.shape, size, full_states=full)

@@ -65,6 +65,7 @@ class Step:
             autocast=autocast is not None,
             fused_qkv=has_module(self.model, *FUSED_QKV),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
+            liger=self.training.use_liger_kernel,
             views_fused_qkv=str(self.model.config.get("model_type")) in VIEWS_FUSED_QKV,
         )
 
