@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
+from transformers import masking_utils
 
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
+from willfit.trace.cuda.kernels import replaced
 from willfit.trace.fused_loss import fused_losses
 from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
 from willfit.trace.precision import MixedPrecision
@@ -17,6 +19,7 @@ from willfit.trace.session import Session
 
 STEPS: Final = 2
 """The first creates the optimizer's states; the second is as all later ones."""
+_FIND: Final = getattr(masking_utils, "find_packed_sequence_indices", None)
 MORE_STEPS: Final = {"schedule_free_radam": 7}
 """Optimizers whose first steps are unlike the later ones: RAdam's variance counts from the 6th."""
 MICRO_STEPS: Final = 2
@@ -34,6 +37,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         optimizer_on_cuda(settings.optimizer_name),
         fused_losses(model, training, settings, session.gpu) as extra,
         session.running(),
+        replaced(_packed() if settings.packed else []),
     ):
         optimizer = make_optimizer(
             settings.optimizer_name,
@@ -107,6 +111,8 @@ class _Run:
     def _forward(self, settings: TrainingSettings) -> torch.Tensor:
         """The loss; the outputs beside it are gone unless the loop keeps them."""
         batch = {**_batch(self._model, settings, self._training), **self._extra}
+        if settings.packed:
+            batch["position_ids"] = torch.zeros_like(batch["input_ids"])
         outputs = self._precision.forward(self._model, batch)
         self._recorder.mark([outputs.get("logits")], "logits")
         self._recorder.mark(_cached(outputs), "kv_cache")
@@ -116,6 +122,12 @@ class _Run:
 
     def _trained(self) -> Sequence[torch.Tensor]:
         return [p for p in self._model.parameters() if p.requires_grad]
+
+
+def _packed() -> list[tuple[Any, str, Any]]:
+    """Sequences are looked for in a row by transformers' own function, which finds several."""
+    name = "find_packed_sequence_indices"
+    return [(masking_utils, name, _FIND)] if _FIND is not None else []
 
 
 def _in_backward(optimizer: Any) -> bool:

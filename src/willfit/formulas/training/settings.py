@@ -21,6 +21,8 @@ DEFAULT_BATCH: Final = 8
 """``per_device_train_batch_size`` (transformers 5.23 training_args.py; TRL the same)."""
 DEFAULT_LENGTH: Final = 1024
 """``max_length`` of TRL's SFTConfig; the Trainer has none, so the same is assumed there."""
+VARLEN: Final = ("flash", "kernels-community")
+"""Implementations that take rows of several sequences as they are; others need a mask of S²."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,10 @@ class TrainingSettings:
     chunked_loss: bool
     """Whether logits are never materialised whole (TRL's fused head, Liger)."""
     accumulation: int
+    packed: bool
+    """Whether a micro-batch is one row of whole sequences, told apart by their positions."""
+    masked: bool
+    """Whether attention is given a mask: for padding, or between packed sequences."""
     step_lengths: tuple[int, ...]
     """Sequence lengths of successive steps where the data's are known; the longest is the last."""
     assumptions: tuple[str, ...]
@@ -73,6 +79,10 @@ def fill_training(
     if name is None:
         name = default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
         notes.append(f"optimizer {name}, the trainer's default")
+    packed = training.packing and trl
+    if packed:
+        seq_len, batch = seq_len * batch, 1
+        notes.append("the sequences of a micro-batch are one row without padding (TRL's packing)")
     implementation, attention_notes = resolve_implementation(training.attn, architecture, stack)
     return TrainingSettings(
         batch=batch,
@@ -86,6 +96,8 @@ def fill_training(
         keeps_outputs=training.trainer == "loop",
         chunked_loss=trl or training.use_liger_kernel,
         accumulation=training.gradient_accumulation_steps,
+        packed=packed,
+        masked=training.padded or (packed and not implementation.startswith(VARLEN)),
         step_lengths=_step_lengths(training, seq_len, batch, notes),
         assumptions=(*notes, *attention_notes),
     )

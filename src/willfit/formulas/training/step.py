@@ -125,7 +125,7 @@ class Step:
             batch=self.settings.batch,
             q_len=self.settings.seq_len,
             kv_len=self.settings.seq_len,
-            masked=self.training.padded or window or self.architecture.relative_bias,
+            masked=self.settings.masked or window or self.architecture.relative_bias,
             training=True,
         )
 
