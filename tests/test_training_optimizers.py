@@ -10,7 +10,13 @@ from tests.support.recorder import Recorder
 
 from willfit.dtypes import DTYPES
 from willfit.errors import InputError
-from willfit.formulas.training.optimizers import OPTIMIZERS, find_optimizer, state_bytes
+from willfit.formulas.training.optimizers import (
+    LOW_RANK,
+    OPTIMIZERS,
+    REFUSED,
+    find_optimizer,
+    state_bytes,
+)
 from willfit.formulas.training.static import Trainable, step_temporary_bytes
 
 ROWS, COLUMNS = 256, 512
@@ -99,16 +105,11 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest(given: str, nearest: s
         find_optimizer(given)
 
 
-def test_every_name_of_the_trainer_is_known_or_refused_on_purpose() -> None:
+def test_every_name_of_the_trainer_is_known_traced_or_refused() -> None:
     from transformers.training_args import OptimizerNames
 
-    assert {name.value for name in OptimizerNames} - set(OPTIMIZERS) == REFUSED
-
-
-REFUSED = {
-    "adamw_torch_npu_fused", "apollo_adamw", "apollo_adamw_layerwise", "galore_adafactor",
-    "galore_adafactor_layerwise", "galore_adamw", "galore_adamw_8bit",
-    "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "grokadamw", "schedule_free_adamw",
-    "schedule_free_radam", "schedule_free_sgd", "stable_adamw",
-}  # fmt: skip
-"""Optimizers of other packages, whose states nobody has measured here."""
+    names = {name.value for name in OptimizerNames}
+    assert names == names & set(OPTIMIZERS) | set(LOW_RANK) | set(REFUSED)
+    for name in REFUSED:
+        with pytest.raises(InputError, match=f"{name}: "):
+            find_optimizer(name)

@@ -1,33 +1,78 @@
-"""The optimizer of a traced step: torch's own where it runs on fake tensors, else its bytes."""
+"""The optimizer of a traced step: the Trainer's own where it can run, else its bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 
-from willfit.formulas.training.optimizers import Optimizer, state_bytes
+from willfit.formulas.training.optimizers import (
+    LOW_RANK,
+    Optimizer,
+    paged_bytes,
+    state_bytes,
+    step_copies,
+)
+from willfit.trace.cuda.kernels import replaced
+from willfit.trace.cuda.optimizers import replacements
 from willfit.trace.recorder import Recorder
+from willfit.trace.trainer import loop_optimizer, trainer_optimizer
 
-_TORCH: Final[dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]]] = {
-    "adamw_torch": lambda parameters: torch.optim.AdamW(parameters, foreach=True),
-    "adamw_torch_fused": lambda parameters: torch.optim.AdamW(parameters, fused=True),
-    "adamw_hf": lambda parameters: torch.optim.AdamW(parameters, foreach=False),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, foreach=True),
-    "adagrad": lambda parameters: torch.optim.Adagrad(parameters, foreach=True),
-    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, foreach=True),
+RENAMED: Final = {"paged_adamw": "paged_adamw_32bit"}
+"""Names of bitsandbytes that the Trainer spells otherwise."""
+COUNTED: Final = {
+    "adamw_hf": "transformers has it no more",
+    "adamw_anyprecision": "torchdistx is not on the package index",
+    "adamw_torch_8bit": "torchao compiles its step",
+    "adamw_torch_4bit": "torchao compiles its step",
+    "stable_adamw": "optimi launches Triton kernels",
+    "grokadamw": "its states go to host memory and back",
 }
-"""Built as CUDA builds them by default: lists of tensors at once."""
+"""Optimizers that cannot step here, with the reason: states and temporaries by the formulas."""
+
+
+@contextmanager
+def optimizer_on_cuda(name: str) -> Iterator[None]:
+    """What the optimizer of this name does on a GPU in place of the CPU's ways."""
+    with replaced([] if name in COUNTED else replacements(name)):
+        yield
 
 
 def make_optimizer(
-    name: str, rules: Optimizer, parameters: Iterable[torch.Tensor], recorder: Recorder
+    name: str,
+    rules: Optimizer,
+    model: torch.nn.Module,
+    recorder: Recorder,
+    *,
+    accumulation: int = 1,
+    loop: bool = False,
 ) -> Any:
-    """Something with ``step()`` and ``zero_grad()``; ``rules`` serve where torch's own cannot."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    make = _TORCH.get(name)
-    return make(trained) if make is not None else CountedOptimizer(trained, rules, recorder)
+    """Something with ``step()``; ``rules`` serve where the real one cannot."""
+    name = RENAMED.get(name, name)
+    if name in COUNTED:
+        note = f"optimizer {name} by its table: {COUNTED[name]}"
+        recorder.recording.assumptions.append(note)
+        trained: list[torch.Tensor] = [
+            parameter for parameter in model.parameters() if parameter.requires_grad
+        ]
+        return CountedOptimizer(trained, rules, recorder)
+    if name in LOW_RANK:
+        recorder.recording.assumptions.append(f"{name} of every linear layer, rank 128")
+    make = loop_optimizer if loop else trainer_optimizer
+    return make(name, model, accumulation)
+
+
+def state_tensors(optimizer: Any) -> Iterator[Any]:
+    """States as the optimizer holds them; a layer-wise one has an optimizer a parameter."""
+    for each in getattr(optimizer, "optimizer_dict", {}).values():
+        yield from state_tensors(each)
+    for state in getattr(optimizer, "state", {}).values():
+        for value in state.values():
+            yield from (value, getattr(value, "ortho_matrix", None))
+    for name in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"):  # AdaLomo's
+        yield from getattr(optimizer, name, {}).values()
 
 
 class CountedOptimizer:
@@ -36,6 +81,7 @@ class CountedOptimizer:
     def __init__(
         self, parameters: list[torch.Tensor], rules: Optimizer, recorder: Recorder
     ) -> None:
+        self.param_groups = [{"params": parameters}]
         self._parameters = parameters
         self._rules = rules
         self._recorder = recorder
@@ -43,23 +89,19 @@ class CountedOptimizer:
 
     def step(self) -> None:
         """States in the first step, temporaries in each."""
-        if not self._has_states and not self._rules.paged:
+        if not self._has_states:
             for parameter in self._parameters:
-                amount = state_bytes(self._rules, tuple(parameter.shape), parameter.element_size())
+                shape, size = tuple(parameter.shape), parameter.element_size()
+                amount = state_bytes(self._rules, shape, size)
+                amount -= paged_bytes(self._rules, shape, size)
                 if amount:
                     layer = self._recorder.layer_of(parameter)
                     self._recorder.allocate(amount, "optimizer state", "optimizer_states", layer)
         self._has_states = True
-        sizes = [parameter.untyped_storage().nbytes() for parameter in self._parameters]
-        for amount in (
-            round(self._rules.step_largest * max(sizes, default=0)),
-            round(self._rules.step_all * sum(sizes)),
-        ):
-            if amount:
-                handle = self._recorder.allocate(amount, "optimizer step", "temporaries")
-                self._recorder.release(handle)
-
-    def zero_grad(self) -> None:
-        """Gradients are let go, as torch does by default."""
-        for parameter in self._parameters:
-            parameter.grad = None
+        largest = max(
+            step_copies(self._rules, each.element_size()) * each.numel()
+            for each in self._parameters
+        )
+        if largest:
+            handle = self._recorder.allocate(round(largest), "optimizer step", "temporaries")
+            self._recorder.release(handle)

@@ -48,6 +48,8 @@ class Session:
             home=dispatch.home,
         )
         self.attention: CudaAttention | None = None
+        self.alive: list[object] = []
+        """What outlives the recording: an optimizer's cycles are collected at no fixed moment."""
         self._built = built
         self._gpus = gpus
         self._dispatch = dispatch
@@ -76,6 +78,11 @@ class Session:
             stack.enter_context(self._dispatch.copying(self.recorder))
             stack.enter_context(self.recorder.following(self._modules))
             yield
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The first GPU, on which the loss is."""
+        return self._gpus[0]
 
     def assumptions(self) -> tuple[str, ...]:
         """Which kernels ran, and why."""

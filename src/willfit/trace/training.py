@@ -2,65 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
 from willfit.trace.adapters import adapter_optimizer
-from willfit.trace.optimizers import make_optimizer
+from willfit.trace.cuda.kernels import replaced
+from willfit.trace.fused_loss import fused_losses
+from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
+from willfit.trace.precision import MixedPrecision
 from willfit.trace.session import Session
 
-STEPS = 2
-"""Steps by default: the first creates the optimizer's states, the second is as all later ones."""
+STEPS: Final = 2
+"""The first creates the optimizer's states; the second is as all later ones."""
+MORE_STEPS: Final = {"schedule_free_radam": 7}
+"""Optimizers whose first steps are unlike the later ones: RAdam's variance counts from the 6th."""
+MICRO_STEPS: Final = 2
+"""Micro-batches of a step that are run: the second finds gradients, as all later ones do."""
 
 
 def run_training(session: Session, training: Training, settings: TrainingSettings) -> None:
-    """A few steps on the session's model; its recording has them."""
+    """Steps on the session's model, the longest batch last; its recording has them."""
     model: Any = session.model
+    packed = _packed()  # before what is found is replaced
     model.train()
     _set_up(model, session, settings)
-    recorder = session.recorder
-    with session.running():
+    precision = MixedPrecision(settings.autocast, accelerate=not settings.keeps_outputs)
+    precision.check(model.parameters())
+    with (
+        optimizer_on_cuda(settings.optimizer_name),
+        fused_losses(model, training, settings, session.gpu) as extra,
+        session.running(),
+        replaced(packed if settings.packed else []),
+    ):
         optimizer = _optimizer(model, session, training, settings)
-        kept: Any = None
-        lengths = training.step_lengths or (settings.seq_len,) * STEPS
-        for number, length in enumerate(lengths, 1):
-            for _ in range(min(settings.accumulation, 2)):
-                recorder.phase = "forward"
-                batch = _batch(model, length, settings, training)
-                with _autocast(settings.autocast):
-                    outputs = model(**batch)
-                loss = outputs["loss"] if training.loss == "model" else outputs["logits"].sum()
-                recorder.mark([outputs.get("logits")], "logits")
-                recorder.mark(_cached(outputs), "kv_cache")
-                if settings.keeps_outputs:
-                    kept = outputs
-                del outputs, batch
-                recorder.phase = "backward"
-                if settings.accumulation > 1:
-                    loss = loss / settings.accumulation
-                loss.backward()
-                del loss
-                recorder.mark((p.grad for p in model.parameters()), "gradients")
-            recorder.phase = "clip"
-            if training.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(
-                    [p for p in model.parameters() if p.requires_grad],
-                    training.max_grad_norm,
-                    foreach=True,
-                )
-            recorder.phase = "step"
-            optimizer.step()
-            _reallocate(model, number)
-            recorder.mark(_states(optimizer), "optimizer_states")
-            if training.empties_cache:
-                recorder.empty_cache()
-            optimizer.zero_grad()
-        del kept
+        session.alive.append(optimizer)
+        run = _Run(session, training, settings, precision, optimizer, extra)
+        steps = MORE_STEPS.get(settings.optimizer_name, STEPS)
+        lengths = training.step_lengths or settings.step_lengths or (settings.seq_len,) * steps
+        for number, seq_len in enumerate(lengths, 1):
+            run.step(number, seq_len)
+        del run
+
+
+class _Run:
+    """The steps of one optimizer; what a plain loop keeps of a step lives until the next one."""
+
+    def __init__(
+        self,
+        session: Session,
+        training: Training,
+        settings: TrainingSettings,
+        precision: MixedPrecision,
+        optimizer: Any,
+        extra: Mapping[str, Any],
+    ) -> None:
+        """``extra``: what the trainer calls the model with besides the batch."""
+        self._model: Any = session.model
+        self._recorder = session.recorder
+        self._training = training
+        self._settings = settings
+        self._precision = precision
+        self._optimizer = optimizer
+        self._extra = extra
+        self._kept: Any = None
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedule-free ones have two modes, as the Trainer knows
+
+    def step(self, number: int, seq_len: int) -> None:
+        """The ``number``-th step of the optimizer, from 1."""
+        recorder, optimizer = self._recorder, self._optimizer
+        settings = replace(self._settings, seq_len=seq_len)
+        for _ in range(min(settings.accumulation, MICRO_STEPS)):
+            self._micro_step(settings)
+        recorder.phase = "clip"
+        if self._training.max_grad_norm:
+            self._precision.unscale(optimizer)
+            torch.nn.utils.clip_grad_norm_(self._trained(), self._training.max_grad_norm)
+        recorder.phase = "step"
+        if not _in_backward(optimizer):
+            self._precision.step(optimizer)
+        _reallocate(self._model, number)
+        recorder.mark(state_tensors(optimizer), "optimizer_states")
+        if self._training.empties_cache:
+            recorder.empty_cache()
+        self._model.zero_grad()
+
+    def _micro_step(self, settings: TrainingSettings) -> None:
+        self._recorder.phase = "forward"
+        loss = self._forward(settings)
+        self._recorder.phase = "backward"
+        if settings.accumulation > 1:
+            loss = loss / settings.accumulation
+        loss = self._precision.scaled(loss)
+        if _in_backward(self._optimizer):
+            self._optimizer.fused_backward(loss, 1.0)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._recorder.mark((p.grad for p in self._model.parameters()), "gradients")
+
+    def _forward(self, settings: TrainingSettings) -> torch.Tensor:
+        """The loss; the outputs beside it are gone unless the loop keeps them."""
+        batch = {**_batch(self._model, settings, self._training), **self._extra}
+        if settings.packed:
+            batch["position_ids"] = torch.zeros_like(batch["input_ids"])
+        outputs = self._precision.forward(self._model, batch)
+        self._recorder.mark([outputs.get("logits")], "logits")
+        self._recorder.mark(_cached(outputs), "kv_cache")
+        if settings.keeps_outputs:
+            self._kept = outputs
+        if self._training.loss == "model":
+            return outputs["loss"]  # type: ignore[no-any-return]
+        return outputs["logits"].sum()  # type: ignore[no-any-return]
+
+    def _trained(self) -> Sequence[torch.Tensor]:
+        return [p for p in self._model.parameters() if p.requires_grad]
+
+
+def _packed() -> list[tuple[Any, str, Any]]:
+    """Sequences are looked for in a row by transformers' own function, which finds several."""
+    if importlib.util.find_spec("transformers.masking_utils") is None:
+        return []
+    masks: Any = importlib.import_module("transformers.masking_utils")
+    name = "find_packed_sequence_indices"
+    return [(masks, name, getattr(masks, name))] if hasattr(masks, name) else []
+
+
+def _in_backward(optimizer: Any) -> bool:
+    """LOMO's step is a part of backward (accelerate.Accelerator.lomo_backward)."""
+    return hasattr(optimizer, "fused_backward")
 
 
 def _optimizer(model: Any, session: Session, training: Training, settings: TrainingSettings) -> Any:
@@ -72,7 +148,14 @@ def _optimizer(model: Any, session: Session, training: Training, settings: Train
             pass
     if found is not None:
         return found
-    return make_optimizer(name, settings.optimizer, model.parameters(), session.recorder)
+    return make_optimizer(
+        name,
+        settings.optimizer,
+        model,
+        session.recorder,
+        accumulation=settings.accumulation,
+        loop=training.trainer == "loop",
+    )
 
 
 def _reallocate(model: Any, number: int) -> None:
@@ -95,11 +178,9 @@ def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
             model.enable_input_require_grads()
 
 
-def _batch(
-    model: Any, length: int, settings: TrainingSettings, training: Training
-) -> dict[str, Any]:
+def _batch(model: Any, settings: TrainingSettings, training: Training) -> dict[str, Any]:
     """Token ids on the device, labels where the model has the loss, a mask where it is padded."""
-    shape = (settings.batch, length)
+    shape = (settings.batch, settings.seq_len)
     ids = torch.zeros(shape, dtype=torch.int64)
     batch: dict[str, Any] = {"input_ids": ids}
     if training.padded:
@@ -119,17 +200,3 @@ def _cached(outputs: Any) -> Iterator[torch.Tensor]:
     cache = outputs.get("past_key_values")
     for layer in getattr(cache, "layers", None) or ():
         yield from (getattr(layer, "keys", None), getattr(layer, "values", None))  # type: ignore[misc]
-
-
-def _states(optimizer: Any) -> Iterator[Any]:
-    for state in getattr(optimizer, "state", {}).values():
-        yield from state.values()
-
-
-@contextmanager
-def _autocast(dtype: Any) -> Iterator[None]:
-    context: Any = nullcontext()
-    if dtype is not None:
-        context = torch.autocast("cpu", dtype=getattr(torch, dtype.name))
-    with context:
-        yield

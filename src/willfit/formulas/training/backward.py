@@ -11,10 +11,12 @@ from willfit.formulas.gemm import Gemm
 from willfit.formulas.phase import ComponentName
 from willfit.formulas.training import static
 from willfit.formulas.training.loss import (
-    chunked_loss_bytes,
     kept_logits_bytes,
+    liger_loss_bytes,
     loss_peak_bytes,
+    trl_loss_bytes,
 )
+from willfit.formulas.training.optimizers import step_copies
 from willfit.formulas.training.step import Step
 
 
@@ -65,7 +67,24 @@ class Backward:
                       parts={"activations": 0, "logits": logits,
                              "temporaries": stream + self._tied_gradient()}),
         ]  # fmt: skip
+        if self.step.settings.optimizer.gradients_freed:
+            update: Mapping[ComponentName, int] = {
+                "activations": kept + stream,
+                "temporaries": self._head_update(),
+            }
+            moments.append(Moment(gradients=0, parts=update))
         return max(moments, key=lambda moment: moment.total)
+
+    def _head_update(self) -> int:
+        """LOMO updates the head when the next gradient arrives, with all activations still there.
+
+        lomo-optim 0.1.1 lomo.py `fuse_update`, adalomo.py.
+        """
+        if self.step.adapter is not None:
+            return 0
+        architecture, e = self.step.architecture, self.step.weights.dtype.block_bytes
+        elements = architecture.vocab_size * architecture.hidden_size
+        return round(step_copies(self.step.settings.optimizer, e) * elements)
 
     def _norm_backward(self) -> int:
         """The last norm's backward: 24·h a token where it is trained, 20·h where it is frozen.
@@ -106,8 +125,13 @@ class Backward:
         if self.step.training.loss == "logits":
             return self.step.kept_logits() + kept_logits_bytes(architecture, tokens, dtype)
         if self.step.settings.chunked_loss:
-            return chunked_loss_bytes(
-                architecture, tokens=tokens, dtype=dtype, head_trained=self.step.adapter is None
+            fused = trl_loss_bytes if self.step.training.trainer == "trl" else liger_loss_bytes
+            return fused(
+                architecture,
+                tokens=tokens,
+                dtype=dtype,
+                weight_dtype=self.step.stream.residual,
+                trained=self.step.adapter is None,
             )
         return loss_peak_bytes(
             architecture,

@@ -52,17 +52,35 @@ def kept_logits_bytes(architecture: Architecture, tokens: int, dtype: DType) -> 
     return dtype.num_bytes(tokens * architecture.vocab_size)
 
 
-def chunked_loss_bytes(
-    architecture: Architecture, *, tokens: int, dtype: DType, head_trained: bool
+def trl_loss_bytes(
+    architecture: Architecture, *, tokens: int, dtype: DType, weight_dtype: DType, trained: bool
 ) -> int:
-    """A fused head: one tile of logits and its gradient, the hidden gradient in float32.
+    """TRL's fused head at the end of its backward, ``tokens`` with a label to score.
 
-    A trained head adds its gradient in float32, 4·V·h.
+    A tile of logits 4096·32768·e whatever the vocabulary; gradients of the hidden states, N·h, and
+    of a trained head, V·h, in float32 and then in their own type; where autocast casts, the tile's
+    part of the weight and of the hidden states.
     """
-    tile = min(tokens, TRL_ROWS) * min(architecture.vocab_size, TRL_COLUMNS)
-    hidden = 4 * tokens * architecture.hidden_size
-    head = 4 * architecture.vocab_size * architecture.hidden_size if head_trained else 0
-    return 2 * dtype.num_bytes(tile) + hidden + head
+    rows, columns = min(tokens, TRL_ROWS), min(architecture.vocab_size, TRL_COLUMNS)
+    h = architecture.hidden_size
+    tile = dtype.num_bytes(rows * TRL_COLUMNS)
+    hidden = (4 + dtype.block_bytes) * tokens * h
+    head = (4 + weight_dtype.block_bytes) * architecture.vocab_size * h if trained else 0
+    cast = dtype.num_bytes((rows + columns) * h) if dtype is not weight_dtype else 0
+    return tile + hidden + head + cast
+
+
+def liger_loss_bytes(
+    architecture: Architecture, *, tokens: int, dtype: DType, weight_dtype: DType, trained: bool
+) -> int:
+    """Liger's fused loss, which makes its gradients in forward: a chunk of logits, N·h and V·h.
+
+    Liger 0.8.5 ops/fused_linear_cross_entropy.py.
+    """
+    vocab_size, h = architecture.vocab_size, architecture.hidden_size
+    logits = dtype.num_bytes(liger_chunk_rows(tokens, vocab_size, h) * vocab_size)
+    head = weight_dtype.num_bytes(vocab_size * h) if trained else 0
+    return logits + dtype.num_bytes(tokens * h) + head
 
 
 def liger_chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:

@@ -7,7 +7,8 @@ bitsandbytes 0.50.2, torchao 0.18) on 1024×2048 parameters; names as ``Training
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.errors import InputError
@@ -17,6 +18,8 @@ FUSED_DEFAULT_SINCE: Final = "2.8"
 """torch release from which the Trainer's default is the fused AdamW (training_args.py)."""
 BNB_SMALL: Final = 4096
 """bitsandbytes keeps float32 states for tensors with fewer elements (optim/optimizer.py)."""
+PAGED_FROM: Final = 100_000
+"""Elements from which a paged optimizer's state is in managed memory (`get_state_buffer`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +40,30 @@ class Optimizer:
     """Whether a matrix has a row and a column of state in float32 (Adafactor)."""
     gradients_freed: bool = False
     """Whether each gradient is used and freed during backward (LOMO)."""
-    traced_only: bool = False
-    """Whether it changes which parameters train, so that only the real code tells the rest."""
+    full_embeddings: bool = False
+    """Whether the Trainer keeps the states of embeddings in float32 (8-bit bitsandbytes)."""
+    upcasts: int = 0
+    """Float32 copies of gradient and weight that a step makes of another type, to work in."""
+    compensated: bool = False
+    """Whether half-precision parameters have one more state, their rounding error (Kahan)."""
+    on_host: bool = False
+    """Whether all states are kept in host memory between steps."""
+    closed: bool = True
+    """Whether there is a formula; else only the trace knows it."""
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether bitsandbytes' or torchao's quantised states."""
+        return self.state_bytes is not None and self.state_bytes < 4
 
 
 _FUSED = Optimizer(states=2)
 _FOREACH = Optimizer(states=2, step_all=1)
-_BNB8 = Optimizer(states=0, state_bytes=2 + 8 / 256)
+_BNB8 = Optimizer(states=0, state_bytes=2 + 8 / 256, full_embeddings=True)
 _BNB32 = Optimizer(states=0, state_bytes=8)
-_PAGED8 = Optimizer(states=0, state_bytes=2 + 8 / 256, paged=True)
+_PAGED8 = replace(_BNB8, paged=True)
+_LION8 = Optimizer(states=0, state_bytes=1 + 4 / 256, full_embeddings=True)
+_ADEMAMIX8 = Optimizer(states=0, state_bytes=3 + 12 / 256, full_embeddings=True)
 _PAGED32 = Optimizer(states=0, state_bytes=8, paged=True)
 
 OPTIMIZERS: Final[dict[str, Optimizer]] = {
@@ -53,35 +71,63 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "adamw_torch": _FOREACH,
     "adamw_hf": Optimizer(states=2, step_largest=3),
     "adamw_anyprecision": Optimizer(states=2, step_largest=3),
-    "adamw_torch_xla": _FOREACH,
     "sgd": Optimizer(states=0),
     "adagrad": Optimizer(states=1, step_all=2),
     "rmsprop": Optimizer(states=1, step_all=1),
-    "adafactor": Optimizer(states=0, factored=True, step_largest=2),
+    "adafactor": Optimizer(states=0, factored=True, step_largest=2, upcasts=2),
     "adamw_bnb_8bit": _BNB8,
     "adamw_8bit": _BNB8,
     "paged_adamw_8bit": _PAGED8,
     "paged_adamw_32bit": _PAGED32,
     "paged_adamw": _PAGED32,
     "adamw_bnb_32bit": _BNB32,
-    "lion_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256),
+    "lion_8bit": _LION8,
     "lion_32bit": Optimizer(states=0, state_bytes=4),
-    "paged_lion_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256, paged=True),
+    "paged_lion_8bit": replace(_LION8, paged=True),
     "paged_lion_32bit": Optimizer(states=0, state_bytes=4, paged=True),
     "ademamix": Optimizer(states=0, state_bytes=12),
-    "ademamix_8bit": Optimizer(states=0, state_bytes=3 + 12 / 256),
+    "ademamix_8bit": _ADEMAMIX8,
     "paged_ademamix_32bit": Optimizer(states=0, state_bytes=12, paged=True),
-    "paged_ademamix_8bit": Optimizer(states=0, state_bytes=3 + 12 / 256, paged=True),
+    "paged_ademamix_8bit": replace(_ADEMAMIX8, paged=True),
     "rmsprop_bnb": Optimizer(states=0, state_bytes=4),
     "rmsprop_bnb_32bit": Optimizer(states=0, state_bytes=4),
-    "rmsprop_bnb_8bit": Optimizer(states=0, state_bytes=1 + 4 / 256),
+    "rmsprop_bnb_8bit": _LION8,
     "adamw_torch_8bit": Optimizer(states=0, state_bytes=2 + 8 / 256, step_largest=2),
     "adamw_torch_4bit": Optimizer(states=0, state_bytes=1 + 8 / 128, step_largest=2),
-    "lorafa": Optimizer(states=2, step_largest=3, traced_only=True),
-    "lomo": Optimizer(states=0, gradients_freed=True),
-    "adalomo": Optimizer(states=0, factored=True, gradients_freed=True),
+    "lorafa": Optimizer(states=2, step_largest=3, closed=False),
+    "schedule_free_adamw": _FOREACH,
+    "schedule_free_radam": _FOREACH,
+    "schedule_free_sgd": Optimizer(states=1),
+    "stable_adamw": Optimizer(states=2, compensated=True),
+    "grokadamw": Optimizer(states=3, step_largest=6, on_host=True),
+    "lomo": Optimizer(states=0, gradients_freed=True, upcasts=2),
+    "adalomo": Optimizer(states=0, factored=True, gradients_freed=True, upcasts=1, step_largest=2),
 }
 """Optimizers by the name that ``optim`` takes."""
+_TRACED: Final = Optimizer(states=2, closed=False)
+LOW_RANK: Final[dict[str, Optimizer]] = dict.fromkeys(
+    (
+        "galore_adamw",
+        "galore_adafactor",
+        "galore_adamw_layerwise",
+        "apollo_adamw",
+        "apollo_adamw_layerwise",
+    ),
+    _TRACED,
+)
+"""Optimizers of projected gradients: their states hang on every matrix's shape and type."""
+
+
+_OLD_ORDER: Final = "galore-torch 1.0 gives bitsandbytes its arguments in an order of old"
+REFUSED: Final[dict[str, str]] = {
+    "adamw_torch_npu_fused": "it runs on Huawei's NPUs, not on a GPU",
+    "adamw_torch_xla": "it runs on TPUs, not on a GPU",
+    "galore_adamw_8bit": _OLD_ORDER,
+    "galore_adamw_8bit_layerwise": _OLD_ORDER,
+    "galore_adafactor_layerwise": "the Trainer of transformers 5.23 cannot make it ('Cannot "
+    "combine manual `lr` and `relative_step=True` options')",
+}
+"""Names of the Trainer that no run can have, with the reason."""
 
 
 def default_optimizer(stack: Stack) -> str:
@@ -94,6 +140,10 @@ def default_optimizer(stack: Stack) -> str:
 def find_optimizer(name: str) -> Optimizer:
     """The optimizer of that name; raises `InputError` naming the nearest."""
     key = name.strip().lower().removeprefix("optimizernames.")
+    if key in LOW_RANK:
+        return LOW_RANK[key]
+    if key in REFUSED:
+        raise InputError(f"optimizer {key}: {REFUSED[key]}")
     if key not in OPTIMIZERS:
         near = difflib.get_close_matches(key, OPTIMIZERS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(OPTIMIZERS)}"
@@ -101,17 +151,45 @@ def find_optimizer(name: str) -> Optimizer:
     return OPTIMIZERS[key]
 
 
-def state_bytes(optimizer: Optimizer, shape: tuple[int, ...], element_bytes: int) -> int:
-    """Bytes of state of one parameter tensor."""
-    elements = 1
-    for size in shape:
-        elements *= size
+def state_bytes(
+    optimizer: Optimizer, shape: tuple[int, ...], element_bytes: int, *, full_states: bool = False
+) -> int:
+    """Bytes of state of one parameter tensor.
+
+    ``full_states``: float32 whatever the optimizer (an embedding under 8-bit bitsandbytes).
+    """
+    elements = math.prod(shape)
     if optimizer.factored:
         if len(shape) < 2:
             return 4 * elements
         return 4 * (elements // shape[-1] + elements // shape[-2])
     if optimizer.state_bytes is None:
-        return round(optimizer.states * element_bytes) * elements
-    if optimizer.state_bytes < 4 and elements < BNB_SMALL:
+        states = optimizer.states + (optimizer.compensated and element_bytes < 4)
+        return round(states * element_bytes) * elements
+    if optimizer.eight_bit and (full_states or elements < BNB_SMALL):
         return 4 * round(optimizer.state_bytes) * elements
     return round(optimizer.state_bytes * elements)
+
+
+def paged_bytes(
+    optimizer: Optimizer, shape: tuple[int, ...], element_bytes: int, *, full_states: bool = False
+) -> int:
+    """Bytes of one parameter's states outside the GPU: paged ones of 100,000 elements or more.
+
+    The scales of 8-bit states stay on the GPU (bitsandbytes optim/optimizer.py `init_state`).
+    """
+    elements = math.prod(shape)
+    if optimizer.on_host:
+        return state_bytes(optimizer, shape, element_bytes)
+    if not optimizer.paged or elements < PAGED_FROM:
+        return 0
+    if optimizer.eight_bit and not full_states:
+        return math.floor(optimizer.state_bytes or 0) * elements
+    return state_bytes(optimizer, shape, element_bytes, full_states=full_states)
+
+
+def step_copies(optimizer: Optimizer, element_bytes: int) -> float:
+    """Bytes an element of the largest parameter that a step takes for a while."""
+    if optimizer.upcasts and element_bytes < 4:
+        return 4 * (optimizer.upcasts + optimizer.step_largest)
+    return optimizer.step_largest * element_bytes

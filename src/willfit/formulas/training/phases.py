@@ -10,7 +10,6 @@ from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
 from willfit.formulas.training import static
 from willfit.formulas.training.backward import Backward
 from willfit.formulas.training.lora import build_adapter
-from willfit.formulas.training.optimizers import find_optimizer
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.training.step import Step
 from willfit.formulas.weights import LoadedWeights
@@ -62,14 +61,15 @@ def training_step(
         raise UnsupportedError(
             f"peft_type {method} has no closed formula: --trace (willfit[trace]) runs PEFT's code"
         )
-    if training.optimizer is not None and find_optimizer(training.optimizer).traced_only:
-        raise UnsupportedError(
-            f"optimizer {training.optimizer} decides itself what trains and has no closed formula: "
-            "--trace (willfit[trace]) runs it"
-        )
     if training.method == "full" and any(loaded.quantized for loaded in weights.rows):
         raise InputError(
             "quantised weights cannot be trained themselves: use --train lora or --train qlora"
+        )
+    settings = fill_training(training, architecture, stack)
+    if not settings.optimizer.closed:
+        raise UnsupportedError(
+            f"optimizer {settings.optimizer_name} has no closed formula: --trace (willfit[trace]) "
+            "runs it"
         )
     adapter, adapter_notes = (
         (None, ()) if training.method == "full" else build_adapter(model, training.lora or Lora())
@@ -78,7 +78,7 @@ def training_step(
         model=model,
         architecture=architecture,
         training=training,
-        settings=fill_training(training, architecture, stack),
+        settings=settings,
         gpu=gpu,
         stack=stack,
         weights=weights,
@@ -98,7 +98,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
         _phase(
             step,
             "step",
-            gradients=step.sharded.gradients,
+            gradients=step.sharded.gradients or step.largest_gradient,
             parts={
                 "activations": step.kept_with_outputs(),
                 "logits": step.kept_logits(),
@@ -120,15 +120,13 @@ def _phase(
     step: Step, name: PhaseName, *, gradients: int, parts: Mapping[ComponentName, int]
 ) -> Phase:
     sharded = step.sharded
-    optimizer = step.settings.optimizer
-    states = 0 if optimizer.paged else sharded.optimizer_states
     adapters = static.total_bytes(step.trainables) if step.adapter is not None else 0
     components: dict[ComponentName, int] = {
         "weights": sharded.weights,
         "quantization_state": step.weights.state_allocated_bytes,
         "adapters": adapters,
         "gradients": gradients,
-        "optimizer_states": states,
+        "optimizer_states": sharded.optimizer_states,
         **parts,
         "communication": sharded.communication,
         "workspaces": 2 * cublas_workspace_bytes(step.gpu),
@@ -140,8 +138,9 @@ def _phase(
         "workspaces": "cuBLAS, forward and backward threads",
         "communication": sharded.note,
     }
-    paged = sharded.optimizer_states if optimizer.paged else 0
-    return Phase(name=name, components=components, notes=notes, host_bytes=paged)
+    return Phase(
+        name=name, components=components, notes=notes, host_bytes=step.optimizer_state_bytes[1]
+    )
 
 
 def _notes(step: Step) -> tuple[str, ...]:
@@ -152,7 +151,7 @@ def _notes(step: Step) -> tuple[str, ...]:
     if step.weights.quantization is not None and step.training.prepare_kbit is None:
         notes.append("prepare_model_for_kbit_training not called (--prepare-kbit if it is)")
     if step.training.use_liger_kernel:
-        notes.append("Liger's norm and SwiGLU keep less than counted: an upper bound")
+        notes.append("Liger's norm, gated MLP and loss, as for a model that it knows")
     if any(group.recurrent is not None for group in step.all_groups()):
         notes.append("activations of linear-attention layers are rough: checked by no run")
     if step.settings.optimizer.paged:

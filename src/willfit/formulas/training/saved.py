@@ -36,6 +36,8 @@ class Stream:
     """One projection makes gate and up."""
     views_fused_qkv: bool = False
     """v is a view of the fused projection, rotary makes new q and k by concatenation."""
+    liger: bool = False
+    """Norms and gated MLPs are Liger's, which keep less."""
 
 
 def layer_bytes_per_token(
@@ -60,13 +62,16 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
 
     Trained weight: the normalised tensor in the stream's type, e·h (Gemma: float32). LayerNorm
     keeps its input as it is, e·h (parallel branches share it), and two float32 statistics. q and k
-    norms: the same per head, on what their projections give, which is in the compute type.
+    norms: the same per head, on what their projections give, which is in the compute type. Liger's
+    keeps its input as it is (ops/rms_norm.py).
     """
     h, e = architecture.hidden_size, stream.residual.block_bytes
     norms = _norms_in(architecture, group)
     if not architecture.rms_norm:
         inputs = 1 if architecture.parallel_residual else norms
         return inputs * e * h + 8 * norms
+    if stream.liger:
+        return norms * (e * h + 4)
     normalised = (4 if architecture.norm_keeps_fp32 else e) if stream.trained else 0
     kept: float = norms * ((4 + normalised) * h + 4)
     attention = group.attention
@@ -124,8 +129,8 @@ def _mlp_dtype(stream: Stream) -> DType:
 
 
 def _width_tensors(architecture: Architecture, mlp: Mlp, stream: Stream) -> int:
-    if mlp.gated:
-        return 4 if stream.trained else 3
+    if mlp.gated:  # Liger computes the activated gate anew (ops/swiglu.py)
+        return (4 if stream.trained else 3) - stream.liger
     inner = _SAVING_ACTIVATIONS.get(architecture.hidden_act, 1)
     if architecture.hidden_act == "relu":
         return 1  # relu keeps its result, which is also the next product's input

@@ -21,6 +21,8 @@ DEFAULT_BATCH: Final = 8
 """``per_device_train_batch_size`` (transformers 5.23 training_args.py; TRL the same)."""
 DEFAULT_LENGTH: Final = 1024
 """``max_length`` of TRL's SFTConfig; the Trainer has none, so the same is assumed there."""
+VARLEN: Final = ("flash", "kernels-community")
+"""Implementations that take rows of several sequences as they are; others need a mask of S²."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,12 @@ class TrainingSettings:
     chunked_loss: bool
     """Whether logits are never materialised whole (TRL's fused head, Liger)."""
     accumulation: int
+    packed: bool
+    """Whether a micro-batch is one row of whole sequences, told apart by their positions."""
+    masked: bool
+    """Whether attention is given a mask: for padding, or between packed sequences."""
+    step_lengths: tuple[int, ...]
+    """Sequence lengths of successive steps where the data's are known; the longest is the last."""
     assumptions: tuple[str, ...]
 
     @property
@@ -71,6 +79,10 @@ def fill_training(
     if name is None:
         name = default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
         notes.append(f"optimizer {name}, the trainer's default")
+    packed = training.packing and trl
+    if packed:
+        seq_len, batch = seq_len * batch, 1
+        notes.append("the sequences of a micro-batch are one row without padding (TRL's packing)")
     implementation, attention_notes = resolve_implementation(training.attn, architecture, stack)
     return TrainingSettings(
         batch=batch,
@@ -84,6 +96,9 @@ def fill_training(
         keeps_outputs=training.trainer == "loop",
         chunked_loss=trl or training.use_liger_kernel,
         accumulation=training.gradient_accumulation_steps,
+        packed=packed,
+        masked=training.padded or (packed and not implementation.startswith(VARLEN)),
+        step_lengths=_step_lengths(training, seq_len, batch, notes),
         assumptions=(*notes, *attention_notes),
     )
 
@@ -102,6 +117,25 @@ def _length(training: Training, architecture: Architecture | None, notes: list[s
     length = min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
     notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
     return length
+
+
+QUANTILES: Final = (0.1, 0.5, 0.9)
+"""Batches, from short to long, that come between the longest one's first and second time."""
+
+
+def _step_lengths(
+    training: Training, longest: int, batch: int, notes: list[str]
+) -> tuple[int, ...]:
+    """Longest, short, middle, long, longest again: what the allocator finds is of other shapes.
+
+    The q-quantile of the longest of B lengths is the q^(1/B)-quantile of a length.
+    """
+    lengths = sorted(min(length, longest) for length in training.lengths)
+    if not lengths or lengths[0] == lengths[-1] or training.packing:
+        return ()
+    notes.append("batches of other lengths come before the longest, in order of a typical epoch")
+    typical = [lengths[int(q ** (1 / batch) * (len(lengths) - 1))] for q in QUANTILES]
+    return (longest, *typical, longest)
 
 
 def _autocast(training: Training, notes: list[str]) -> DType | None:

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from willfit.allocator.rounding import round_block
 from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.training.lora import Adapter
-from willfit.formulas.training.optimizers import Optimizer, state_bytes
+from willfit.formulas.training.optimizers import (
+    Optimizer,
+    paged_bytes,
+    state_bytes,
+    step_copies,
+)
 from willfit.formulas.weights import LoadedWeights
 
 
@@ -19,6 +24,7 @@ class Trainable:
     shape: tuple[int, ...]
     count: int
     dtype: DType
+    is_embedding: bool = False
 
     @property
     def num_elements(self) -> int:
@@ -42,7 +48,12 @@ def trainables(weights: LoadedWeights, adapter: Adapter | None) -> tuple[Trainab
             for shape, count in adapter.shapes()
         )
     return tuple(
-        Trainable(shape=loaded.row.shape, count=loaded.row.count, dtype=loaded.dtype)
+        Trainable(
+            shape=loaded.row.shape,
+            count=loaded.row.count,
+            dtype=loaded.dtype,
+            is_embedding=loaded.row.module == "Embedding",
+        )
         for loaded in weights.rows
         if loaded.row.is_parameter and loaded.weight_bytes and loaded.dtype.is_floating
     )
@@ -53,20 +64,33 @@ def total_bytes(tensors: Iterable[Trainable]) -> int:
     return sum(tensor.num_bytes for tensor in tensors)
 
 
-def optimizer_state_bytes(optimizer: Optimizer, tensors: Iterable[Trainable]) -> int:
-    """Bytes of all optimizer states."""
-    return sum(
-        tensor.count * round_block(state_bytes(optimizer, tensor.shape, tensor.dtype.block_bytes))
-        for tensor in tensors
-    )
+def optimizer_state_bytes(
+    optimizer: Optimizer, tensors: Iterable[Trainable], *, full_embeddings: bool = False
+) -> tuple[int, int]:
+    """(on the GPU, outside of it) bytes of all optimizer states.
+
+    ``full_embeddings``: the Trainer has bitsandbytes keep those of an embedding in 32 bits
+    (transformers 5.23 trainer.py `create_optimizer`).
+    """
+    here = elsewhere = 0
+    for tensor in tensors:
+        full = full_embeddings and tensor.is_embedding and optimizer.full_embeddings
+        size = tensor.dtype.block_bytes
+        total = state_bytes(optimizer, tensor.shape, size, full_states=full)
+        away = paged_bytes(optimizer, tensor.shape, size, full_states=full)
+        here += tensor.count * round_block(total - away) if total > away else 0
+        elsewhere += tensor.count * away
+    return here, elsewhere
 
 
 def step_temporary_bytes(optimizer: Optimizer, tensors: Iterable[Trainable]) -> int:
     """Temporaries of one optimizer step: copies of everything (foreach) or of the largest."""
     items = list(tensors)
     everything = sum(t.count * t.dtype.num_bytes(t.num_elements) for t in items)
-    largest = max((t.dtype.num_bytes(t.num_elements) for t in items), default=0)
-    return round(optimizer.step_all * everything + optimizer.step_largest * largest)
+    largest = max(
+        (step_copies(optimizer, t.dtype.block_bytes) * t.num_elements for t in items), default=0
+    )
+    return round(optimizer.step_all * everything + largest)
 
 
 def kbit_upcast(weights: LoadedWeights) -> tuple[int, int]:

@@ -68,6 +68,7 @@ class Step:
             autocast=autocast is not None,
             fused_qkv=has_module(self.model, *FUSED_QKV),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
+            liger=self.training.use_liger_kernel,
             views_fused_qkv=str(self.model.config.get("model_type")) in VIEWS_FUSED_QKV,
         )
 
@@ -75,6 +76,19 @@ class Step:
     def trainables(self) -> tuple[static.Trainable, ...]:
         """Tensors that are trained."""
         return static.trainables(self.weights, self.adapter)
+
+    @cached_property
+    def optimizer_state_bytes(self) -> tuple[int, int]:
+        """States on the GPU, and outside of it, before any sharding."""
+        trainer = self.training.trainer != "loop"
+        return static.optimizer_state_bytes(
+            self.settings.optimizer, self.trainables, full_embeddings=trainer
+        )
+
+    @property
+    def largest_gradient(self) -> int:
+        """The one that is waiting where a step is a part of backward (LOMO)."""
+        return max((t.num_bytes // t.count for t in self.trainables), default=0)
 
     @cached_property
     def sharded(self) -> parallel.Sharded:
@@ -86,7 +100,7 @@ class Step:
             weights=self.weight_bytes,
             trainable=gradients,
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
-            optimizer_states=static.optimizer_state_bytes(self.settings.optimizer, self.trainables),
+            optimizer_states=self.optimizer_state_bytes[0],
             largest_block=self.largest_block,
             half_precision=self.weights.dtype.block_bytes < 4,
         )
@@ -114,7 +128,7 @@ class Step:
             batch=self.settings.batch,
             q_len=self.settings.seq_len,
             kv_len=self.settings.seq_len,
-            masked=self.training.padded or window or self.architecture.relative_bias,
+            masked=self.settings.masked or window or self.architecture.relative_bias,
             training=True,
         )
 

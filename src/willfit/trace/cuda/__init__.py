@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from willfit.scenario.stack import Stack
-from willfit.trace.cuda import bitsandbytes, boft, fbgemm, fp8
+from willfit.trace.cuda import bitsandbytes, boft, fbgemm, foreach, fp8, softmax
 from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
+from willfit.trace.cuda.autocast import cuda_autocast
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
+from willfit.trace.cuda.kernels import registered, replaced
 
 __all__ = ["CudaAttention", "Hidden", "cuda_choices", "replaced", "temporaries"]
 
@@ -71,7 +73,7 @@ def _not_packed(position_ids: Any) -> None:
 def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
     """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named."""
     attention = CudaAttention(gpu_of, stack)
-    choices: list[tuple[Any, str, Any]] = [
+    rows: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
         *_masks(),
@@ -80,25 +82,7 @@ def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[Cu
         *fp8.replacements(),
         *fbgemm.replacements(),
         *_experts(gpu_of),
+        *foreach.replacements(),
     ]
-    with replaced(choices):
+    with replaced(rows), registered(softmax.KEY, softmax.ROWS), cuda_autocast():
         yield attention
-
-
-_ABSENT: Final = object()
-
-
-@contextmanager
-def replaced(choices: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Each (owner, name, value) in place for the duration; names that were not there go again."""
-    kept = [(owner, name, getattr(owner, name, _ABSENT)) for owner, name, _ in choices]
-    try:
-        for owner, name, value in choices:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in kept:
-            if value is _ABSENT:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, value)

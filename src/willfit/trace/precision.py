@@ -1,0 +1,61 @@
+"""Mixed precision as accelerate does it: autocast, outputs in float32, fp16's gradient scaler."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from willfit.dtypes import FLOAT16, DType
+from willfit.errors import InputError
+
+
+class MixedPrecision:
+    """``--bf16``, ``--fp16`` or none of them, around torch's own autocast and ``GradScaler``."""
+
+    def __init__(self, autocast: DType | None, *, accelerate: bool) -> None:
+        """``accelerate``: whether outputs come back in float32 (a plain loop leaves them)."""
+        self._dtype = getattr(torch, autocast.name) if autocast is not None else None
+        self._accelerate = accelerate
+        scales = autocast is FLOAT16
+        self._scaler: Any = torch.amp.GradScaler("cpu") if scales else None
+
+    def check(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Refuse what the scaler refuses after the first backward."""
+        if self._scaler is not None and any(
+            parameter.requires_grad and parameter.dtype == torch.float16 for parameter in parameters
+        ):
+            raise InputError(
+                "--fp16 trains float32 weights, and these are float16 (torch's GradScaler raises "
+                "'Attempting to unscale FP16 gradients'): give --dtype float32, train an adapter, "
+                "or leave --fp16 out"
+            )
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        """The model's outputs; accelerate.Accelerator.prepare_model wraps its forward so."""
+        if self._dtype is None:
+            return model(**batch)
+        cast = torch.autocast("cpu", dtype=self._dtype)(model)
+        if not self._accelerate:
+            return cast(**batch)
+        operations: Any = importlib.import_module("accelerate.utils.operations")
+        return operations.convert_outputs_to_fp32(cast)(**batch)
+
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss that backward starts from."""
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
+    def unscale(self, optimizer: Any) -> None:
+        """Gradients divided by the scale, before they are clipped."""
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Any) -> None:
+        """The optimizer's step, if no gradient is infinite: none is, where no value is known."""
+        if self._scaler is None:
+            optimizer.step()
+            return
+        self._scaler.step(optimizer)
+        self._scaler.update()
