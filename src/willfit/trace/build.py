@@ -14,6 +14,7 @@ from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Lora, Quantization
 from willfit.trace.adapters import with_adapter
+from willfit.trace.timm import ImageModel, build_image_model
 
 
 @dataclass(kw_only=True)
@@ -61,10 +62,11 @@ def build(
     if weights.quantization is not None:
         _quantize(model, weights.quantization)
     rows = {name: row for row in weights.rows for name in row.row.names()}
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+    base = model.model if isinstance(model, ImageModel) else model
+    for name, tensor in [*base.named_parameters(remove_duplicate=False), *base.named_buffers()]:
         if name in rows:
             _set_dtype(tensor, rows[name])
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = {id(module): path for path, module in base.named_modules()}
     if prepare_kbit:
         _prepare_kbit(model)
     if adapter_config is not None:
@@ -74,14 +76,20 @@ def build(
     return Built(model=model, paths=paths)
 
 
+_OF_LAYERS = ("out_features", "out_indices", "stage_names")
+"""What a vision config names after its last layer, and fills in again for a shorter one."""
+
+
 def filled_config(spec: ModelSpec) -> dict[str, Any]:
     """The config with what its class fills in, such as ``layer_types``."""
     import transformers
 
+    if spec.library == "timm":
+        return {}
     if spec.library != "transformers":
         raise UnsupportedError(
-            f"the trace builds models of transformers, and {spec.id} is one of {spec.library}: "
-            "leave --trace out"
+            f"the trace builds models of transformers and timm, and {spec.id} is one of "
+            f"{spec.library}: leave --trace out"
         )
     facts = {key: value for key, value in spec.config.items() if key != "quantization_config"}
     try:
@@ -91,7 +99,7 @@ def filled_config(spec: ModelSpec) -> dict[str, Any]:
             f"transformers {transformers.__version__} cannot read the config of {spec.id}: "
             f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
-    return {**facts, **filled}
+    return {**facts, **{key: value for key, value in filled.items() if key not in _OF_LAYERS}}
 
 
 def _base_model(
@@ -101,6 +109,8 @@ def _base_model(
     attention: str | None,
     num_labels: int | None,
 ) -> torch.nn.Module:
+    if spec.library == "timm":
+        return build_image_model(spec.id)
     import transformers
 
     facts = {key: value for key, value in config.items() if key != "quantization_config"}

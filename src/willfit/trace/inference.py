@@ -9,6 +9,7 @@ import torch
 
 from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import Inference
+from willfit.trace.inputs import encoder_batch, forward_batch
 from willfit.trace.session import Session
 
 DECODED = 3
@@ -27,13 +28,20 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
     with session.running(), torch.no_grad():
         if not _generates(model):
             recorder.phase = "forward"
-            outputs = model(**_inputs(model, settings.batch, settings.prompt_len, inference))
+            outputs = model(
+                **forward_batch(
+                    model,
+                    batch=settings.batch,
+                    length=settings.prompt_len,
+                    padded=inference.padded,
+                )
+            )
             recorder.mark([outputs.get("logits")], "logits")
             return starts
         recorder.phase = "prefill"
-        ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
         if model.config.is_encoder_decoder:
-            return _translate(session, inference, settings, ids)
+            return _translate(session, inference, settings)
+        ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
         keep = _keep(model, inference)
         mask = _mask(inference, settings.batch, settings.prompt_len)
         outputs = model(input_ids=ids, use_cache=True, **keep, **mask)
@@ -62,14 +70,15 @@ def _next_token(outputs: Any, session: Session) -> tuple[torch.Tensor, Any]:
     return scores.argmax(-1)[:, None], cache
 
 
-def _translate(
-    session: Session, inference: Inference, settings: Settings, ids: torch.Tensor
-) -> list[int]:
-    """An encoder's pass over the prompt, then its decoder's first steps."""
+def _translate(session: Session, inference: Inference, settings: Settings) -> list[int]:
+    """An encoder's pass over its input, then its decoder's first steps."""
     model: Any = session.model
     recorder = session.recorder
-    mask = _mask(inference, settings.batch, settings.prompt_len)
-    hidden = model.get_encoder()(ids, return_dict=True, **mask)
+    read = encoder_batch(
+        model, batch=settings.batch, length=settings.prompt_len, padded=inference.padded
+    )
+    mask = {name: value for name, value in read.items() if name == "attention_mask"}
+    hidden = model.get_encoder()(**read, return_dict=True)
     token = torch.zeros((settings.batch, 1), dtype=torch.int64)
     cache: Any = None
     starts: list[int] = []
@@ -98,19 +107,6 @@ def _keep(model: Any, inference: Inference) -> dict[str, int]:
 def _generates(model: Any) -> bool:
     """Whether the class has a language model's head and ``generate``."""
     return bool(getattr(model, "can_generate", lambda: False)())
-
-
-def _inputs(model: Any, batch: int, length: int, inference: Inference) -> dict[str, Any]:
-    """What the model's forward pass takes: pixels where it takes those, else token ids."""
-    if model.main_input_name == "pixel_values":
-        config = model.config
-        size = getattr(config, "image_size", 224)
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        channels = getattr(config, "num_channels", 3)
-        dtype = next(model.parameters()).dtype
-        return {"pixel_values": torch.zeros((batch, channels, height, width), dtype=dtype)}
-    ids = torch.zeros((batch, length), dtype=torch.int64)
-    return {"input_ids": ids, **_mask(inference, batch, length)}
 
 
 def _mask(inference: Inference, batch: int, length: int) -> dict[str, torch.Tensor]:

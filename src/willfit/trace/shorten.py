@@ -61,14 +61,15 @@ def shorten(config: Mapping[str, Any], weights: LoadedWeights) -> Shortening | N
     head = max(found[0] for found in repeating.values() if found)
     unit = max(found[1] for found in repeating.values() if found)
     kept = head + UNITS * unit + (length - head) % unit
-    if kept >= length:
+    shorter = _with_layers(config, length, kept)
+    if kept >= length or shorter == config:  # timm's configs say nothing of layers
         return None
     short = [
         Shortened(stack=stack, head=head, unit=unit, left_out=(length - kept) // unit)
         for stack in stacks
     ]
     return Shortening(
-        config=_with_layers(config, length, kept),
+        config=shorter,
         stacks=tuple(short),
         kept_layers=dict.fromkeys(stacks, kept),
     )

@@ -19,6 +19,7 @@ from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
 from willfit.trace.decode import extended
 from willfit.trace.inference import DECODED, run_inference
+from willfit.trace.inputs import input_notes
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating, Shortened, repeated
@@ -52,7 +53,7 @@ def trace(
         if short is not None:
             try:
                 return job.run(short)
-            except NotRepeating:
+            except (NotRepeating, InputError):  # a config may tell of a length in its own way
                 pass
         return job.run(None)
 
@@ -86,7 +87,7 @@ class _Job:
             scenario.model,
             weights,
             config=self.config if short is None else short.config,
-            attention=settings.implementation if settings is not None else None,
+            attention=self._attention(),
             lora=training.lora if training is not None else None,
             adapter_config=training.adapter_config if training is not None else None,
             prepare_kbit=bool(training is not None and training.prepare_kbit),
@@ -111,11 +112,19 @@ class _Job:
             assumptions=(
                 *(settings.assumptions if settings is not None else ()),
                 *notes,
+                *input_notes(session.model),
                 *recording.assumptions,
                 *session.assumptions(),
                 *_untested(),
             ),
         )
+
+    def _attention(self) -> str | None:
+        """What is asked for or known to be taken; None leaves it to a class not known here."""
+        work, settings = self._scenario.workload, self._training or self._inference
+        asked = work.training or work.inference
+        known = self._scenario.model.architecture is not None or (asked and asked.attn)
+        return settings.implementation if settings is not None and known else None
 
     def _recorded(self, session: Session) -> tuple[Recording, tuple[str, ...]]:
         workload = self._scenario.workload

@@ -10,6 +10,7 @@ import torch
 
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
+from willfit.trace.inputs import training_batch
 from willfit.trace.optimizers import make_optimizer
 from willfit.trace.session import Session
 
@@ -31,7 +32,12 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         for _ in range(STEPS):
             for _ in range(min(settings.accumulation, 2)):
                 recorder.phase = "forward"
-                batch = _batch(model, settings, training)
+                batch = training_batch(
+                    model,
+                    batch=settings.batch,
+                    length=settings.seq_len,
+                    padded=training.padded,
+                )
                 with _autocast(settings.autocast):
                     outputs = model(**batch)
                 loss = outputs["loss"]
@@ -71,23 +77,6 @@ def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
             )
         if any(not p.requires_grad for p in model.parameters()):
             model.enable_input_require_grads()
-
-
-def _batch(model: Any, settings: TrainingSettings, training: Training) -> dict[str, Any]:
-    """Token ids and labels on the device; a mask where the batch is padded."""
-    shape = (settings.batch, settings.seq_len)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    batch: dict[str, Any] = {"input_ids": ids, "labels": ids}
-    if training.padded:
-        batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)
-    if _is_classifier(model):
-        batch["labels"] = torch.zeros(settings.batch, dtype=torch.int64)
-    return batch
-
-
-def _is_classifier(model: Any) -> bool:
-    base = getattr(model, "get_base_model", lambda: model)()
-    return type(base).__name__.endswith("ForSequenceClassification")
 
 
 def _cached(outputs: Any) -> Iterator[torch.Tensor]:
