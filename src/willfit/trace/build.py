@@ -14,6 +14,7 @@ from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Lora, Quantization
 from willfit.trace.adapters import with_adapter
+from willfit.trace.cuda import flash_library
 from willfit.trace.timm import ImageModel, build_image_model
 
 
@@ -125,12 +126,14 @@ def _base_model(
             loaded.num_labels = num_labels
         if getattr(loaded, "pad_token_id", None) is None:
             loaded.pad_token_id = 0
-        with torch.device("meta"):
+        with torch.device("meta"), flash_library(attention, None):
             return cls._from_config(  # type: ignore[no-any-return]
                 loaded,
                 dtype=getattr(torch, weights.dtype.name),
                 attn_implementation=attention,
             )
+    except UnsupportedError:
+        raise
     except Exception as error:  # whatever a strange config breaks in modelling code
         raise InputError(
             f"transformers {transformers.__version__} cannot build {spec.id}: "

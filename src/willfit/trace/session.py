@@ -63,7 +63,12 @@ class Session:
         """The user's code runs inside: on fake tensors, with this GPU's choices, recorded."""
         with ExitStack() as stack:
             self.attention = stack.enter_context(
-                cuda_choices(self._gpu, self._stack, quantized=self._quantized)
+                cuda_choices(
+                    self._gpu,
+                    self._stack,
+                    quantized=self._quantized,
+                    implementation=_implementation(self.model),
+                )
             )
             stack.enter_context(self.mode)
             stack.enter_context(self.recorder)
@@ -142,3 +147,8 @@ class Session:
                     tensor.untyped_storage().nbytes(), "adapter", "adapters", layer
                 )
                 self.recorder.adopt(tensor, handle, "adapters", layer)
+
+
+def _implementation(model: torch.nn.Module) -> str | None:
+    """The attention that a model was built with, by its name in transformers."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None)

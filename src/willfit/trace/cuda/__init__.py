@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,10 +19,13 @@ from transformers import masking_utils
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.trace.cuda import bitsandbytes
-from willfit.trace.cuda.attention import CudaAttention, dropout
+from willfit.trace.cuda.attention import CudaAttention, dropout, softmax
+from willfit.trace.cuda.flash_attention import flash_library
+from willfit.trace.cuda.flex_attention import flex_attention
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
+from willfit.trace.cuda.replaced import replaced
 
-__all__ = ["CudaAttention", "Hidden", "cuda_choices", "temporaries"]
+__all__ = ["CudaAttention", "Hidden", "cuda_choices", "flash_library", "temporaries"]
 
 
 def temporaries(*, quantized: bool) -> dict[Any, Hidden]:
@@ -57,21 +60,25 @@ def _not_packed(position_ids: Any) -> None:
 
 
 @contextmanager
-def cuda_choices(gpu: Gpu | None, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
-    """The functions of this GPU in place of the CPU's; sm_80 where none is named."""
+def cuda_choices(
+    gpu: Gpu | None, stack: Stack, *, quantized: bool, implementation: str | None = None
+) -> Iterator[CudaAttention]:
+    """The functions of this GPU in place of the CPU's; sm_80 where none is named.
+
+    ``implementation``: the model's ``attn_implementation``.
+    """
     attention = CudaAttention(gpu, stack)
-    replaced: list[tuple[Any, str, Any]] = [
+    choices: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
+        (functional, "softmax", softmax),
         (masking_utils, "find_packed_sequence_indices", _not_packed),
         *(bitsandbytes.replacements() if quantized else ()),
         *_experts(gpu),
     ]
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    try:
-        for owner, name, value in replaced:
-            setattr(owner, name, value)
+    with ExitStack() as entered:
+        for owner, name, value in choices:
+            entered.enter_context(replaced(owner, name, value))
+        entered.enter_context(flash_library(implementation, attention))
+        entered.enter_context(flex_attention(implementation, attention))
         yield attention
-    finally:
-        for owner, name, value in kept:
-            setattr(owner, name, value)
