@@ -9,6 +9,7 @@ import torch
 
 from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import Inference
+from willfit.trace.caches import cache_tensors, make_cache
 from willfit.trace.inputs import encoder_batch, forward_batch
 from willfit.trace.session import Session
 
@@ -44,7 +45,10 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
         ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
         keep = _keep(model, inference)
         mask = _mask(inference, settings.batch, settings.prompt_len)
-        outputs = model(input_ids=ids, use_cache=True, **keep, **mask)
+        cache = make_cache(model, inference, settings, session.mark_cache)
+        own = {} if cache is None else {"past_key_values": cache}
+        outputs = model(input_ids=ids, use_cache=True, **own, **keep, **mask)
+        del own
         token, cache = _next_token(outputs, session)
         del outputs
         recorder.phase = "decode"
@@ -63,9 +67,7 @@ def _next_token(outputs: Any, session: Session) -> tuple[torch.Tensor, Any]:
     recorder = session.recorder
     cache = outputs.get("past_key_values")
     recorder.mark([outputs.get("logits")], "logits")
-    for part in ("self_attention_cache", "cross_attention_cache"):
-        recorder.mark(_tensors(getattr(cache, part, None)), "kv_cache")
-    recorder.mark(_tensors(cache), "kv_cache")
+    recorder.mark(cache_tensors(cache), "kv_cache")
     scores = outputs["logits"][:, -1].to(copy=True, dtype=torch.float32)
     return scores.argmax(-1)[:, None], cache
 
@@ -80,7 +82,7 @@ def _translate(session: Session, inference: Inference, settings: Settings) -> li
     mask = {name: value for name, value in read.items() if name == "attention_mask"}
     hidden = model.get_encoder()(**read, return_dict=True)
     token = torch.zeros((settings.batch, 1), dtype=torch.int64)
-    cache: Any = None
+    cache: Any = make_cache(model, inference, settings, session.mark_cache)
     starts: list[int] = []
     recorder.phase = "decode"
     for _ in range(min(settings.new_tokens, DECODED)):
@@ -115,12 +117,3 @@ def _mask(inference: Inference, batch: int, length: int) -> dict[str, torch.Tens
         if inference.padded
         else {}
     )
-
-
-def _tensors(cache: Any) -> list[Any]:
-    return [
-        value
-        for layer in getattr(cache, "layers", None) or ()
-        for value in vars(layer).values()
-        if isinstance(value, torch.Tensor)
-    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -74,6 +75,10 @@ class Session:
             stack.enter_context(self.recorder)
             stack.enter_context(self.recorder.following(self._modules))
             yield
+
+    def mark_cache(self, tensors: Iterable[Any]) -> None:
+        """These tensors are of the KV cache."""
+        self.recorder.mark(tensors, "kv_cache")
 
     def assumptions(self) -> tuple[str, ...]:
         """Which kernels ran, and why."""

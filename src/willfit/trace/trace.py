@@ -17,9 +17,11 @@ from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
+from willfit.trace.caches import cache_notes
 from willfit.trace.decode import extended
 from willfit.trace.inference import DECODED, run_inference
 from willfit.trace.inputs import input_notes
+from willfit.trace.inputs.model import face
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating, Shortened, repeated
@@ -113,6 +115,7 @@ class _Job:
                 *(settings.assumptions if settings is not None else ()),
                 *notes,
                 *input_notes(session.model),
+                *self._cache_notes(session),
                 *recording.assumptions,
                 *session.assumptions(),
                 *_untested(),
@@ -125,6 +128,12 @@ class _Job:
         asked = work.training or work.inference
         known = self._scenario.model.architecture is not None or (asked and asked.attn)
         return settings.implementation if settings is not None and known else None
+
+    def _cache_notes(self, session: Session) -> tuple[str, ...]:
+        inference = self._scenario.workload.inference
+        if inference is None or self._inference is None or not face(session.model).generates:
+            return ()
+        return cache_notes(inference, self._inference)
 
     def _recorded(self, session: Session) -> tuple[Recording, tuple[str, ...]]:
         workload = self._scenario.workload
