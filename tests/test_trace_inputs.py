@@ -202,3 +202,16 @@ def test_timm_itself() -> None:
     peak = estimate(scenario, trace=True).gpus[0].peak
     first = 4 * 64 * 112 * 112 * 4  # the first convolution's output, in float32
     assert peak.allocated_bytes > 4 * spec.num_params + 2 * first
+
+
+def test_convolutions_say_what_is_not_known() -> None:
+    for cls, told in (("ConvNextForImageClassification", True), ("BertForMaskedLM", False)):
+        kind, facts = HEADS[cls]
+        spec = spec_of_model(meta_model(kind, cls, **facts))
+        scenario = Scenario(
+            model=spec,
+            workload=Workload(inference=Inference(context_len=8)),
+            machine=Machine(gpus=parse_machine("L4").gpus),
+        )
+        found = estimate(scenario, trace=True)
+        assert any("convolutions" in note for note in found.assumptions) is told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +21,9 @@ from willfit.trace.modules import Modules
 from willfit.trace.quantized import fake_quantized
 from willfit.trace.recorder import Recorder
 from willfit.trace.recording import Event, Handle, Place, Recording
+
+_CONVOLUTIONS: Final = ("workspaces of cuDNN's convolutions are not counted",)
+"""cuDNN measures or guesses an algorithm for each shape; its workspace follows from that choice."""
 
 
 class Session:
@@ -81,9 +84,13 @@ class Session:
         self.recorder.mark(tensors, "kv_cache")
 
     def assumptions(self) -> tuple[str, ...]:
-        """Which kernels ran, and why."""
+        """Which kernels ran, and why; what of them is not known."""
         taken = self.attention.taken if self.attention is not None else {}
-        return tuple(f"attention kernel {name}: {reason}" for name, reason in taken.items())
+        kernels = (f"attention kernel {name}: {reason}" for name, reason in taken.items())
+        return (*kernels, *_CONVOLUTIONS) if self._convolves() else tuple(kernels)
+
+    def _convolves(self) -> bool:
+        return any(event.place.op.startswith("aten.convolution") for event in self.recording.events)
 
     def _load(self, weights: LoadedWeights, *, device_map: bool) -> None:
         """Loading's events, and every parameter known by the storage that loading gave it."""
