@@ -16,7 +16,7 @@ from willfit.formulas.weights import load_weights
 from willfit.scenario import Inference, Machine, ModelSpec, Scenario, Workload
 from willfit.trace import decode
 from willfit.trace import trace as door
-from willfit.trace.generation import cached
+from willfit.trace.caches import cache_tensors
 from willfit.trace.recording import Recording
 
 SMALL: dict[str, Any] = {
@@ -42,7 +42,8 @@ def recording_of(spec: ModelSpec, **inference: Any) -> Recording:
     work = Workload(inference=Inference(**inference))
     asked = Scenario(model=spec, workload=work, machine=Machine(gpus=parse_machine("L4").gpus))
     weights = load_weights(spec, work.loading, asked.stack)
-    job = door._Job(scenario=asked, weights=weights, gpu=asked.machine.gpus[0], device_map=False)
+    gpus = asked.machine.gpus if asked.machine is not None else ()
+    job = door._Job(scenario=asked, weights=weights, gpus=gpus, loads_to_gpu=False, placement={})
     return job.run(None).recording
 
 
@@ -106,9 +107,9 @@ def test_a_cache_of_any_release_is_found() -> None:
     keys = torch.zeros(1, 2, 3, 4)
     cache: Any = transformers.DynamicCache()
     cache.update(keys, keys + 1, 0)
-    assert len(list(cached(cache))) == 2
-    assert len(list(cached(((keys, keys), (keys, keys))))) == 4
-    assert list(cached(None)) == []
+    assert len(list(cache_tensors(cache))) == 2
+    assert len(list(cache_tensors(((keys, keys), (keys, keys))))) == 4
+    assert list(cache_tensors(None)) == []
 
 
 def test_that_no_sequence_ends_early_is_no_assumption_to_print(llama: ModelSpec) -> None:

@@ -20,6 +20,9 @@ from willfit.units import round_up
 _HALF: Final = (FLOAT16, BFLOAT16)
 _FLASH_NAMES: Final = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
+_MASKLESS: Final = ("flex_attention", *_FLASH_NAMES)
+"""Implementations that take no mask of every query and key."""
+
 IMPLEMENTATIONS: Final = ("eager", "sdpa", "flex_attention", *_FLASH_NAMES)
 """Values of ``attn_implementation`` (transformers 5.23 modeling_utils.py `AttentionInterface`)."""
 
@@ -218,7 +221,7 @@ def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:
 def mask_bytes(batch: int, q_len: int, kv_len: int, implementation: str, dtype: DType) -> int:
     """The 4-D mask that lives through the forward pass: bool for SDPA, floats too for eager."""
     elements = batch * q_len * kv_len
-    if implementation in _FLASH_NAMES:
+    if implementation in _MASKLESS:
         return 0
     return elements + (dtype.num_bytes(elements) if implementation == "eager" else 0)
 
@@ -264,6 +267,19 @@ def _varlen_forward(shape: AttentionShape) -> int:
     return shape.output_bytes() * (2 if shape.masked else 1) + lse + unpadded
 
 
+def _flex_forward(shape: AttentionShape) -> int:
+    """FlexAttention: the output and its log-sum-exps; masks are kept by blocks of 128."""
+    return shape.output_bytes() + 4 * shape.batch * shape.num_heads * shape.q_len + _flex_kv(shape)
+
+
+def _flex_kv(shape: AttentionShape) -> int:
+    """K and V copied to all heads where their number is no power of two.
+
+    integrations/flex_attention.py `flex_attention_forward`.
+    """
+    return shape.repeated_kv_bytes() if shape.num_heads & (shape.num_heads - 1) else 0
+
+
 def _math_forward(shape: AttentionShape) -> int:
     """13·B·H·S² in float32, and float32 copies of the inputs.
 
@@ -302,17 +318,23 @@ _FORWARD: Final[dict[str, Callable[[AttentionShape], int]]] = {
     "cudnn": _fused_forward,
     "math": _math_forward,
     "eager": _eager_forward,
+    "flex_attention": _flex_forward,
     **dict.fromkeys(_FLASH_NAMES, _varlen_forward),
 }
 
 
 def saved_bytes(shape: AttentionShape, kernel: str) -> int:
-    """Bytes kept for backward by one layer's attention call: q, k, v, output, statistics, mask."""
+    """Bytes kept for backward by one layer's attention call: q, k, v, output, statistics, mask.
+
+    Padded flash-attn keeps the gathered output, and the next product the padded one.
+    """
     if kernel == "math":
         return _math_saved(shape)
     if kernel == "eager":
         return _eager_saved(shape)
-    repeated = shape.masked and kernel not in _FLASH_NAMES
+    repeated = shape.masked and kernel not in _MASKLESS
+    if kernel == "flex_attention":
+        repeated = bool(_flex_kv(shape))
     kv_heads = shape.num_heads if repeated else shape.num_kv_heads
     tensors = shape.dtype.num_bytes(
         shape.batch
@@ -322,7 +344,9 @@ def saved_bytes(shape: AttentionShape, kernel: str) -> int:
         )
     )
     lse_len = round_up(shape.q_len, 32) if kernel == "efficient" else shape.q_len
-    bias = 0 if kernel in _FLASH_NAMES else sdpa_bias_bytes(shape)
+    bias = 0 if kernel in _MASKLESS else sdpa_bias_bytes(shape)
+    if kernel in _FLASH_NAMES and shape.masked:
+        bias = shape.output_bytes()
     return tensors + 4 * shape.batch * shape.num_heads * lse_len + bias
 
 

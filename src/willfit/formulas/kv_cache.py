@@ -265,16 +265,19 @@ def _quantized_layer(attention: Attention, sizes: _Sizes) -> int:
 
 
 def _offloaded(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
-    """Two layers on the GPU, the one in use and the one prefetched; the rest in host memory."""
+    """Two layers on the GPU, the one in use and the one prefetched; the rest in host memory.
+
+    Prefill has nothing to fetch yet: each layer goes to the host once its attention is done.
+    """
     caching = _caching(groups)
     layers = sorted(
         (_layer_bytes(a, sizes, _held(a, sizes.context_len)) for n, a in caching for _ in range(n)),
         reverse=True,
     )
-    resident = sum(layers[:2]) + _states(groups, sizes)
+    states = _states(groups, sizes)
     return KvCache(
-        steady_bytes=resident,
-        prefill_bytes=resident,
+        steady_bytes=sum(layers[:2]) + states,
+        prefill_bytes=sum(layers[:1]) + states,
         step_transient_bytes=max((_one_tensor(a, sizes) for _, a in caching), default=0),
         host_bytes=sum(layers[2:]),
         assumptions=("KV cache offloaded: two layers on the GPU, the rest in host memory",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
 from willfit.dtypes import FLOAT32
@@ -10,8 +11,8 @@ from willfit.meta.transformers_build import table_of
 from willfit.scenario.model import ModelSpec
 
 
-def build_timm(name: str) -> ModelSpec:
-    """The spec of ``timm/NAME`` as timm itself builds it.
+def timm_model(name: str) -> Any:
+    """The module of ``timm/NAME`` on the meta device.
 
     Raises `UnsupportedError` where timm cannot be imported, `ModelNotFoundError` where it does
     not know the name.
@@ -20,18 +21,26 @@ def build_timm(name: str) -> ModelSpec:
         import timm  # type: ignore[import-not-found, unused-ignore]
         import torch
     except Exception as error:  # a torchvision that does not fit torch raises RuntimeError
-        raise UnsupportedError(f"timm cannot be imported here: {error}") from error
+        raise UnsupportedError(
+            f"timm cannot be imported here ({error}): it needs a torchvision that fits torch"
+        ) from error
     short = name.removeprefix("timm/")
     if short.partition(".")[0] not in timm.list_models():
         raise ModelNotFoundError(f"timm {timm.__version__} has no model {short[:80]!r}")
     with torch.device("meta"):
-        model: Any = timm.create_model(short, pretrained=False)
+        return timm.create_model(short, pretrained=False)
+
+
+def build_timm(name: str) -> ModelSpec:
+    """The spec of ``timm/NAME`` as timm itself builds it; raises as `timm_model` does."""
+    model = timm_model(name)
+    timm_version = importlib.metadata.version("timm")
     built = table_of(model)
     return ModelSpec(
         id=name,
         library="timm",
         source="timm",
-        standing=f"built by timm {timm.__version__} on the meta device",
+        standing=f"built by timm {timm_version} on the meta device",
         model_class=built.model_class,
         tensors=built.rows,
         stored_dtype=FLOAT32,

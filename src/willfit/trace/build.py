@@ -16,6 +16,7 @@ from willfit.scenario.model import ModelSpec
 from willfit.scenario.stack import release
 from willfit.scenario.workload import Lora
 from willfit.trace.adapters import with_adapter
+from willfit.trace.cuda import flash_library
 from willfit.trace.dispatch import Dispatch
 from willfit.trace.quantized import (
     Stored,
@@ -24,6 +25,7 @@ from willfit.trace.quantized import (
     quantize,
     replace_layers,
 )
+from willfit.trace.timm import ImageModel, build_image_model
 
 
 @dataclass(kw_only=True)
@@ -77,11 +79,12 @@ def build(
     model = _base_model(spec, weights, config, attention, num_labels)
     notes = _quantize(model, spec, weights, gpu, training=training)
     rows = {name: row for row in weights.rows for name in row.row.names()}
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+    base = model.model if isinstance(model, ImageModel) else model
+    for name, tensor in [*base.named_parameters(remove_duplicate=False), *base.named_buffers()]:
         if name in rows:
             _set_dtype(tensor, rows[name])
-    dispatch.attach(model)
-    paths = {id(module): path for path, module in model.named_modules()}
+    dispatch.attach(base)
+    paths = {id(module): path for path, module in base.named_modules()}
     on_host: frozenset[tuple[int, str]] = frozenset()
     if prepare_kbit:
         _prepare_kbit(model)
@@ -98,14 +101,20 @@ def build(
     )
 
 
+_OF_LAYERS = ("out_features", "out_indices", "stage_names")
+"""What a vision config names after its last layer, and fills in again for a shorter one."""
+
+
 def filled_config(spec: ModelSpec) -> dict[str, Any]:
     """The config with what its class fills in, such as ``layer_types``."""
     import transformers
 
+    if spec.library == "timm":
+        return {}
     if spec.library != "transformers":
         raise UnsupportedError(
-            f"the trace builds models of transformers, and {spec.id} is one of {spec.library}: "
-            "leave --trace out"
+            f"the trace builds models of transformers and timm, and {spec.id} is one of "
+            f"{spec.library}: leave --trace out"
         )
     facts = {key: value for key, value in spec.config.items() if key != "quantization_config"}
     try:
@@ -115,7 +124,7 @@ def filled_config(spec: ModelSpec) -> dict[str, Any]:
             f"transformers {transformers.__version__} cannot read the config of {spec.id}: "
             f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
-    return {**facts, **filled}
+    return {**facts, **{key: value for key, value in filled.items() if key not in _OF_LAYERS}}
 
 
 def _base_model(
@@ -125,6 +134,8 @@ def _base_model(
     attention: str | None,
     num_labels: int | None,
 ) -> torch.nn.Module:
+    if spec.library == "timm":
+        return build_image_model(spec.id)
     import transformers
 
     facts = {key: value for key, value in config.items() if key != "quantization_config"}
@@ -139,7 +150,7 @@ def _base_model(
             loaded.num_labels = num_labels
         if getattr(loaded, "pad_token_id", None) is None:
             loaded.pad_token_id = 0
-        with torch.device("meta"):
+        with torch.device("meta"), flash_library(attention, None):
             return _from_config(cls, loaded, getattr(torch, weights.dtype.name), attention)
     except UnsupportedError:
         raise

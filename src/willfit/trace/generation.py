@@ -6,11 +6,12 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 
+from willfit.trace.caches import cache_tensors
 from willfit.trace.recorder import Recorder
 
 DECODED = 3
@@ -35,6 +36,7 @@ def generate(
     recorder: Recorder,
     inputs: Mapping[str, torch.Tensor],
     *,
+    cache: Any = None,
     new_tokens: int,
     masked: bool,
     full_logits: bool = False,
@@ -43,11 +45,14 @@ def generate(
 
     The first new token is prefill's, so n tokens take n − 1 steps, of which at least one is run; an
     encoder–decoder model's decoder starts from nothing and takes n, the first of which is unlike
-    the others. ``masked``: whether the given mask hides anything, which a fake tensor cannot say.
+    the others. ``cache``: instead of the one that it would make. ``masked``: whether the given mask
+    hides anything, which a fake tensor cannot say.
     """
     prefill = 0 if model.config.is_encoder_decoder else 1
     steps = max(new_tokens - prefill, 1)
     wanted = min(steps, DECODED + 1 - prefill)
+    library: Any = transformers.generation
+    plain = library.GenerationMixin.generate  # Whisper's own reads its output
     calls = _Calls(recorder, prefill, wanted, full_logits=full_logits)
     with ExitStack() as stack:
         for hook in (
@@ -59,9 +64,11 @@ def generate(
             stack.enter_context(_nothing_hidden())
         start = {} if prefill else {"decoder_start_token_id": 0}
         try:
-            model.generate(
+            plain(
+                model,
                 **inputs,
                 **start,
+                **({} if cache is None else {"past_key_values": cache}),
                 max_new_tokens=max(new_tokens, 1 + prefill),
                 do_sample=False,
                 num_beams=1,
@@ -104,24 +111,7 @@ class _Calls:
         """Say what the outputs hold."""
         self._recorder.mark([outputs.get("logits")], "logits")
         for name in ("past_key_values", "cache_params"):
-            self._recorder.mark(cached(outputs.get(name)), "kv_cache")
-
-
-def cached(cache: Any) -> Iterator[torch.Tensor]:
-    """A cache's tensors, as each release kept them: tuples, lists by kind, or layers."""
-    if isinstance(cache, torch.Tensor):
-        yield cache
-    elif isinstance(cache, (tuple, list)):
-        yield from chain.from_iterable(map(cached, cache))
-    elif cache is not None:
-        for part in _PARTS:
-            yield from cached(getattr(cache, part, None))
-        for layer in getattr(cache, "layers", None) or ():
-            yield from cached([v for v in vars(layer).values() if isinstance(v, torch.Tensor)])
-
-
-_PARTS = ("self_attention_cache", "cross_attention_cache", "key_cache", "value_cache",
-          "conv_states", "ssm_states")  # fmt: skip
+            self._recorder.mark(cache_tensors(outputs.get(name)), "kv_cache")
 
 
 @contextmanager
@@ -154,11 +144,16 @@ def _without_mask(module: str, owner: str | None) -> Iterator[None]:
         return
     original = getattr(place, _NAME)
 
-    def check(_: Any = None, *args: Any, **kwargs: Any) -> Any:
-        named: dict[str, Any] = {
-            name: None for name in ("padding_mask", "attention_mask") if name in kwargs
-        }
-        return original(**{**kwargs, **named}) if named else original(None, *args, **kwargs)
+    def check(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        for name in ("padding_mask", "attention_mask"):
+            if name in given:
+                given[name] = None
+        if isinstance(given.get("q_offset"), torch.Tensor):  # a static cache's, now 0
+            if given["q_length"] == 1:
+                return False  # what is not written yet is hidden
+            given["q_offset"] = 0
+        return original(**given)
 
     setattr(place, _NAME, staticmethod(check) if isinstance(kept, staticmethod) else check)
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import Inference
+from willfit.trace.caches import make_cache
 from willfit.trace.generation import Decoding, generate
+from willfit.trace.inputs import encoder_batch, forward_batch
+from willfit.trace.inputs.model import face
 from willfit.trace.session import Session
 
 
@@ -18,44 +22,38 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
     model.eval()
     recorder = session.recorder
     with session.running(), torch.no_grad():
-        if not _generates(model):
+        if not face(model).generates:
             recorder.phase = "forward"
-            outputs = model(**_inputs(model, settings.batch, settings.prompt_len, inference))
+            outputs = model(**_read(model, inference, settings, forward_batch))
             recorder.mark([outputs.get("logits")], "logits")
             return None
         recorder.phase = "prefill"
-        ids = torch.zeros((settings.batch, settings.prompt_len), dtype=torch.int64)
         return generate(
             model,
             recorder,
-            {"input_ids": ids, **_mask(inference, settings.batch, settings.prompt_len)},
+            _prompt(model, inference, settings),
+            cache=make_cache(model, inference, settings, session.mark_cache),
             new_tokens=settings.new_tokens,
             masked=inference.padded,
             full_logits=inference.full_logits,
         )
 
 
-def _generates(model: Any) -> bool:
-    """Whether the class has a language model's head and ``generate``."""
-    return bool(getattr(model, "can_generate", lambda: False)())
+def _prompt(model: Any, inference: Inference, settings: Settings) -> dict[str, torch.Tensor]:
+    """A text, or what the encoder reads: token ids, sound or an image."""
+    if model.config.is_encoder_decoder:
+        return _read(model, inference, settings, encoder_batch)
+    shape = (settings.batch, settings.prompt_len)
+    prompt = {"input_ids": torch.zeros(shape, dtype=torch.int64)}
+    if inference.padded:
+        prompt["attention_mask"] = torch.ones(shape, dtype=torch.int64)
+    return prompt
 
 
-def _inputs(model: Any, batch: int, length: int, inference: Inference) -> dict[str, Any]:
-    """What the model's forward pass takes: pixels where it takes those, else token ids."""
-    if model.main_input_name == "pixel_values":
-        config = model.config
-        size = getattr(config, "image_size", 224)
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        channels = getattr(config, "num_channels", 3)
-        dtype = next(model.parameters()).dtype
-        return {"pixel_values": torch.zeros((batch, channels, height, width), dtype=dtype)}
-    ids = torch.zeros((batch, length), dtype=torch.int64)
-    return {"input_ids": ids, **_mask(inference, batch, length)}
-
-
-def _mask(inference: Inference, batch: int, length: int) -> dict[str, torch.Tensor]:
-    return (
-        {"attention_mask": torch.ones((batch, length), dtype=torch.int64)}
-        if inference.padded
-        else {}
-    )
+def _read(
+    model: Any,
+    inference: Inference,
+    settings: Settings,
+    make: Callable[..., dict[str, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    return make(model, batch=settings.batch, length=settings.prompt_len, padded=inference.padded)

@@ -201,6 +201,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             num_bytes = storage.nbytes()
             if num_bytes == 0 or func in _ON_HOST or storage._cdata in self._storages:
                 continue
+            if tensor.device.type == "meta":  # stands for host memory (an offloaded cache)
+                continue
             handle = next(self._numbers)
             mine = layer if module is not None else self._of_argument(args, position)
             there = self._gpu(args, position, module)

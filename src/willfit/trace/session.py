@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any, Final
 
 import torch
 
@@ -22,6 +23,9 @@ from willfit.trace.modules import Modules
 from willfit.trace.quantized import after_loading, fake_quantized, known_shapes
 from willfit.trace.recorder import Recorder
 from willfit.trace.recording import Event, Handle, Place, Recording
+
+_CONVOLUTIONS: Final = ("workspaces of cuDNN's convolutions are not counted",)
+"""cuDNN measures or guesses an algorithm for each shape; its workspace follows from that choice."""
 
 
 class Session:
@@ -71,7 +75,12 @@ class Session:
         """The user's code runs inside: on fake tensors, with this GPU's choices, recorded."""
         with ExitStack() as stack:
             self.attention = stack.enter_context(
-                cuda_choices(self._gpu_of, self._stack, quantized=self._quantized)
+                cuda_choices(
+                    self._gpu_of,
+                    self._stack,
+                    quantized=self._quantized,
+                    implementation=_implementation(self.model),
+                )
             )
             stack.enter_context(self.mode)
             stack.enter_context(self.recorder)
@@ -84,10 +93,18 @@ class Session:
         """The first GPU, on which the loss is."""
         return self._gpus[0]
 
+    def mark_cache(self, tensors: Iterable[Any]) -> None:
+        """These tensors are of the KV cache."""
+        self.recorder.mark(tensors, "kv_cache")
+
     def assumptions(self) -> tuple[str, ...]:
-        """Which kernels ran, and why."""
+        """Which kernels ran, and why; what of them is not known."""
         taken = self.attention.taken if self.attention is not None else {}
-        return tuple(f"attention kernel {name}: {reason}" for name, reason in taken.items())
+        kernels = (f"attention kernel {name}: {reason}" for name, reason in taken.items())
+        return (*kernels, *_CONVOLUTIONS) if self._convolves() else tuple(kernels)
+
+    def _convolves(self) -> bool:
+        return any(event.place.op.startswith("aten.convolution") for event in self.recording.events)
 
     def _gpu_of(self, tensor: torch.Tensor) -> Gpu | None:
         return self._gpus[self.recorder.gpu_of(tensor)]
@@ -205,3 +222,8 @@ class Session:
         amount = tensor.untyped_storage().nbytes()
         handle = self.recorder.allocate(amount, what, category, layer, gpu)
         self.recorder.adopt(tensor, handle, category, layer, gpu)
+
+
+def _implementation(model: torch.nn.Module) -> str | None:
+    """The attention that a model was built with, by its name in transformers."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None)

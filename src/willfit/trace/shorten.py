@@ -106,8 +106,11 @@ def shorten(
         kept += range(first, end - left_out * unit)
     if not found:
         return None
+    shorter = _with_layers(config, length, kept)
+    if shorter == config:  # timm's configs say nothing of layers
+        return None
     return Shortening(
-        config=_with_layers(config, length, kept),
+        config=shorter,
         stacks=tuple(reversed(found)),
         names=tuple(stacks),
         kept=tuple(kept),

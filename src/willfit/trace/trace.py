@@ -20,10 +20,13 @@ from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
+from willfit.trace.caches import cache_notes
 from willfit.trace.decode import extended
 from willfit.trace.dispatch import Dispatch
 from willfit.trace.generation import Decoding
 from willfit.trace.inference import run_inference
+from willfit.trace.inputs import input_notes
+from willfit.trace.inputs.model import face
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating, Shortened, repeated
@@ -69,7 +72,7 @@ def trace(
         if short is not None:
             try:
                 return job.run(short)
-            except NotRepeating:
+            except (NotRepeating, InputError):  # a config may tell of a length in its own way
                 pass
         return job.run(None)
 
@@ -113,7 +116,7 @@ class _Job:
             weights,
             config=self.config if short is None else short.config,
             dispatch=dispatch,
-            attention=settings.implementation if settings is not None else None,
+            attention=self._attention(),
             lora=training.lora if training is not None else None,
             adapter_config=training.adapter_config if training is not None else None,
             prepare_kbit=bool(training is not None and training.prepare_kbit),
@@ -142,6 +145,8 @@ class _Job:
             assumptions=(
                 *(settings.assumptions if settings is not None else ()),
                 *notes,
+                *input_notes(session.model),
+                *self._cache_notes(session),
                 *recording.assumptions,
                 *session.assumptions(),
                 *built.assumptions,
@@ -160,6 +165,19 @@ class _Job:
             )
             for index, gpu in enumerate(self._gpus)
         ]
+
+    def _attention(self) -> str | None:
+        """What is asked for or known to be taken; None leaves it to a class not known here."""
+        work, settings = self._scenario.workload, self._training or self._inference
+        asked = work.training or work.inference
+        known = self._scenario.model.architecture is not None or (asked and asked.attn)
+        return settings.implementation if settings is not None and known else None
+
+    def _cache_notes(self, session: Session) -> tuple[str, ...]:
+        inference = self._scenario.workload.inference
+        if inference is None or self._inference is None or not face(session.model).generates:
+            return ()
+        return cache_notes(inference, self._inference)
 
     def _recorded(self, session: Session) -> tuple[Recording, tuple[str, ...]]:
         workload = self._scenario.workload

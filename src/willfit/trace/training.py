@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,8 +13,10 @@ import torch
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
 from willfit.trace.adapters import adapter_optimizer
+from willfit.trace.caches import cache_tensors
 from willfit.trace.cuda.kernels import replaced
 from willfit.trace.fused_loss import fused_losses
+from willfit.trace.inputs import forward_batch, training_batch
 from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
 from willfit.trace.precision import MixedPrecision
 from willfit.trace.session import Session
@@ -109,12 +111,19 @@ class _Run:
 
     def _forward(self, settings: TrainingSettings) -> torch.Tensor:
         """The loss; the outputs beside it are gone unless the loop keeps them."""
-        batch = {**_batch(self._model, settings, self._training), **self._extra}
+        make = training_batch if self._training.loss == "model" else forward_batch
+        batch: dict[str, Any] = make(
+            self._model,
+            batch=settings.batch,
+            length=settings.seq_len,
+            padded=self._training.padded,
+        )
+        batch.update(self._extra)
         if settings.packed:
             batch["position_ids"] = torch.zeros_like(batch["input_ids"])
         outputs = self._precision.forward(self._model, batch)
         self._recorder.mark([outputs.get("logits")], "logits")
-        self._recorder.mark(_cached(outputs), "kv_cache")
+        self._recorder.mark(cache_tensors(outputs.get("past_key_values")), "kv_cache")
         if settings.keeps_outputs:
             self._kept = outputs
         if self._training.loss == "model":
@@ -176,27 +185,3 @@ def _set_up(model: Any, session: Session, settings: TrainingSettings) -> None:
             )
         if any(not p.requires_grad for p in model.parameters()):
             model.enable_input_require_grads()
-
-
-def _batch(model: Any, settings: TrainingSettings, training: Training) -> dict[str, Any]:
-    """Token ids on the device, labels where the model has the loss, a mask where it is padded."""
-    shape = (settings.batch, settings.seq_len)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    batch: dict[str, Any] = {"input_ids": ids}
-    if training.padded:
-        batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)
-    if training.loss == "model":
-        one_each = torch.zeros(settings.batch, dtype=torch.int64)
-        batch["labels"] = one_each if _is_classifier(model) else ids
-    return batch
-
-
-def _is_classifier(model: Any) -> bool:
-    base = getattr(model, "get_base_model", lambda: model)()
-    return type(base).__name__.endswith("ForSequenceClassification")
-
-
-def _cached(outputs: Any) -> Iterator[torch.Tensor]:
-    cache = outputs.get("past_key_values")
-    for layer in getattr(cache, "layers", None) or ():
-        yield from (getattr(layer, "keys", None), getattr(layer, "values", None))  # type: ignore[misc]

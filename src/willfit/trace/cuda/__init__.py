@@ -19,10 +19,19 @@ from willfit.scenario.stack import Stack
 from willfit.trace.cuda import bitsandbytes, boft, fbgemm, foreach, fp8, softmax
 from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.autocast import cuda_autocast
+from willfit.trace.cuda.flash_attention import flash_library
+from willfit.trace.cuda.flex_attention import flex_attention
 from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
 from willfit.trace.cuda.kernels import registered, replaced
 
-__all__ = ["CudaAttention", "Hidden", "cuda_choices", "replaced", "temporaries"]
+__all__ = [
+    "CudaAttention",
+    "Hidden",
+    "cuda_choices",
+    "flash_library",
+    "replaced",
+    "temporaries",
+]
 
 
 def temporaries(*, quantized: bool) -> dict[Any, Hidden]:
@@ -70,8 +79,13 @@ def _not_packed(position_ids: Any) -> None:
 
 
 @contextmanager
-def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[CudaAttention]:
-    """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named."""
+def cuda_choices(
+    gpu_of: GpuOf, stack: Stack, *, quantized: bool, implementation: str | None = None
+) -> Iterator[CudaAttention]:
+    """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named.
+
+    ``implementation``: the model's ``attn_implementation``.
+    """
     attention = CudaAttention(gpu_of, stack)
     rows: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
@@ -84,5 +98,11 @@ def cuda_choices(gpu_of: GpuOf, stack: Stack, *, quantized: bool) -> Iterator[Cu
         *_experts(gpu_of),
         *foreach.replacements(),
     ]
-    with replaced(rows), registered(softmax.KEY, softmax.ROWS), cuda_autocast():
+    with (
+        replaced(rows),
+        registered(softmax.KEY, softmax.ROWS),
+        cuda_autocast(),
+        flash_library(implementation, attention),
+        flex_attention(implementation, attention),
+    ):
         yield attention

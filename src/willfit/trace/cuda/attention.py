@@ -7,6 +7,7 @@ torch 2.13 native/transformers/attention.cpp (`scaled_dot_product_attention`,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
@@ -47,8 +48,7 @@ class CudaAttention:
         """Shapes (B, H, S, D) as in torch."""
         query, key, value = _autocast(query, key, value)
         choice = self._choose(query, key, value, attn_mask, is_causal=is_causal, gqa=enable_gqa)
-        self.taken.setdefault(choice.name, choice.reason)
-        self.calls[choice.name] = self.calls.get(choice.name, 0) + 1
+        self.chose(choice.name, choice.reason)
         mask = _float_mask(attn_mask, query.dtype)
         if choice.name == "math":
             out = _aten._scaled_dot_product_attention_math(
@@ -91,6 +91,33 @@ class CudaAttention:
         )
         return out[0]  # type: ignore[no-any-return]
 
+    def sm(self, tensor: torch.Tensor) -> int:
+        """Compute capability of a tensor's GPU, times ten; 80 where none is named."""
+        gpu = self._gpu_of(tensor)
+        return gpu.sm if gpu is not None and gpu.vendor == "nvidia" else 80
+
+    def chose(self, name: str, reason: str) -> None:
+        """Note a call of a kernel."""
+        self.taken.setdefault(name, reason)
+        self.calls[name] = self.calls.get(name, 0) + 1
+
+    def choose_flash(
+        self,
+        name: str,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        causal: bool,
+    ) -> None:
+        """Note a call of the flash-attn library, q (…, S, H, D); raises where it cannot run."""
+        q, k, v = (part.unsqueeze(0) if part.dim() == 3 else part for part in (query, key, value))
+        shape = _shape(*(part.transpose(1, 2) for part in (q, k, v)), causal=causal)
+        choice = choose_kernel(
+            shape, implementation=name, gpu=self._gpu_of(query), stack=self._stack
+        )
+        self.chose(choice.name, choice.reason)
+
     def _choose(
         self,
         query: torch.Tensor,
@@ -101,23 +128,36 @@ class CudaAttention:
         is_causal: bool,
         gqa: bool,
     ) -> KernelChoice:
-        batch = query.shape[0] if query.dim() == 4 else 1
-        shape = AttentionShape(
-            batch=batch,
-            q_len=query.shape[-2],
-            kv_len=key.shape[-2],
-            num_heads=query.shape[-3],
-            num_kv_heads=key.shape[-3] if gqa else query.shape[-3],
-            head_dim=query.shape[-1],
-            v_head_dim=value.shape[-1],
-            dtype=parse_dtype(str(query.dtype).removeprefix("torch.")),
-            masked=mask is not None,
-            training=torch.is_grad_enabled() and query.requires_grad,
-            causal=is_causal,
-        )
+        shape = _shape(query, key, value, masked=mask is not None, causal=is_causal)
+        if not gqa:
+            shape = replace(shape, num_kv_heads=shape.num_heads)
         return choose_kernel(
             shape, implementation="sdpa", gpu=self._gpu_of(query), stack=self._stack
         )
+
+
+def _shape(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    masked: bool = False,
+    causal: bool,
+) -> AttentionShape:
+    """The call's facts from q, k, v of (…, H, S, D)."""
+    return AttentionShape(
+        batch=query.shape[0] if query.dim() == 4 else 1,
+        q_len=query.shape[-2],
+        kv_len=key.shape[-2],
+        num_heads=query.shape[-3],
+        num_kv_heads=key.shape[-3],
+        head_dim=query.shape[-1],
+        v_head_dim=value.shape[-1],
+        dtype=parse_dtype(str(query.dtype).removeprefix("torch.")),
+        masked=masked,
+        training=torch.is_grad_enabled() and query.requires_grad,
+        causal=causal,
+    )
 
 
 def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
