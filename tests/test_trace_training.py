@@ -159,8 +159,10 @@ def test_batches_of_other_lengths_leave_garbage_and_the_same_peak(llama: ModelSp
 def test_packed_rows_need_a_mask_where_attention_is_not_flash(llama: ModelSpec) -> None:
     """Rows of B·S tokens: a mask of (B·S)² bytes, and its copy of 2 bytes for every layer."""
     pytest.importorskip("trl")
-    work: dict[str, Any] = {"trainer": "trl", "micro_batch_size": 4, "max_length": 128, "packing": True,
-            "gradient_checkpointing": False, "bf16": False}  # fmt: skip
+    work: dict[str, Any] = {
+        "trainer": "trl", "micro_batch_size": 4, "max_length": 128, "packing": True,
+        "gradient_checkpointing": False, "bf16": False,
+    }  # fmt: skip
     events = recording(scenario(llama, **work)).events
     tokens = 4 * 128
     masks = [e for e in events if e.num_bytes == 2 * tokens**2 and "where" in e.place.op]
