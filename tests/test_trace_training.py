@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections import Counter
 from types import SimpleNamespace
@@ -158,8 +159,10 @@ def test_batches_of_other_lengths_leave_garbage_and_the_same_peak(llama: ModelSp
 def test_packed_rows_need_a_mask_where_attention_is_not_flash(llama: ModelSpec) -> None:
     """Rows of B·S tokens: a mask of (B·S)² bytes, and its copy of 2 bytes for every layer."""
     pytest.importorskip("trl")
-    work = {"trainer": "trl", "micro_batch_size": 4, "max_length": 128, "packing": True,
-            "gradient_checkpointing": False, "bf16": False}  # fmt: skip
+    work: dict[str, Any] = {
+        "trainer": "trl", "micro_batch_size": 4, "max_length": 128, "packing": True,
+        "gradient_checkpointing": False, "bf16": False,
+    }  # fmt: skip
     events = recording(scenario(llama, **work)).events
     tokens = 4 * 128
     masks = [e for e in events if e.num_bytes == 2 * tokens**2 and "where" in e.place.op]
@@ -200,9 +203,8 @@ def test_a_swiglu_is_as_measured(tokens: int, liger_mib: int, hf_mib: int) -> No
     assert _mlp_peak_mib(LlamaMLP, tokens, []) == hf_mib
     if importlib.util.find_spec("liger_kernel") is None:
         pytest.skip("liger-kernel is not installed")
-    from liger_kernel.transformers import LigerSwiGLUMLP
-
-    assert _mlp_peak_mib(LigerSwiGLUMLP, tokens, launches()) == liger_mib
+    layers: Any = importlib.import_module("liger_kernel.transformers")
+    assert _mlp_peak_mib(layers.LigerSwiGLUMLP, tokens, launches()) == liger_mib
 
 
 def _mlp_peak_mib(cls: Any, tokens: int, rows: Any) -> int:

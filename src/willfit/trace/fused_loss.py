@@ -21,7 +21,11 @@ from willfit.trace.cuda.kernels import replaced
 
 @contextmanager
 def fused_losses(
-    model: torch.nn.Module, training: Training, settings: TrainingSettings, gpu: Gpu | None
+    model: torch.nn.Module,
+    training: Training,
+    settings: TrainingSettings,
+    gpu: Gpu | None,
+    assumptions: list[str],
 ) -> Iterator[dict[str, Any]]:
     """The model as the trainer patched it, and what it is called with besides the batch.
 
@@ -34,9 +38,11 @@ def fused_losses(
             stack.enter_context(_restored(model))
             stack.enter_context(replaced(triton.launches()))
             stack.enter_context(replaced(triton.liger(gpu)))
+            assumptions.append(_liger_note(model))
             _apply_liger(model, fused_head=not trl)
         if trl:
             _require("trl", "trl", "--trainer trl")
+            assumptions.append("every token has a label (TRL scores those alone)")
             if not training.use_liger_kernel:
                 stack.enter_context(replaced(triton.launches()))
             stack.enter_context(replaced(triton.chunked_logprob()))
@@ -73,7 +79,8 @@ def _restored(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        vars(owner).clear()
+        for name in set(vars(owner)) - set(before):
+            delattr(owner, name)
         vars(owner).update(before)
 
 
@@ -81,6 +88,14 @@ def _apply_liger(model: torch.nn.Module, *, fused_head: bool) -> None:
     """As the Trainer does; TRL leaves the head to its own."""
     patch: Any = importlib.import_module("transformers.integrations.liger").apply_liger_kernel
     patch(model, None if fused_head else {"fused_linear_cross_entropy": False})
+
+
+def _liger_note(model: torch.nn.Module) -> str:
+    patch: Any = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    kind = str(getattr(_base(model), "config", None) and _base(model).config.model_type)
+    if kind not in patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return f"Liger has no kernels for {kind}: the model runs as it is"
+    return "Liger's norms: weight gradients summed in one row, not one a multiprocessor (a few MiB)"
 
 
 def _all_positions(_: torch.device) -> bool:

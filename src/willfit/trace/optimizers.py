@@ -54,9 +54,7 @@ def make_optimizer(
     if name in COUNTED:
         note = f"optimizer {name} by its table: {COUNTED[name]}"
         recorder.recording.assumptions.append(note)
-        trained: list[torch.Tensor] = [
-            parameter for parameter in model.parameters() if parameter.requires_grad
-        ]
+        trained: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
         return CountedOptimizer(trained, rules, recorder)
     if name in LOW_RANK:
         recorder.recording.assumptions.append(f"{name} of every linear layer, rank 128")

@@ -39,7 +39,9 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
     precision.check(model.parameters())
     with (
         optimizer_on_cuda(settings.optimizer_name),
-        fused_losses(model, training, settings, session.gpu) as extra,
+        fused_losses(
+            model, training, settings, session.gpu, session.recording.assumptions
+        ) as extra,
         session.running(),
         replaced(packed if settings.packed else []),
     ):
