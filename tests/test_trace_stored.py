@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from tests.conftest import SHARED
 
 from willfit.allocator.rounding import round_block
 from willfit.devices import parse_machine
-from willfit.dtypes import FLOAT16
+from willfit.dtypes import FLOAT16, DType
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.formulas.weights import LoadedWeights, load_weights
@@ -334,6 +337,45 @@ def test_repeated_layers_are_the_whole_model(spec_of: Any, monkeypatch: pytest.M
             assert peak_of(short, phase) == peak_of(whole, phase), (settings, phase)
 
 
+def test_experts_stored_one_by_one_are_those_of_the_table(spec_of: Any, tmp_path: Path) -> None:
+    """File headers with a tensor an expert, against the table of the config alone."""
+    by_config = spec_of(QWEN3_MOE, FP8)
+    header: dict[str, Any] = {}
+    position = 0
+    for name, shape, dtype in _as_published(by_config):
+        size = dtype.num_bytes(prod(shape))
+        kind = {"float8_e4m3fn": "F8_E4M3", "float32": "F32", "bfloat16": "BF16"}[dtype.name]
+        header[name] = {
+            "dtype": kind, "shape": shape, "data_offsets": [position, position + size],
+        }  # fmt: skip
+        position += size
+    content = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(content)) + content + bytes(position)
+    )
+    (tmp_path / "config.json").write_text(json.dumps({**QWEN3_MOE, "quantization_config": FP8}))
+    by_file, _ = traced(resolve(str(tmp_path)), PROMPT, "H100")
+    table, _ = traced(by_config, PROMPT, "H100")
+    for phase in ("load", "prefill", "decode"):
+        assert peak_of(by_file, phase) == peak_of(table, phase), phase
+
+
+def _as_published(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], DType]]:
+    """Every stored tensor; of fused experts the single ones that they are joined of."""
+    for row in spec.tensors:
+        for name in row.names() if row.is_parameter and row.tied_to is None else ():
+            owner, _, last = name.rpartition(".")
+            if not owner.endswith(".experts"):
+                yield name, row.shape, row.dtype
+                continue
+            rest = "weight_scale_inv" if last.endswith("_scale_inv") else "weight"
+            parts = ("gate_proj", "up_proj") if "gate_up" in last else ("down_proj",)
+            experts, wide, deep = row.shape
+            for expert in range(experts):
+                for part in parts:
+                    yield f"{owner}.{expert}.{part}.{rest}", (wide // len(parts), deep), row.dtype
+
+
 def test_compressed_tensors_unpacks_on_the_first_pass(spec_of: Any) -> None:
     pytest.importorskip("compressed_tensors")
     spec = spec_of({**LLAMA, "torch_dtype": "bfloat16"}, W4A16)
@@ -341,9 +383,7 @@ def test_compressed_tensors_unpacks_on_the_first_pass(spec_of: Any) -> None:
     weights = load_weights(spec, Loading(), Stack())
     loads = sum(e.num_bytes for e in recording.events if e.place.op == "load")
     assert loads == held(weights)
-    plain = sum(
-        r.row.count * round_block(r.weight_bytes) for r in weights.rows if not r.quantized
-    )
+    plain = sum(r.row.count * round_block(r.weight_bytes) for r in weights.rows if not r.quantized)
     sixteen = 2 * LAYERS * sum(n * k for n, k in LINEARS)
     assert component(result, "decode", "weights") == plain + sixteen
 

@@ -19,6 +19,7 @@ from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
 from willfit.trace.decode import extended
 from willfit.trace.inference import DECODED, run_inference
+from willfit.trace.quantized import fused
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating, Shortened, repeated
@@ -46,6 +47,7 @@ def trace(
     fake tensors.
     """
     _check_stack(scenario)
+    weights = fused(weights)
     with quiet():
         job = _Job(scenario=scenario, weights=weights, gpu=gpu, device_map=device_map)
         short = shorten(job.config, weights)
