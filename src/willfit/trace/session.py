@@ -191,7 +191,7 @@ class Session:
                 continue
             if stored and tensor.numel() == 1:
                 num_bytes, layer = tensor.untyped_storage().nbytes(), self._modules.layer(name)
-                handle = self.recorder.allocate(num_bytes, "load", "quantization_state", layer)
+                handle = self.recorder.allocate(num_bytes, "buffer", "quantization_state", layer)
                 self.recorder.adopt(tensor, handle, "quantization_state", layer)
             elif tensor.numel():
                 raise UnsupportedError(

@@ -27,6 +27,7 @@ from willfit.trace.generation import Decoding
 from willfit.trace.inference import run_inference
 from willfit.trace.inputs import input_notes
 from willfit.trace.inputs.model import face
+from willfit.trace.quantized import fused
 from willfit.trace.quiet import quiet
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating, Shortened, repeated
@@ -60,6 +61,7 @@ def trace(
     naming the operator and the module where the code cannot run on fake tensors.
     """
     _check_stack(scenario)
+    weights = fused(weights)
     with quiet():
         job = _Job(
             scenario=scenario,
