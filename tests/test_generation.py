@@ -57,7 +57,7 @@ def lengths_of_keys(recording: Recording, batch: int) -> list[int]:
 
 @pytest.mark.parametrize("new_tokens", [1, 2, 3, 9])
 def test_the_first_token_is_prefills(llama: ModelSpec, new_tokens: int) -> None:
-    """n tokens take n − 1 steps, so the cache ends a token short; one step is always shown."""
+    """N tokens take n − 1 steps, so the cache ends a token short; one step is always shown."""
     recording = recording_of(llama, context_len=40 + new_tokens, max_new_tokens=new_tokens)
     lengths = lengths_of_keys(recording, 1)
     steps = max(new_tokens - 1, 1)

@@ -81,9 +81,7 @@ class _Steps:
         """Events of a step that many tokens on, of which not all are kept."""
         return sum(1 for _ in self.step(1, distance, whole=False))
 
-    def step(
-        self, number: int, distance: int, *, whole: bool
-    ) -> Iterator[tuple[Event, Handle]]:
+    def step(self, number: int, distance: int, *, whole: bool) -> Iterator[tuple[Event, Handle]]:
         """Events of the ``number``-th step after the third, ``distance`` tokens on."""
         dropped: set[Handle] = set()
         for event, growth in zip(self._third, self._growth, strict=True):

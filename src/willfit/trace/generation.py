@@ -26,7 +26,7 @@ class Decoding(NamedTuple):
     """Steps of the whole job."""
 
 
-class _Enough(BaseException):  # noqa: N818 -- an end, not a fault; no ``except Exception`` keeps it
+class _Enough(BaseException):
     """As many steps were seen as are needed."""
 
 
@@ -154,9 +154,11 @@ def _without_mask(module: str, owner: str | None) -> Iterator[None]:
         return
     original = getattr(place, _NAME)
 
-    def check(mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-        named = {name: None for name in ("padding_mask", "attention_mask") if name in kwargs}
-        return original(**{**kwargs, **named}) if named else original(None, *args, **kwargs)
+    def check(*args: Any, **kwargs: Any) -> Any:
+        named = [name for name in ("padding_mask", "attention_mask") if name in kwargs]
+        if named:
+            return original(*args, **{**kwargs, named[0]: None})
+        return original(None, *args[1:], **kwargs)
 
     setattr(place, _NAME, staticmethod(check) if isinstance(kept, staticmethod) else check)
     try:

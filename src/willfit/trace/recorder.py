@@ -191,7 +191,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self._where()[0]
         where = _NUMBER.sub(".N", module) if module else "the training code"
         note = f"values that {where} reads were taken as 0"
-        ends = module is None and self.phase in _GENERATING  # whether a sequence has ended: none has
+        ends = (
+            module is None and self.phase in _GENERATING
+        )  # whether a sequence has ended: none has
         if not ends and note not in self.recording.assumptions:
             self.recording.assumptions.append(note)
         if tensor.dtype == torch.bool:

@@ -134,9 +134,7 @@ class _Job:
         return recording.ordered(), notes
 
 
-def _decoded(
-    recording: Recording, decoding: Decoding | None
-) -> tuple[Recording, tuple[str, ...]]:
+def _decoded(recording: Recording, decoding: Decoding | None) -> tuple[Recording, tuple[str, ...]]:
     """The recording with the new tokens that were not run, and what it lacks of them."""
     if decoding is None:
         return recording, ()
