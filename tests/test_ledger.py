@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.ledger.__main__ import judge, judge_folder, main
+from benchmarks.ledger.releases import home, side_directory
 from benchmarks.ledger.row import Outcome
 from benchmarks.ledger.summary import summarise
 
@@ -75,3 +76,32 @@ def test_a_traced_method_is_as_near_as_it_was(shared: Path, name: str) -> None:
     (outcome,) = [o for o in judge(rows[-1], "trace") if o.estimated_bytes is not None]
     assert outcome.error is not None
     assert abs(outcome.error) <= TRACED[name]
+
+
+GENERATED = {
+    # row: (batch, largest error of allocated, of reserved), rounded up from what was reached
+    "optimum_benchmark_history:165": (1, 0.0005, 0.001),
+    "optimum_benchmark_history:169": (8, 0.0005, 0.02),
+    "optimum_benchmark_history:167": (32, 0.0005, 0.001),
+}
+
+
+@pytest.mark.parametrize("name", sorted(GENERATED))
+def test_generation_is_traced_under_its_own_release(shared: Path, name: str) -> None:
+    """Llama-2-7B, 512 new tokens, transformers 4.35.2: from its side directory, if one is there."""
+    if not (home() / "transformers-4.35.2").is_dir():
+        pytest.skip("no side directory: python -m benchmarks.ledger --level trace makes it")
+    lines = (shared / "measured" / "optimum_benchmark_history.jsonl").read_text().splitlines()
+    (row,) = [row for row in map(json.loads, lines) if row["id"] == name]
+    row["measured"] = [m for m in row["measured"] if m["kind"].startswith("generate:torch")]
+    batch, allocated, reserved = GENERATED[name]
+    assert row["batch"] == batch
+    errors = {o.kind.rpartition("_")[2]: o.error for o in judge(row, "trace")}
+    assert errors["allocated"] == pytest.approx(0, abs=allocated)
+    assert errors["reserved"] == pytest.approx(0, abs=reserved)
+
+
+def test_a_release_that_cannot_be_had_is_a_reason() -> None:
+    assert side_directory("4.33.0.dev0") == (
+        "no side directory is known for transformers 4.33.0.dev0"
+    )
