@@ -57,7 +57,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
             optimizer.step()
             _reallocate(model, number)
             recorder.mark(_states(optimizer), "optimizer_states")
-            if training.empties_cache:
+            if training.empties_cache and number < len(lengths):
                 recorder.empty_cache()
             optimizer.zero_grad()
         del kept
