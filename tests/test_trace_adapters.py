@@ -136,6 +136,14 @@ def test_a_sparse_gradient_has_as_many_values_as_the_adapter(spec: ModelSpec) ->
     assert held(result, "step", "optimizer_states") >= 2 * 4 * trained
 
 
+def test_a_selection_of_unknown_size_is_everything_and_is_said(spec: ModelSpec) -> None:
+    """WaveFT keeps the coefficients that lie inside of the weight, which all of them do."""
+    waves = {"peft_type": "WAVEFT", "n_frequency": 100, "target_modules": TARGETS}
+    result = traced(spec, waves)
+    assert result.num_trainable_params == 2 * LAYERS * 100
+    assert any("taken as everything" in note for note in result.assumptions)
+
+
 def test_block_diagonals_are_torchs_own() -> None:
     blocks = torch.randn(1, 3, 4, 4)
     expected = torch.block_diag(*blocks[0])[None]
