@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 
 import pytest
 from benchmarks.ledger.__main__ import judge, judge_folder, main
+from benchmarks.ledger.importers.peft_metamath import express_by_trace
 from benchmarks.ledger.releases import home, side_directory
-from benchmarks.ledger.row import Outcome
+from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import summarise
 
 REACHED = {
@@ -59,20 +61,22 @@ def test_the_json_has_the_documented_keys(shared: Path, tmp_path: Path) -> None:
 
 TRACED = {
     # adapter: largest error of the reserved peak, rounded up from what was reached
-    "lora--llama-3.2-3B-rank32.json": 0.01,
+    "lora--llama-3.2-3B-rank32.json": 0.002,
+    "lora--llama-3.2-3B-rank32-lorafa.json": 0.002,
+    "boft--llama-3.2-3B-default.json": 0.012,
     "ia3--llama-3.2-3B-default.json": 0.005,
-    "loha--llama-3.2-3B-rank32.json": 0.01,
-    "vblora--llama-3.2-3B-default.json": 0.01,
-    "prompt_tuning--llama-3.2-3B-default.json": 0.01,
-    "road--llama-3.2-3B-lr_0.001.json": 0.005,
-    "full-finetuning--llama-3.2-3B-lr_0.00001.json": 0.03,
+    "loha--llama-3.2-3B-rank32.json": 0.002,
+    "prompt_tuning--llama-3.2-3B-default.json": 0.004,
+    "shira--llama-3.2-3B-lr_0.0003-random_seed_42.json": 0.007,
+    "trainable_tokens--llama-3.2-3B-sos+eos.json": 0.002,
+    "prefixtuning--llama-3.2-3B-lr_0.001.json": 0.054,
+    "full-finetuning--llama-3.2-3B-lr_0.00001.json": 0.044,
 }
 
 
 @pytest.mark.parametrize("name", sorted(TRACED))
 def test_a_traced_method_is_as_near_as_it_was(shared: Path, name: str) -> None:
-    lines = (shared / "measured" / "peft_metamath.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row["repo_path"].endswith("/" + name)]
+    rows = _published(shared, name)
     (outcome,) = [o for o in judge(rows[-1], "trace") if o.estimated_bytes is not None]
     assert outcome.error is not None
     assert abs(outcome.error) <= TRACED[name]
@@ -105,3 +109,21 @@ def test_a_release_that_cannot_be_had_is_a_reason() -> None:
     assert side_directory("4.33.0.dev0") == (
         "no side directory is known for transformers 4.33.0.dev0"
     )
+
+
+def test_adalora_is_expressed_by_the_releases_that_held_what_was_measured(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row, *_) = _published(shared, "adalora--llama-3.2-3B-rank32.json")
+    kind = "torch_max_memory_reserved"
+    for installed, expressed in (("0.20.0", True), ("0.21.2", False)):
+        monkeypatch.setattr(importlib.metadata, "version", lambda _, found=installed: found)
+        (result,) = [r for r in express_by_trace(row) if r.kind.startswith(kind)]
+        assert isinstance(result, Expressed) == expressed
+    assert isinstance(result, NotExpressed)
+    assert "measured with PEFT 0.15" in result.reason
+
+
+def _published(shared: Path, name: str) -> list[PublishedRow]:
+    lines = (shared / "measured" / "peft_metamath.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["repo_path"].endswith("/" + name)]

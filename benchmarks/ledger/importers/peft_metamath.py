@@ -33,6 +33,10 @@ ADAPTER_DISABLED_SINCE: Final = "2026-07-14"
 """Day of huggingface/peft d787f51b: the loss on Wikipedia before training is the base model's."""
 OPTIMIZERS: Final = {"adamw": "adamw_torch", "lora-fa": "lorafa"}
 """Ours by the names of the script; it names no ``foreach`` or ``fused``."""
+USUAL: Final = {
+    "dtype": "bfloat16", "compile": False, "use_amp": False, "autocast_adapter_dtype": True
+}  # fmt: skip
+"""Settings of the script that every published run has the same."""
 CHANGED: Final = {
     "ADALORA": ("0.21", "since PEFT 0.21 (4ddb88b4) its ranknum asks for a gradient"),
 }
@@ -51,10 +55,14 @@ def express_by_trace(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
 
 
 def _obstacle_to_trace(row: PublishedRow) -> str | None:
-    """An optimizer that no one knows, or a release whose code was another."""
-    optimizer = row["train_config"]["optimizer_type"].lower()
+    """Settings that the scenario does not have, or a release whose code was another."""
+    config = row["train_config"]
+    optimizer = config["optimizer_type"].lower()
     if optimizer not in OPTIMIZERS:
         return f"optimizer {optimizer} is not one of the trace's"
+    for name, usual in USUAL.items():
+        if config.get(name, usual) != usual:
+            return f"{name} {config[name]}: the importer knows {usual} alone"
     since, what = CHANGED.get((row["peft"] or {}).get("peft_type", ""), ("", ""))
     installed = importlib.metadata.version("peft")
     if since and release(installed) >= release(since):
@@ -126,7 +134,9 @@ def _traced_scenario(row: PublishedRow) -> Scenario:
     config = {key: value for key, value in (row["peft"] or {}).items() if key != "rank_pattern"}
     traced = replace(
         training,
-        optimizer=OPTIMIZERS[row["train_config"]["optimizer_type"].lower()],
+        optimizer=OPTIMIZERS.get(row["train_config"]["optimizer_type"].lower()),
+        attn=row["train_config"].get("attn_implementation"),
+        gradient_checkpointing=bool(row["train_config"].get("use_gc")),
         adapter_was_disabled=row["created_at"] >= ADAPTER_DISABLED_SINCE,
         lora=None,
         adapter_config=config or None,

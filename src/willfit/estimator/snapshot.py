@@ -12,7 +12,7 @@ from willfit.allocator.blocks import Block
 from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator
 from willfit.estimator.replay import placed
-from willfit.trace.recording import Event, Recording
+from willfit.trace.recording import EMPTY_CACHE, Event, Recording
 from willfit.units import MIB, round_up
 
 _FIRST_ADDRESS: Final = 0x7F0000000000
@@ -46,6 +46,8 @@ class _Writer:
             if event.num_bytes:
                 held[address] = event
                 self._note("alloc", address, event.num_bytes)
+            elif event.handle == EMPTY_CACHE:
+                self._give_back()
             else:
                 made = held.pop(address)
                 self._note("free_requested", address, made.num_bytes)
@@ -65,6 +67,12 @@ class _Writer:
         self._segments[address] = num_bytes
         self._note("segment_alloc", address, num_bytes)
         return address
+
+    def _give_back(self) -> None:
+        """Segments whose blocks are gone; the first block of one has its address."""
+        blocks = {block.address for block in self._every()}
+        for address in [start for start in self._segments if start not in blocks]:
+            self._note("segment_free", address, self._segments.pop(address))
 
     def _note(self, action: str, address: int, num_bytes: int) -> None:
         self.entries.append(
@@ -97,10 +105,12 @@ class _Writer:
         }
 
     def _blocks(self, start: int, size: int) -> list[Block]:
-        free = [b for pool in self._allocator.pools.values() for b in pool.free_blocks()]
-        every = [*free, *self._allocator.live.values()]
-        inside = [block for block in every if start <= block.address < start + size]
+        inside = [block for block in self._every() if start <= block.address < start + size]
         return sorted(inside, key=lambda block: block.address)
+
+    def _every(self) -> list[Block]:
+        free = [b for pool in self._allocator.pools.values() for b in pool.free_blocks()]
+        return [*free, *self._allocator.live.values()]
 
     def _block(self, block: Block, held: Mapping[int, Event]) -> dict[str, Any]:
         event = held.get(block.address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,16 @@ def sparse_mask(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         layout=torch.sparse_coo,
         device=mask.device,
     )
+
+
+def everything(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Indices with all places in place of a mask's, whose number is a matter of its values."""
+    return [
+        torch.zeros(index.numel(), dtype=torch.int64)
+        if index is not None and index.dtype == torch.bool and index.dim() == 1
+        else index
+        for index in indices
+    ]
 
 
 def _as_it_was(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:

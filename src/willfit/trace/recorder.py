@@ -10,12 +10,15 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from willfit.formulas.phase import ComponentName, PhaseName
 from willfit.trace.cuda.hidden import Call, Hidden
-from willfit.trace.fakes import sparse_mask, with_value
+from willfit.trace.fakes import everything, sparse_mask, with_value
 from willfit.trace.modules import Modules
 from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Layer, Place, Recording
 
@@ -165,6 +168,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if func is not _aten._local_scalar_dense.default:
                 raise
             return self._zero(args[0])
+        except DynamicOutputShapeException:
+            if func is not _aten.index.Tensor:
+                raise
+            self._assume("a selection in {} was taken as everything")
+            out = func(args[0], everything(args[1]))
         if func in _FACTORIES and out.numel() == 1:
             out = with_value(out, func, args, kwargs)
         new = [
@@ -218,17 +226,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _zero(self, tensor: torch.Tensor) -> bool | int | float:
         """What a value that the code reads is taken as: no tensor here has any."""
-        module = self._where()[0]
-        where = _NUMBER.sub(".N", module) if module else "the training code"
-        note = f"values that {where} reads were taken as 0"
-        ends = (
-            module is None and self.phase in _GENERATING
-        )  # whether a sequence has ended: none has
-        if not ends and note not in self.recording.assumptions:
-            self.recording.assumptions.append(note)
+        ends = self._where()[0] is None and self.phase in _GENERATING
+        if not ends:  # that no sequence has ended is what is asked for
+            self._assume("values that {} reads were taken as 0")
         if tensor.dtype == torch.bool:
             return False
         return 0.0 if tensor.dtype.is_floating_point else 0
+
+    def _assume(self, sentence: str) -> None:
+        """Note what was taken for granted, once, with the module at work in the sentence."""
+        module = self._where()[0]
+        note = sentence.format(_NUMBER.sub(".N", module) if module else "the training code")
+        if note not in self.recording.assumptions:
+            self.recording.assumptions.append(note)
 
     def _of_argument(self, args: Sequence[Any], position: int) -> Layer | None:
         """The layer of the argument that an output belongs to: optimizers work on lists."""

@@ -51,7 +51,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         steps = MORE_STEPS.get(settings.optimizer_name, STEPS)
         lengths = training.step_lengths or settings.step_lengths or (settings.seq_len,) * steps
         for number, seq_len in enumerate(lengths, 1):
-            run.step(number, seq_len)
+            run.step(number, seq_len, last=number == len(lengths))
         del run
 
 
@@ -79,7 +79,7 @@ class _Run:
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free ones have two modes, as the Trainer knows
 
-    def step(self, number: int, seq_len: int) -> None:
+    def step(self, number: int, seq_len: int, *, last: bool) -> None:
         """The ``number``-th step of the optimizer, from 1."""
         recorder, optimizer = self._recorder, self._optimizer
         settings = replace(self._settings, seq_len=seq_len)
@@ -94,7 +94,7 @@ class _Run:
             self._precision.step(optimizer)
         _reallocate(self._model, number)
         recorder.mark(state_tensors(optimizer), "optimizer_states")
-        if self._training.empties_cache:
+        if self._training.empties_cache and not last:
             recorder.empty_cache()
         self._model.zero_grad()
 
