@@ -73,9 +73,7 @@ class Outcome:
         return (nearest - self.measured_bytes) / self.measured_bytes
 
 
-EARLIER: Final = Stack(
-    versions={**TESTED, "transformers": "4.37.2", "bitsandbytes": "0.43.1"}
-)
+EARLIER: Final = Stack(versions={**TESTED, "transformers": "4.37.2", "bitsandbytes": "0.43.1"})
 """Releases from before the great savings (tables of cos and sin in every layer, float32 logits of
 the whole prompt, inputs kept by 4-bit products): one end where a source of 2024 does not record
 what it ran."""

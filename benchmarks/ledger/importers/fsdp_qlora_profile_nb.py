@@ -117,9 +117,7 @@ def _model(**shape: int) -> ModelSpec:
         "dtype": "bfloat16",
         **shape,
     }
-    return spec_of(
-        Checkpoint(id=f"llama of {shape['hidden_size']}", source="local", config=config)
-    )
+    return spec_of(Checkpoint(id=f"llama of {shape['hidden_size']}", source="local", config=config))
 
 
 def _allocated(estimate: Estimate) -> int:

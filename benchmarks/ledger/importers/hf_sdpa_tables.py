@@ -1,8 +1,8 @@
 """Tables of transformers' model pages: eager attention against SDPA, float16 weights, one GPU.
 
-Training is ``zero_grad``, forward, ``logits.sum()``, backward, with no optimizer; the loop keeps its
-outputs. ELECTRA's page does not name its loss: the logits' sum gives 29 % too little, the class's
-own loss all 64 of its rows to 1.5 %. Whether the inputs carried a mask is not said: both are traced.
+Training is ``zero_grad``, forward, ``logits.sum()``, backward, with no optimizer; the loop keeps
+its outputs. ELECTRA's page does not name its loss: the logits' sum gives 29 % too little, the
+class's own loss all 64 of its rows. Whether inputs carried a mask is not said: both are estimated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
         training = row["task"] == "train"
         model = _model(row["model"], head="AutoModel" not in row["notes"] or training)
         yield Expressed(
-            kind=f"{entry['kind']}",
+            kind=entry["kind"],
             scenario=_scenario(row, model, padded=False),
             high_scenario=_scenario(row, model, padded=True),
             reading=_peak,
@@ -107,6 +107,4 @@ def _model(name: str, *, head: bool) -> ModelSpec:
 
 def _peak(estimate: Estimate) -> int:
     """The peak of the loop; loading is before its reset."""
-    return max(
-        phase.allocated_bytes for phase in estimate.binding.phases if phase.name != "load"
-    )
+    return max(phase.allocated_bytes for phase in estimate.binding.phases if phase.name != "load")

@@ -183,8 +183,8 @@ class Step:
     def product_inputs(self, *, all_of_them: bool = False) -> int:
         """LLM.int8 keeps product inputs in ``ctx``, which non-reentrant checkpointing cannot free.
 
-        bitsandbytes autograd/_functions.py `MatMul8bitLt`, and `MatMul4Bit` before 0.43.2: inputs of
-        attention, of the MLP and of its down projection; that of the output projection where
+        bitsandbytes autograd/_functions.py `MatMul8bitLt`, and `MatMul4Bit` before 0.43.2: inputs
+        of attention, of the MLP and of its down projection; that of the output projection where
         attention does not keep it. A parallel branch shares its input; relu keeps its result
         itself. ``all_of_them`` counts what other operators keep too: ``ctx`` lives past backward,
         as long as the outputs do.
