@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 from benchmarks.ledger.__main__ import judge, judge_folder, main
+from benchmarks.ledger.importers import IMPORTERS
 from benchmarks.ledger.importers.peft_metamath import express_by_trace
+from benchmarks.ledger.moments import moments_traced
 from benchmarks.ledger.releases import home, side_directory
 from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import summarise
+
+from willfit.trace.recording import Event, Place, Recording
 
 REACHED = {
     # (source, start of the kind): (median, 95th percentile), rounded up from what was measured
@@ -22,12 +26,29 @@ REACHED = {
         "sum over GPUs of torch.cuda.max_memory_allocated (incl. model load), GiB",
     ): (0.005, 0.04),
     ("peft_metamath", "torch_max_memory_reserved"): (0.01, 0.08),
+    ("fsdp_qlora_profile_nb", "memory_allocated after model"): (0.002, 0.41),
+    ("fsdp_qlora_profile_nb", "memory_allocated after forward"): (0.02, 0.14),
+    ("fsdp_qlora_profile_nb", "memory_allocated after backward"): (0.003, 0.01),
+    ("hf_sdpa_tables", "torch peak memory"): (0.04, 0.19),
+    ("hub_pages", "torch max_allocated"): (0.001, 0.025),
+    ("hub_pages", "torch max_reserved"): (0.001, 0.006),
+    ("llmperf_bnb_a10_derived", "prefill max_allocated"): (0.006, 0.105),
 }
+
+
+LARGE = ("hf_sdpa_tables", "llmperf_bnb_a10_derived")
+"""Sources of which every ninth row will do."""
 
 
 @pytest.fixture(scope="module")
 def outcomes(shared: Path) -> list[Outcome]:
-    return judge_folder(shared / "measured")
+    folder = shared / "measured"
+    sources = [name for name in IMPORTERS["formula"] if name not in LARGE]
+    lines = [
+        line for name in LARGE for line in (folder / f"{name}.jsonl").read_text().splitlines()[::9]
+    ]
+    parts = (judge(json.loads(line)) for line in lines)
+    return [*judge_folder(folder, sources), *(outcome for part in parts for outcome in part)]
 
 
 @pytest.mark.parametrize("key", sorted(REACHED))
@@ -127,3 +148,66 @@ def test_adalora_is_expressed_by_the_releases_that_held_what_was_measured(
 def _published(shared: Path, name: str) -> list[PublishedRow]:
     lines = (shared / "measured" / "peft_metamath.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["repo_path"].endswith("/" + name)]
+
+
+MOMENTS = {
+    # row and what it read: largest error by trace, rounded up from what was reached
+    ("fsdp_qlora_profile_nb:0", "after forward"): 0.005,
+    ("fsdp_qlora_profile_nb:8", "after model"): 0.005,
+    ("fsdp_qlora_profile_nb:8", "after forward"): 0.06,
+    ("fsdp_qlora_profile_nb:8", "after backward"): 0.005,
+    ("fsdp_qlora_profile_nb:20", "after forward"): 0.005,
+    ("fsdp_qlora_profile_nb:56", "after backward"): 0.01,
+    ("hf_sdpa_tables:1", "peak"): 0.005,
+    ("hf_sdpa_tables:2", "peak"): 0.003,
+    ("hf_sdpa_tables:167", "peak"): 0.011,
+    ("hf_sdpa_tables:249", "peak"): 0.002,
+    ("hf_sdpa_tables:275", "peak"): 0.003,
+    ("hub_pages:28", "init_mem"): 0.03,
+    ("llmperf_bnb_a10_derived:0", "prefill"): 0.02,
+}
+"""Small models, and one of a billion parameters that the trace shortens."""
+
+
+@pytest.mark.parametrize("key", sorted(MOMENTS))
+def test_a_traced_row_is_as_near_as_it_was(shared: Path, key: tuple[str, str]) -> None:
+    name, read = key
+    source = name.partition(":")[0]
+    lines = (shared / "measured" / f"{source}.jsonl").read_text().splitlines()
+    (row,) = [row for row in map(json.loads, lines) if row["id"] == name]
+    wanted = [entry for entry in row["measured"] if read in entry["kind"]]
+    (outcome,) = list(judge({**row, "measured": wanted}, "trace"))
+    assert outcome.error is not None
+    assert abs(outcome.error) <= MOMENTS[key]
+
+
+def test_moments_are_read_between_the_phases() -> None:
+    """Loaded 1 KiB; forward keeps 2 KiB of 3; backward frees them and leaves a gradient of 1."""
+    place, outside = Place("layer", "aten.mm"), Place("", "aten.sum")
+    events = [
+        Event("weight", 1024, "load", outside, None),
+        Event("kept", 2048, "forward", place, None),
+        Event("passing", 1024, "forward", place, None),
+        Event("passing", 0, "forward", place, None),
+        Event("gradient", 1024, "backward", place, None),
+        Event("kept", 0, "backward", place, None),
+        Event("state", 4096, "step", outside, None),
+    ]
+    assert moments_traced(Recording(events=events)) == {
+        "loaded": 1024,
+        "forward": 3072,
+        "backward": 2048,
+    }
+
+
+def test_generate_works_on_what_the_model_returned() -> None:
+    """The logits, 2 KiB, are alive when the model returns; scores and their copy come after."""
+    inside, outside = Place("lm_head", "aten.mm"), Place("", "aten._to_copy")
+    events = [
+        Event("weight", 1024, "load", outside, None),
+        Event("logits", 2048, "prefill", inside, None),
+        Event("scores", 512, "prefill", outside, None),
+        Event("logits", 0, "prefill", outside, None),
+        Event("cache", 512, "decode", inside, None),
+    ]
+    assert moments_traced(Recording(events=events))["forward"] == 3072

@@ -39,6 +39,7 @@ from willfit.scenario import (
 from willfit.sources.catalogue import load
 from willfit.trace import decode, generation
 from willfit.trace import trace as door
+from willfit.trace.cuda.hidden import TEMPORARIES, Call
 from willfit.trace.recording import Recording
 from willfit.trace.repeat import NotRepeating
 
@@ -390,3 +391,12 @@ def test_a_strangers_adapter_loads_nothing(spec_of: Any, monkeypatch: pytest.Mon
     training = Training(method="lora", adapter_config=adapter, **STEP)
     result = estimate(scenario(spec_of("llama"), Workload(training=training)), trace=True)
     assert result.num_trainable_params == 4 * 256
+
+
+def test_a_matrix_without_a_unit_stride_is_copied_for_cublas() -> None:
+    """The gradient that ``sum`` expands has strides 0, 0; a transposed one goes as it is."""
+    rows = TEMPORARIES[torch.ops.aten.mm.default]
+    expanded = torch.zeros((), dtype=torch.float16).expand(8, 32)
+    weight = torch.zeros(32, 4, dtype=torch.float16)
+    assert list(rows(Call((expanded, weight), {}, None))) == [8 * 32 * 2]
+    assert list(rows(Call((weight.t(), expanded.t().contiguous()), {}, None))) == []

@@ -2,8 +2,7 @@
 
 Training is ``zero_grad``, forward, ``logits.sum()``, backward, with no optimizer; the loop keeps
 its outputs. ELECTRA's page does not name its loss: the logits' sum gives 29 % too little, the
-class's own loss all 64 of its rows to 1.5 %. Whether the inputs carried a mask is not said: both
-are traced.
+class's own loss all 64 of its rows. Whether inputs carried a mask is not said: both are estimated.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
         training = row["task"] == "train"
         model = _model(row["model"], head="AutoModel" not in row["notes"] or training)
         yield Expressed(
-            kind=f"{entry['kind']}",
+            kind=entry["kind"],
             scenario=_scenario(row, model, padded=False),
             high_scenario=_scenario(row, model, padded=True),
             reading=_peak,
