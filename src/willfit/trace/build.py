@@ -176,6 +176,7 @@ def _quantize(model: torch.nn.Module, quantization: Quantization) -> None:
     said.is_loaded_in_4bit = settings.load_in_4bit
     said.quantization_method = settings.quant_method
     said.hf_quantizer = quantizer
+    said.config._is_quantized = True  # flash attention then casts to the config's type
 
 
 def _prepare_kbit(model: torch.nn.Module) -> None:
