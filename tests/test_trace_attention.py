@@ -18,8 +18,10 @@ from willfit.formulas.attention import AttentionShape, choose_kernel
 from willfit.scenario import (
     Inference,
     Loading,
+    Lora,
     Machine,
     ModelSpec,
+    Quantization,
     Scenario,
     Stack,
     Training,
@@ -168,6 +170,22 @@ def test_heads_past_256_are_refused() -> None:
     spec = spec_of_model(meta_model("llama", **facts), BFLOAT16)
     with pytest.raises(WillfitError, match="heads of up to 256"):
         traced(spec, "flash_attention_2")
+
+
+def test_float32_queries_of_a_quantised_model_are_cast_back(llama: ModelSpec) -> None:
+    """After k-bit preparation the stream is float32; transformers casts to the config's type."""
+    training = Training(
+        method="qlora", lora=Lora(target_modules=("all-linear",)), prepare_kbit=True,
+        micro_batch_size=1, max_length=64, attn="flash_attention_2", bf16=False, fp16=False,
+        trainer="loop",
+    )  # fmt: skip
+    nf4 = Quantization(scheme="nf4", compute_dtype=BFLOAT16)
+    scenario = Scenario(
+        model=llama,
+        workload=Workload(loading=Loading(quantization=nf4), training=training),
+        machine=Machine(gpus=parse_machine("A100").gpus),
+    )
+    assert kernels(estimate(scenario, trace=True)) == {"flash_attention_2"}
 
 
 def test_workspaces_of_the_backward_kernels() -> None:

@@ -22,3 +22,4 @@ def quantize_as_stored(model: torch.nn.Module, config: Any, *, validate: bool = 
         quantizer.preprocess_model(model=model, device_map={"": 0})
     said: Any = model
     said.hf_quantizer = quantizer
+    said.config._is_quantized = True  # flash attention then casts to the config's type
