@@ -9,13 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from willfit.formulas.quantization import BLOCK, NESTED_BLOCK
 from willfit.scenario.workload import Quantization
+from willfit.trace.quantized.transformers_quantizer import quantize_by_transformers
 from willfit.units import ceil_div
 
 
 def quantize(model: torch.nn.Module, quantization: Quantization) -> None:
     """Linear layers become bitsandbytes' own, by transformers' own quantiser."""
     import transformers
-    from transformers.quantizers.auto import AutoHfQuantizer
 
     compute = quantization.compute_dtype
     extra: dict[str, Any] = {}
@@ -31,15 +31,11 @@ def quantize(model: torch.nn.Module, quantization: Quantization) -> None:
         bnb_4bit_use_double_quant=quantization.double_quant,
         **extra,
     )
-    quantizer: Any = AutoHfQuantizer.from_config(settings)
-    quantizer.validate_environment = lambda *_, **__: None
-    with torch.device("meta"):
-        quantizer.preprocess_model(model=model, device_map={"": 0})
+    quantize_by_transformers(model, settings, stored=False)
     said: Any = model
     said.is_loaded_in_8bit = settings.load_in_8bit
     said.is_loaded_in_4bit = settings.load_in_4bit
     said.quantization_method = settings.quant_method
-    said.hf_quantizer = quantizer
 
 
 def fake_quantized(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:

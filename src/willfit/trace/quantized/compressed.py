@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from willfit.errors import UnsupportedError
 from willfit.trace.quantized.stored import Stored
-from willfit.trace.quantized.transformers_quantizer import quantize_as_stored
+from willfit.trace.quantized.transformers_quantizer import quantize_by_transformers
 from willfit.trace.recorder import Recorder
 
 
@@ -29,7 +29,9 @@ def replace(model: torch.nn.Module, stored: Stored) -> tuple[str, ...]:
     import transformers
 
     make: Any = transformers.CompressedTensorsConfig
-    quantize_as_stored(model, make.from_dict(dict(stored.settings)), validate=True)
+    quantize_by_transformers(
+        model, make.from_dict(dict(stored.settings)), stored=True, validate=True
+    )
     return (
         "compressed-tensors unpacks all weights to 16 bit on the first forward pass: transformers "
         "computes with them as they are stored only with use_optimized_inference, in fp8",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from willfit.trace.quantized.stored import Stored
-from willfit.trace.quantized.transformers_quantizer import quantize_as_stored
+from willfit.trace.quantized.transformers_quantizer import quantize_by_transformers
 
 
 def replace(model: torch.nn.Module, stored: Stored) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def replace(model: torch.nn.Module, stored: Stored) -> tuple[str, ...]:
     import transformers
 
     make: Any = transformers.FineGrainedFP8Config
-    quantize_as_stored(model, make.from_dict(dict(stored.settings)))
+    quantize_by_transformers(model, make.from_dict(dict(stored.settings)), stored=True)
     return (
         "FP8 computes with the Triton kernels of kernels-community/finegrained-fp8; DeepGEMM, "
         "where a CUDA toolkit is installed, also makes an 8-bit copy of each input",

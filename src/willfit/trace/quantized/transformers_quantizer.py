@@ -1,4 +1,4 @@
-"""Layers of a stored method by transformers' own quantiser, on a machine without a GPU."""
+"""Quantised layers by transformers' own quantiser, on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 import torch
 
 
-def quantize_as_stored(model: torch.nn.Module, config: Any, *, validate: bool = False) -> None:
+def quantize_by_transformers(
+    model: torch.nn.Module, config: Any, *, stored: bool, validate: bool = False
+) -> None:
     """Replace the layers that transformers would before it reads the checkpoint.
 
-    ``validate``: let the method look at its environment. Most ask for the GPU there, and refuse or
-    turn to dequantising without one.
+    ``stored``: the checkpoint is quantised, not its weights while they load. ``validate``: let the
+    method look at its environment. Most ask for the GPU there, and refuse or turn to dequantising
+    without one.
     """
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer: Any = AutoHfQuantizer.from_config(config, pre_quantized=True)
+    quantizer: Any = AutoHfQuantizer.from_config(config, pre_quantized=stored)
     if validate:
         quantizer.validate_environment()
     with torch.device("meta"):
