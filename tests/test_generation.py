@@ -11,6 +11,7 @@ from tests.support.meta_spec import meta_model, spec_of_model
 from willfit.allocator.rounding import SMALL_SIZE
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16
+from willfit.estimator import estimate
 from willfit.estimator.replay import replay
 from willfit.formulas.weights import load_weights
 from willfit.scenario import Inference, Machine, ModelSpec, Scenario, Workload
@@ -114,3 +115,37 @@ def test_a_cache_of_any_release_is_found() -> None:
 
 def test_that_no_sequence_ends_early_is_no_assumption_to_print(llama: ModelSpec) -> None:
     assert recording_of(llama, context_len=20, max_new_tokens=4).assumptions == []
+
+
+def test_decoding_copies_the_experts_of_each_token() -> None:
+    """Two of four experts for each of three tokens: gate, up and down of [256, 512] side by side."""
+    hidden, inner, experts, pairs = 256, 512, 4, 3 * 2
+    spec = spec_of_model(
+        meta_model(
+            "mixtral", None, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=2,
+            num_attention_heads=8, num_key_value_heads=2, vocab_size=1000,
+            num_local_experts=experts, num_experts_per_tok=2,
+        ),
+        BFLOAT16,
+    )  # fmt: skip
+    inference = {"batch_size": 3, "context_len": 20, "max_new_tokens": 4}
+    recording = recording_of(spec, **inference)
+    copied = [
+        event.num_bytes
+        for event in recording.events
+        if event.phase == "decode" and "index" in event.place.op and event.num_bytes > 100_000
+    ]
+    up, down = 2 * pairs * 2 * inner * hidden, 2 * pairs * inner * hidden
+    assert copied and set(copied) == {up, down}
+    assert not any("index" in e.place.op and e.num_bytes in (up, down)
+                   for e in recording.events if e.phase == "prefill")  # fmt: skip
+    asked = Scenario(
+        model=spec,
+        workload=Workload(inference=Inference(**inference)),
+        machine=Machine(gpus=parse_machine("L4").gpus),
+    )
+    traced, formula = (
+        {p.name: p.allocated_bytes for p in found.gpus[0].phases}
+        for found in (estimate(asked, trace=True), estimate(asked, search_limits=False))
+    )
+    assert formula["decode"] == pytest.approx(traced["decode"], rel=0.01)

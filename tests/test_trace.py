@@ -302,7 +302,6 @@ def test_every_decoding_step_is_as_if_it_had_been_run(
 ) -> None:
     """Twelve tokens from three steps, and the same twelve run one by one."""
     work = Workload(inference=Inference(context_len=96, max_new_tokens=12))
-    monkeypatch.setattr(decode, "WHOLE_STEPS", 12)
     made, _ = job(spec_of("llama"), work)
     usual = made.run(None).recording
     monkeypatch.setattr(decode, "WHOLE_STEPS", 12)

@@ -109,7 +109,7 @@ def test_what_crosses_between_gpus(llama: ModelSpec) -> None:
     assert 0 < first < LAYERS and head == 1
     away = first if rotary == 1 else LAYERS - first
     stream = 2 * BATCH * (LENGTH - 8) * HIDDEN
-    cos = 2 * 1 * (LENGTH - 8) * SMALL["head_dim"]
+    cos = 2 * BATCH * (LENGTH - 8) * SMALL["head_dim"]
     events = made.run(None).recording.events
     copies = [
         e.num_bytes

@@ -65,7 +65,7 @@ def scenario(
 def recording(asked: Scenario) -> Recording:
     weights = load_weights(asked.model, asked.workload.loading, asked.stack)
     assert asked.machine is not None
-    return door.trace(asked, weights, asked.machine.gpus[0], device_map=True).recording
+    return door.trace(asked, weights, asked.machine.gpus[:1], loads_to_gpu=True).recording
 
 
 def at_peak(result: Estimate) -> int:

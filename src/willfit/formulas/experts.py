@@ -47,6 +47,25 @@ def is_merged(row: TensorRow, model: ModelSpec) -> bool:
     )
 
 
+COPIED_SINCE: Final = "5.0"
+"""transformers release whose ``generate`` decodes with a copy of every token's experts.
+
+generation/utils.py `_optimize_model_for_decode`, pull request 43126 of January 2026: on a GPU
+``grouped_mm`` becomes ``batched_mm`` after prefill.
+"""
+_OWN_CODE: Final = frozenset({"Llama4TextExperts", "DbrxExpertGLU"})
+"""Classes of experts that do not go through transformers' interface of implementations."""
+
+
+def copies_experts(model: ModelSpec, stack: Stack) -> bool:
+    """Whether decoding copies the weights of the experts that each token goes to."""
+    fused = any(
+        len(row.shape) == 3 and row.owner.endswith("experts") and row.module not in _OWN_CODE
+        for row in model.tensors
+    )
+    return fused and model.quantization is None and stack.at_least("transformers", COPIED_SINCE)
+
+
 def as_in_stack(row: TensorRow, model: ModelSpec, stack: Stack) -> Iterator[TensorRow]:
     """The row, or before transformers 5 its experts one by one, each an ``nn.Linear``.
 

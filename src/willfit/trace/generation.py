@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from willfit.trace.caches import cache_tensors
+from willfit.trace.cuda.kernels import replaced
 from willfit.trace.recorder import Recorder
 
 DECODED = 3
@@ -62,6 +63,7 @@ def generate(
             stack.callback(hook.remove)
         if not masked:
             stack.enter_context(_nothing_hidden())
+        stack.enter_context(replaced(_decoding_on_a_gpu(library.GenerationMixin)))
         start = {} if prefill else {"decoder_start_token_id": 0}
         try:
             plain(
@@ -112,6 +114,32 @@ class _Calls:
         self._recorder.mark([outputs.get("logits")], "logits")
         for name in ("past_key_values", "cache_params"):
             self._recorder.mark(cache_tensors(outputs.get(name)), "kv_cache")
+
+
+def _decoding_on_a_gpu(library: Any) -> list[tuple[Any, str, Any]]:
+    """Experts of a token are copied side by side while decoding, which a CPU does not do.
+
+    transformers 5 generation/utils.py `_optimize_model_for_decode`.
+    """
+    name = "_optimize_model_for_decode"
+    return [(library, name, _batched_experts)] if hasattr(library, name) else []
+
+
+@contextmanager
+def _batched_experts(model: Any) -> Iterator[None]:
+    before: dict[str, str] = model.get_experts_implementation()
+    batched = {part: _BATCHED.get(how, how) for part, how in before.items()}
+    if batched == before:
+        yield
+        return
+    model.set_experts_implementation(batched)
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+_BATCHED = {"grouped_mm": "batched_mm"}
 
 
 @contextmanager

@@ -174,6 +174,8 @@ class Session:
     def _add_buffers(self) -> None:
         """Buffers of no checkpoint that another release has: 4.35 keeps cos and sin by layer."""
         for module in self.model.modules():
+            if id(module) not in self._built.paths:
+                continue
             for local in sorted(module._non_persistent_buffers_set):
                 tensor = module._buffers.get(local)
                 if tensor is None or self.recorder.knows(tensor):

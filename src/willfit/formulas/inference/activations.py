@@ -50,6 +50,8 @@ class Pass:
     """The same of gate and up."""
     cached: bool = True
     """Whether K and V live in the cache rather than in the layer."""
+    copies_experts: bool = False
+    """Whether the weights of every token's experts are copied side by side."""
 
     @property
     def tokens(self) -> int:
@@ -251,7 +253,8 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
 
     transformers 5.23 integrations/moe.py `grouped_mm_experts_forward`: the gathered input k·h, the
     fused product 2·k·I, the activated k·I; then input, output, its weighted copy and that copy in
-    the old order, 4·k·h.
+    the old order, 4·k·h. Decoding takes `batched_mm_experts_forward`: the selected weights, 2·I·h
+    and I·h for each of the B·k pairs, of which both are alive when the second is made.
     """
     e, tokens = run.dtype, run.tokens
     pairs = tokens * mlp.experts_per_token
@@ -270,6 +273,14 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
             temporaries=e.num_bytes(2 * pairs * hidden),
         ),
     ]
+    if run.copies_experts:
+        moments.append(
+            Moment(
+                name="experts copied",
+                activations=stream + e.num_bytes(pairs * (hidden + width)),
+                temporaries=e.num_bytes(pairs * hidden * (fused + width)),
+            )
+        )
     if mlp.shared_intermediate_size:
         moments += _dense_moments(architecture, mlp.shared_intermediate_size, mlp.gated, run)
     return moments

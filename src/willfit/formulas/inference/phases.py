@@ -8,6 +8,7 @@ from typing import Final
 from willfit.devices import cublas_workspace_bytes
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
+from willfit.formulas.experts import copies_experts
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
 from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
@@ -170,6 +171,9 @@ class _Run:
             fused_qkv=keeps_fused_qkv(self.model),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
             cached=self.architecture.is_decoder and not encoder,
+            copies_experts=name == "decode"
+            and self.inference.engine == "transformers"
+            and copies_experts(self.model, self.stack),
         )
         mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [
