@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from benchmarks.ledger.__main__ import judge, judge_folder, main
 from benchmarks.ledger.importers import IMPORTERS
 from benchmarks.ledger.importers.peft_metamath import express_by_trace
 from benchmarks.ledger.moments import moments_traced
-from benchmarks.ledger.releases import home, side_directory
-from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
+from benchmarks.ledger.releases import others, side_directory
+from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import summarise
 
 from willfit.trace.recording import Event, Place, Recording
@@ -113,9 +112,8 @@ GENERATED = {
 
 @pytest.mark.parametrize("name", sorted(GENERATED))
 def test_generation_is_traced_under_its_own_release(shared: Path, name: str) -> None:
-    """Llama-2-7B, 512 new tokens, transformers 4.35.2: from its side directory, if one is there."""
-    if not (home() / "transformers-4.35.2").is_dir():
-        pytest.skip("no side directory: python -m benchmarks.ledger --level trace makes it")
+    """Llama-2-7B, 512 new tokens, transformers 4.35.2: from a side directory that pip makes."""
+    _needs("transformers==4.35.2")
     lines = (shared / "measured" / "optimum_benchmark_history.jsonl").read_text().splitlines()
     (row,) = [row for row in map(json.loads, lines) if row["id"] == name]
     row["measured"] = [m for m in row["measured"] if m["kind"].startswith("generate:torch")]
@@ -127,22 +125,26 @@ def test_generation_is_traced_under_its_own_release(shared: Path, name: str) -> 
 
 
 def test_a_release_that_cannot_be_had_is_a_reason() -> None:
-    assert side_directory("4.33.0.dev0") == (
-        "no side directory is known for transformers 4.33.0.dev0"
+    assert side_directory("transformers==4.33.0.dev0") == (
+        "no side directory is known for transformers==4.33.0.dev0"
     )
 
 
-def test_adalora_is_expressed_by_the_releases_that_held_what_was_measured(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adalora_is_traced_by_the_release_that_held_what_was_measured(shared: Path) -> None:
+    """Since PEFT 0.21 its ranks ask for gradients, and every layer keeps what is divided by them."""
     (row, *_) = _published(shared, "adalora--llama-3.2-3B-rank32.json")
-    kind = "torch_max_memory_reserved"
-    for installed, expressed in (("0.20.0", True), ("0.21.2", False)):
-        monkeypatch.setattr(importlib.metadata, "version", lambda _, found=installed: found)
-        (result,) = [r for r in express_by_trace(row) if r.kind.startswith(kind)]
-        assert isinstance(result, Expressed) == expressed
-    assert isinstance(result, NotExpressed)
-    assert "measured with PEFT 0.15" in result.reason
+    (result,) = [r for r in express_by_trace(row) if r.kind.startswith("torch_max_memory_reserved")]
+    assert isinstance(result, Expressed)
+    assert others(result.scenario.stack) == ("peft==0.20.0",)
+    _needs("peft==0.20.0")
+    (outcome,) = [o for o in judge(row, "trace") if o.error is not None]
+    assert outcome.error == pytest.approx(0, abs=0.002)
+
+
+def _needs(requirement: str) -> None:
+    found = side_directory(requirement)
+    if isinstance(found, str):
+        pytest.skip(found)
 
 
 def _published(shared: Path, name: str) -> list[PublishedRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from benchmarks.ledger.moments import Moment, moment_by_formula, moments_traced
-from benchmarks.ledger.releases import estimate_under, is_installed
+from benchmarks.ledger.releases import estimate_under, others
 from benchmarks.ledger.row import Expressed
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
@@ -54,14 +54,12 @@ def _amount(result: Expressed, scenario: Scenario, level: Level) -> int:
 
 def _trace(scenario: Scenario) -> _Traced:
     """One trace; kept, for sources repeat their runs."""
-    version = scenario.stack.versions["transformers"]
-    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r} {version}"
+    other = others(scenario.stack)
+    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r} {other}"
     if key not in _TRACED:
         try:
             _TRACED[key] = (
-                _traced_here(scenario)
-                if is_installed(version)
-                else _Traced(estimate_under(version, scenario), {})
+                _Traced(estimate_under(other, scenario), {}) if other else _traced_here(scenario)
             )
         except UnsupportedError as error:
             _TRACED[key] = error

@@ -1,4 +1,4 @@
-"""Traces under another release of transformers: a side directory, and a process that has it first.
+"""Traces under another release of a library: a side directory, and a process that has it first.
 
 ``python -m benchmarks.ledger --level trace`` makes the directories it needs with pip, without
 dependencies, under ``$WILLFIT_RELEASES`` (``~/.cache/willfit/releases`` by default). Nothing
@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -18,36 +19,43 @@ from typing import Final
 from willfit.errors import UnsupportedError, WillfitError
 from willfit.estimator import estimate
 from willfit.results import Estimate
-from willfit.scenario import Scenario
+from willfit.scenario import Scenario, Stack
 from willfit.scenario.stack import TESTED, release
 
-COMPANIONS: Final = {
-    # transformers: what its own metadata asks for and today's releases are not
-    "4.34.1": ("tokenizers==0.14.1", "huggingface_hub==0.17.3"),
-    "4.35.2": ("tokenizers==0.15.2", "huggingface_hub==0.20.3"),
-    "4.46.3": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
-    "4.50.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
-    "4.57.6": ("tokenizers==0.22.1", "huggingface_hub==0.36.0"),
+COMPANIONS: Final[dict[str, tuple[str, ...]]] = {
+    # requirement: what its own metadata asks for and today's releases are not
+    "transformers==4.34.1": ("tokenizers==0.14.1", "huggingface_hub==0.17.3"),
+    "transformers==4.35.2": ("tokenizers==0.15.2", "huggingface_hub==0.20.3"),
+    "transformers==4.46.3": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
+    "transformers==4.50.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
+    "transformers==4.57.6": ("tokenizers==0.22.1", "huggingface_hub==0.36.0"),
+    "peft==0.20.0": (),
 }
 """Releases that a side directory can be made for."""
+_LIBRARIES: Final = ("transformers", "peft")
 SECONDS: Final = 600
 """The longest that one trace, or pip, may take."""
 
 
-def is_installed(version: str) -> bool:
-    """Whether traces of this release need no side directory."""
-    return release(version)[:2] == release(TESTED["transformers"])[:2]
+def others(stack: Stack) -> tuple[str, ...]:
+    """Requirements of a stack that are not today's releases: ``("peft==0.20.0",)``."""
+    return tuple(
+        f"{name}=={stack.versions[name]}"
+        for name in _LIBRARIES
+        if stack.version(name)[:2] != release(TESTED[name])[:2]
+    )
 
 
-def estimate_under(version: str, scenario: Scenario) -> Estimate:
-    """``estimate(scenario, trace=True)`` with this release of transformers.
+def estimate_under(requirements: Sequence[str], scenario: Scenario) -> Estimate:
+    """``estimate(scenario, trace=True)`` with these releases.
 
-    Raises `UnsupportedError` where the release cannot be had, and what the estimate raises.
+    Raises `UnsupportedError` where one cannot be had, and what the estimate raises.
     """
-    directory = side_directory(version)
-    if isinstance(directory, str):
-        raise UnsupportedError(directory)
-    paths = [str(directory), *filter(None, sys.path)]
+    directories = [side_directory(requirement) for requirement in requirements]
+    for directory in directories:
+        if isinstance(directory, str):
+            raise UnsupportedError(directory)
+    paths = [*map(str, directories), *filter(None, sys.path)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", __name__],
         input=pickle.dumps(scenario),
@@ -58,7 +66,7 @@ def estimate_under(version: str, scenario: Scenario) -> Estimate:
     )
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise UnsupportedError(f"transformers {version}: {' '.join(last) or 'no answer'}")
+        raise UnsupportedError(f"{', '.join(requirements)}: {' '.join(last) or 'no answer'}")
     answer = pickle.loads(done.stdout)
     if isinstance(answer, WillfitError):
         raise answer
@@ -67,24 +75,25 @@ def estimate_under(version: str, scenario: Scenario) -> Estimate:
 
 
 @lru_cache
-def side_directory(version: str) -> Path | str:
+def side_directory(requirement: str) -> Path | str:
     """Where a release is, made if need be; or why there is none."""
-    directory = home() / f"transformers-{version}"
-    if (directory / "transformers").is_dir():
+    library, _, version = requirement.partition("==")
+    directory = home() / f"{library}-{version}"
+    if (directory / library).is_dir():
         return directory
-    if version not in COMPANIONS:
-        return f"no side directory is known for transformers {version}"
+    if requirement not in COMPANIONS:
+        return f"no side directory is known for {requirement}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    wanted = [f"transformers=={version}", *COMPANIONS[version]]
+    wanted = [requirement, *COMPANIONS[requirement]]
     try:
         done = subprocess.run(
             [*pip, str(directory), *wanted], capture_output=True, timeout=SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"pip cannot fetch transformers {version}: {type(error).__name__}"
+        return f"pip cannot fetch {requirement}: {type(error).__name__}"
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return f"pip cannot fetch transformers {version}: {' '.join(last)}"
+        return f"pip cannot fetch {requirement}: {' '.join(last)}"
     return directory
 
 

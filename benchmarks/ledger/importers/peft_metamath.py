@@ -6,7 +6,6 @@ outputs. The counter is reserved memory; the longest batch is not recorded.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -16,7 +15,7 @@ from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
 from willfit.results import Estimate
 from willfit.scenario import Loading, Lora, Machine, Scenario, Stack, Training, Workload
-from willfit.scenario.stack import TESTED, release
+from willfit.scenario.stack import TESTED
 from willfit.sources.resolve import resolve
 
 LONGEST_BATCH: Final = 738
@@ -37,10 +36,9 @@ USUAL: Final = {
     "dtype": "bfloat16", "compile": False, "use_amp": False, "autocast_adapter_dtype": True
 }  # fmt: skip
 """Settings of the script that every published run has the same."""
-CHANGED: Final = {
-    "ADALORA": ("0.21", "since PEFT 0.21 (4ddb88b4) its ranknum asks for a gradient"),
-}
-"""(first release, change) by method, where a later PEFT holds other tensors than was measured."""
+BEFORE: Final = {"ADALORA": "0.20.0"}
+"""Release of PEFT by method where later ones hold other tensors than were measured: since 0.21
+(4ddb88b4) AdaLoRA's ``ranknum`` asks for a gradient."""
 _PEAK: Final = "torch_max_memory_reserved_minus_init(2MiB)_whole_run"
 
 
@@ -63,10 +61,6 @@ def _obstacle_to_trace(row: PublishedRow) -> str | None:
     for name, usual in USUAL.items():
         if config.get(name, usual) != usual:
             return f"{name} {config[name]}: the importer knows {usual} alone"
-    since, what = CHANGED.get((row["peft"] or {}).get("peft_type", ""), ("", ""))
-    installed = importlib.metadata.version("peft")
-    if since and release(installed) >= release(since):
-        return f"measured with PEFT {row['versions']['peft-version']}; {what}, as in {installed}"
     return None
 
 
@@ -144,7 +138,9 @@ def _traced_scenario(row: PublishedRow) -> Scenario:
         step_lengths=STEP_LENGTHS,
         empties_cache=True,
     )
-    return replace(formula, workload=replace(formula.workload, training=traced), stack=Stack())
+    peft = BEFORE.get(config.get("peft_type", ""), TESTED["peft"])
+    stack = Stack(versions={**TESTED, "peft": peft})
+    return replace(formula, workload=replace(formula.workload, training=traced), stack=stack)
 
 
 def _versions(row: PublishedRow) -> dict[str, str]:

@@ -32,10 +32,10 @@ def make_cache(model: Any, inference: Inference, settings: Settings, mark: Mark)
     To be called inside of the fake mode. ``mark`` is told of what a layer holds only for a while.
     Raises `UnsupportedError` where transformers has no such cache, or lacks the library behind it.
     """
-    config = model.config.get_text_config(decoder=True)
     kind, backend = _kind(inference.cache, settings)
     if kind == "dynamic":
         return None
+    config = model.config.get_text_config(decoder=True)
     if not getattr(model, "_supports_default_dynamic_cache", lambda: True)():
         raise UnsupportedError(f"{type(model).__name__} has a cache of its own, not a {kind} one")
     encoder_decoder = model.config.is_encoder_decoder
