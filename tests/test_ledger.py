@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,25 @@ from benchmarks.ledger.__main__ import judge, judge_folder, main
 from benchmarks.ledger.importers import IMPORTERS
 from benchmarks.ledger.importers.peft_metamath import express_by_trace
 from benchmarks.ledger.moments import moments_traced
-from benchmarks.ledger.releases import others, side_directory
+from benchmarks.ledger.releases import estimate_under, others, side_directory
 from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import summarise
 
+from willfit.devices import parse_machine
+from willfit.estimator import estimate
+from willfit.scenario import (
+    Inference,
+    Loading,
+    Lora,
+    Machine,
+    Quantization,
+    Scenario,
+    Stack,
+    Training,
+    Workload,
+)
+from willfit.scenario.stack import TESTED
+from willfit.sources.resolve import resolve
 from willfit.trace.recording import Event, Place, Recording
 
 REACHED = {
@@ -213,3 +229,37 @@ def test_generate_works_on_what_the_model_returned() -> None:
         Event("cache", 512, "decode", inside, None),
     ]
     assert moments_traced(Recording(events=events))["forward"] == 3072
+
+
+@pytest.mark.parametrize("release", ["4.46.3", "4.57.6"])
+def test_an_older_release_is_traced_and_said(release: str) -> None:
+    """QLoRA and generation by its code: a step's peak is its own, the weights are the same."""
+    _needs(f"transformers=={release}")
+    stack = Stack(versions={**TESTED, "transformers": release})
+    training = Training(
+        method="qlora", lora=Lora(r=8), micro_batch_size=1, max_length=128, bf16=True
+    )
+    loading = Loading(quantization=Quantization(scheme="nf4"))
+    for work in (
+        Workload(inference=Inference(context_len=64, max_new_tokens=8)),
+        Workload(loading=loading, training=training),
+    ):
+        asked = Scenario(
+            model=resolve("HuggingFaceTB/SmolLM-135M"),
+            workload=work,
+            machine=Machine(gpus=parse_machine("L4").gpus),
+            stack=stack,
+        )
+        then, now = estimate_under(others(stack), asked), estimate(replace(asked, stack=Stack()))
+        assert (
+            then.level == "trace" and f"untested stack: transformers {release}" in then.assumptions
+        )
+        weights = [
+            next(
+                part.num_bytes
+                for part in found.gpus[0].phases[-1].components
+                if part.name == "weights"
+            )
+            for found in (then, now)
+        ]
+        assert weights[0] == pytest.approx(weights[1], rel=0.02)

@@ -6,8 +6,7 @@ github.com/pytorch/FBGEMM fbgemm_gpu/experimental/gen_ai/src/quantize/quantize.c
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import sys
 from typing import Any
 
 import torch
@@ -15,10 +14,9 @@ import torch
 
 def replacements() -> list[tuple[Any, str, Any]]:
     """In place of operators that only a GPU's library has."""
-    name = "transformers.integrations.fbgemm_fp8"
-    if importlib.util.find_spec(name) is None or hasattr(torch.ops.fbgemm, "f8f8bf16_rowwise"):
+    module: Any = sys.modules.get("transformers.integrations.fbgemm_fp8")
+    if module is None or hasattr(torch.ops.fbgemm, "f8f8bf16_rowwise"):
         return []
-    module: Any = importlib.import_module(name)
     return [
         (module, "quantize_fp8_per_row", quantize),
         (torch.ops.fbgemm, "f8f8bf16_rowwise", product),

@@ -6,8 +6,7 @@ batched.py (``new_empty`` of the output; `fp8_act_quant_inline`).
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import sys
 from typing import Any
 
 import torch
@@ -15,11 +14,8 @@ import torch
 
 def replacements() -> list[tuple[Any, str, Any]]:
     """The kernels that a GPU gets from the Hub, in place of what a CPU cannot load."""
-    name = "transformers.integrations.finegrained_fp8"
-    if importlib.util.find_spec(name) is None:
-        return []
-    fp8: Any = importlib.import_module(name)
-    if not hasattr(fp8, "FineGrainedFP8"):
+    fp8: Any = sys.modules.get("transformers.integrations.finegrained_fp8")
+    if not hasattr(fp8, "FineGrainedFP8"):  # of a model that has such layers it is loaded by now
         return []
     kernels = fp8.FineGrainedFP8(
         matmul=matmul, batched_matmul=batched_matmul, grouped_matmul=grouped_matmul
