@@ -16,6 +16,7 @@ from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import summarise
 
 from willfit.devices import parse_machine
+from willfit.dtypes import BFLOAT16
 from willfit.estimator import estimate
 from willfit.scenario import (
     Inference,
@@ -239,9 +240,10 @@ def test_an_older_release_is_traced_and_said(release: str) -> None:
     training = Training(
         method="qlora", lora=Lora(r=8), micro_batch_size=1, max_length=128, bf16=True
     )
-    loading = Loading(quantization=Quantization(scheme="nf4"))
+    plain = Loading(dtype=BFLOAT16)  # 4.x would load float32
+    loading = replace(plain, quantization=Quantization(scheme="nf4"))
     for work in (
-        Workload(inference=Inference(context_len=64, max_new_tokens=8)),
+        Workload(loading=plain, inference=Inference(context_len=64, max_new_tokens=8)),
         Workload(loading=loading, training=training),
     ):
         asked = Scenario(
