@@ -11,7 +11,7 @@ import pytest
 from willfit.cli.main import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-ELSEWHERE = ("./my-model", "org/name", "--live")
+ELSEWHERE = ("./my-model", "org/name", "--live", "adapter_config.json")
 """Marks of commands that need a file, the network or a GPU that a test does not have."""
 
 
@@ -22,8 +22,9 @@ def block(marker: str) -> str:
 
 
 def commands() -> list[str]:
-    section = README.split("## What you can ask")[1].split("```")[1]
-    lines = [line.partition("  #")[0].strip() for line in section.splitlines()]
+    section = README.split("## What you can ask")[1].split("## How far")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("willfit ")]
 
 
@@ -40,9 +41,19 @@ def test_the_two_commands_set_up_all_they_need() -> None:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_shown_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_shown_runs(
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     if any(mark in command for mark in ELSEWHERE):
         assert main([shlex.split(command)[1], "--help"]) == 0
         return
     assert main(shlex.split(command)[1:]) == 0
-    assert capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed
+    if "--gpu T4x2" in command and "--trace" in command:
+        (shown,) = re.findall(r"```text\n(would end.*?)```", README, re.DOTALL)
+        assert shown in printed
