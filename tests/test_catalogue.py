@@ -176,6 +176,9 @@ def test_the_declared_class_keeps_the_head_that_automodel_drops() -> None:
         ("FacebookAI/roberta-base", "RobertaForSequenceClassification", 3),
         ("distilbert/distilbert-base-uncased", "DistilBertForSequenceClassification", 2),
         ("google/electra-small-discriminator", "ElectraForSequenceClassification", 2),
+        ("microsoft/deberta-v3-base", "DebertaV2ForSequenceClassification", 6),
+        ("answerdotai/ModernBERT-base", "ModernBertForSequenceClassification", 2),
+        ("sentence-transformers/all-mpnet-base-v2", "MPNetForSequenceClassification", 2),
     ],
 )
 def test_classification_heads_equal_the_real_classes(model: str, cls: str, labels: int) -> None:

@@ -136,9 +136,9 @@ def _alive(alive: Sequence[Alive]) -> list[str]:
 def _failure(failure: Failure) -> list[str]:
     """Where a traced run ends, and torch's own words for it."""
     when = _WORDS.get(failure.phase, f"in {failure.phase}")
-    where = failure.module or "outside the model"
+    where = f"in {failure.module}" if failure.module else "outside the model"
     op = failure.op.removeprefix("aten.").removesuffix(".default")
-    head = f"would end {when} on GPU {failure.gpu_index}, in {where} ({op}):"
+    head = f"would end {when} on GPU {failure.gpu_index}, {where} ({op}):"
     message = failure.message.partition(" If reserved but unallocated")[0]
     return [*wrapped(head, first="", rest="  "), *wrapped(message, first="  ", rest="  ")]
 

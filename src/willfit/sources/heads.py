@@ -86,15 +86,10 @@ def _classifier(spec: ModelSpec, num_labels: int) -> ModelSpec:
         if head and head[-1].shape[0] == num_labels:
             return spec
     architecture = spec.architecture
-    if architecture is None:
-        raise UnsupportedError(
-            f"the classification head of {spec.model_class} is not known here: "
-            "leave --num-labels and --auto-class out"
-        )
-    hidden = architecture.hidden_size
-    decoder = architecture.is_decoder and not architecture.encoder_layers
+    hidden = architecture.hidden_size if architecture else spec.config.get("hidden_size")
+    decoder = architecture and architecture.is_decoder and not architecture.encoder_layers
     build = _DECODER if decoder else _ENCODERS.get(str(spec.config.get("model_type")))
-    if build is None:
+    if build is None or not isinstance(hidden, int):
         raise UnsupportedError(
             f"the classification head of {spec.model_class} is not known here: "
             "leave --num-labels and --auto-class out"
@@ -104,7 +99,7 @@ def _classifier(spec: ModelSpec, num_labels: int) -> ModelSpec:
         spec,
         model_class=_class_name(spec.model_class),
         tensors=rows,
-        architecture=replace(architecture, vocab_size=num_labels),
+        architecture=replace(architecture, vocab_size=num_labels) if architecture else None,
         variants={},
         stated_num_params=None,
         classifier=True,
@@ -120,6 +115,9 @@ def _class_name(name: str) -> str:
         if name.endswith(suffix):
             return name.removesuffix(suffix) + "ForSequenceClassification"
     return name + "ForSequenceClassification"
+
+
+_Build = Callable[[ModelSpec, int, int], tuple[TensorRow, ...]]
 
 
 def _linear(spec: ModelSpec, name: str, out: int, inner: int, *, bias: bool) -> list[TensorRow]:
@@ -154,15 +152,6 @@ def _bert_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow
     )
 
 
-def _roberta_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
-    """RoBERTa: no pooler, a dense layer and a projection (RobertaClassificationHead)."""
-    return (
-        *_body(spec, "roberta", pooler=False),
-        *_linear(spec, "classifier.dense", hidden, hidden, bias=True),
-        *_linear(spec, "classifier.out_proj", num_labels, hidden, bias=True),
-    )
-
-
 def _distilbert_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
     """DistilBERT: a pre-classifier and a classifier."""
     return (
@@ -172,12 +161,51 @@ def _distilbert_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[Ten
     )
 
 
-_Build = Callable[[ModelSpec, int, int], tuple[TensorRow, ...]]
+def _pooled_rows(prefix: str) -> _Build:
+    """DeBERTa: a pooler of its own beside the base, and one Linear."""
+
+    def build(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+        return (
+            *_body(spec, prefix, pooler=False),
+            *_linear(spec, "pooler.dense", hidden, hidden, bias=True),
+            *_linear(spec, "classifier", num_labels, hidden, bias=True),
+        )
+
+    return build
+
+
+def _dense_rows(prefix: str) -> _Build:
+    """RoBERTa's relatives: no pooler, a dense layer and a projection."""
+
+    def build(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+        return (
+            *_body(spec, prefix, pooler=False),
+            *_linear(spec, "classifier.dense", hidden, hidden, bias=True),
+            *_linear(spec, "classifier.out_proj", num_labels, hidden, bias=True),
+        )
+
+    return build
+
+
+def _modernbert_rows(spec: ModelSpec, hidden: int, num_labels: int) -> tuple[TensorRow, ...]:
+    """ModernBERT: a dense layer and a norm, both without bias, then a Linear."""
+    norm = [["head.norm.weight", [hidden], spec.stored_dtype.name, "LayerNorm"]]
+    return (
+        *_body(spec, "model", pooler=False),
+        *_linear(spec, "head.dense", hidden, hidden, bias=False),
+        *map(row_from_json, norm),
+        *_linear(spec, "classifier", num_labels, hidden, bias=True),
+    )
+
+
 _DECODER: Final[_Build] = _decoder_rows
 _ENCODERS: Final[dict[str, _Build]] = {
     "bert": _bert_rows,
-    "roberta": _roberta_rows,
-    "xlm-roberta": _roberta_rows,
-    "electra": _roberta_rows,
+    "roberta": _dense_rows("roberta"),
+    "xlm-roberta": _dense_rows("roberta"),
+    "electra": _dense_rows("electra"),
+    "mpnet": _dense_rows("mpnet"),
+    "deberta-v2": _pooled_rows("deberta"),
     "distilbert": _distilbert_rows,
+    "modernbert": _modernbert_rows,
 }

@@ -169,10 +169,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise
             return self._zero(args[0])
         except DynamicOutputShapeException:
-            if func is not _aten.index.Tensor:
+            if func is _aten.nonzero.default and args[0].dim() == 1:
+                out = args[0].new_empty((args[0].numel(), 1), dtype=torch.int64)
+            elif func is _aten.index.Tensor:
+                out = func(args[0], everything(args[1]))
+            else:
                 raise
             self._assume("a selection in {} was taken as everything")
-            out = func(args[0], everything(args[1]))
         if func in _FACTORIES and out.numel() == 1:
             out = with_value(out, func, args, kwargs)
         new = [

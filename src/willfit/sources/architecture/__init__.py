@@ -14,8 +14,11 @@ from willfit.sources.architecture.traits import Traits, traits_of
 
 _TEXT_KEYS: Final = ("text_config", "llm_config", "language_config")
 _NOT_UNDERSTOOD: Final = frozenset(
-    {"convnext", "swin", "sam", "clip", "siglip", "wav2vec2", "florence2", "deepseek_v4"}
-)
+    {
+        "convnext", "swin", "sam", "clip", "siglip", "wav2vec2", "florence2", "deepseek_v4",
+        "deberta", "deberta-v2",  # attention to positions takes two to three times BERT's
+    }
+)  # fmt: skip
 """Model types whose stacks the closed formulas do not describe."""
 
 
@@ -100,8 +103,6 @@ def _positions(fields: Fields) -> int | None:
     """The longest input that the table of positions, if it is one, has rows for."""
     rows = fields.size("max_context")
     model_type = fields.text("model_type")
-    if model_type in ("deberta", "deberta-v2") and not fields.flag("position_biased_input", True):
-        return None  # relative positions alone
     if rows is None or model_type not in _AFTER_PADDING:
         return rows
     padding = fields.config.get("pad_token_id")

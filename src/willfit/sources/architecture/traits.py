@@ -122,9 +122,6 @@ TRAITS: Final[dict[str, Traits]] = {
     "xlm-roberta": _ENCODER,
     "electra": _ENCODER,
     "albert": Traits(rms_norm=False, gated=False, decoder=False, max_context=512),
-    "deberta-v2": Traits(
-        sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1
-    ),
     "distilbert": _ENCODER,
     "mpnet": Traits(
         sdpa=False, rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512
