@@ -7,6 +7,7 @@ installed is changed; torch stays the installed one.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from willfit.errors import UnsupportedError, WillfitError
 from willfit.estimator import estimate
@@ -108,6 +109,7 @@ def main() -> int:
     scenario: Scenario = pickle.loads(sys.stdin.buffer.read())
     out = sys.stdout.buffer
     sys.stdout = sys.stderr  # libraries print
+    _without_datasets()
     answer: Estimate | WillfitError
     try:
         answer = estimate(scenario, trace=True)
@@ -115,6 +117,13 @@ def main() -> int:
         answer = error
     out.write(pickle.dumps(answer))
     return 0
+
+
+def _without_datasets() -> None:
+    """The installed ``datasets`` wants a later Hub client than an older release has beside it."""
+    utils: Any = importlib.import_module("transformers.utils.import_utils")
+    if hasattr(utils, "_datasets_available"):
+        utils._datasets_available = False
 
 
 if __name__ == "__main__":
