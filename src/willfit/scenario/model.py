@@ -141,6 +141,8 @@ class Recurrent:
     """Type of the recurrent state where the model fixes it (often float32), else None: model's."""
     inner_size: int = 0
     """Width of the mixer's inner activations."""
+    scanned: bool = False
+    """Whether transformers' own code makes a state for every token of a prompt (Mamba-1)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from willfit.dtypes import DType
+from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.attention import AttentionShape, forward_temporary_bytes
 from willfit.formulas.gemm import Gemm
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp, Recurrent
@@ -192,10 +192,15 @@ def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
 
 
 def _recurrent_moment(architecture: Architecture, recurrent: Recurrent, run: Pass) -> Moment:
-    """Projections of a state-space mixer: input, gate, convolution, output of the inner width."""
+    """Projections of a state-space mixer: input, gate, convolution, output of the inner width.
+
+    Mamba-1 without mamba-ssm's kernels: exp(A·Δ), B·Δ and its product with the input, 3·4·D·N bytes
+    a token (modeling_mamba.py `slow_forward`).
+    """
     inner = run.dtype.num_bytes(4 * run.tokens * recurrent.inner_size)
+    scan = 3 * FLOAT32.num_bytes(run.tokens * recurrent.state_elements) if recurrent.scanned else 0
     return Moment(
-        name="state space", activations=_stream(architecture, run, 3) + inner, temporaries=0
+        name="state space", activations=_stream(architecture, run, 3) + inner, temporaries=scan
     )
 
 

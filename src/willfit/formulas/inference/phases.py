@@ -89,6 +89,10 @@ class _Run:
         notes = tuple(cache.assumptions) if self.architecture.is_decoder else ()
         if choice is not None:
             notes += (f"attention kernel {choice.name}: {choice.reason}",)
+        if any(group.recurrent and group.recurrent.scanned for group in self.stage.layers):
+            notes += (
+                "state-space layers by transformers' own code: mamba-ssm's kernels take less",
+            )
         if "vision_config" in self.model.config:
             notes += ("text alone: an image's tokens and the vision tower's work come on top",)
         return Phases(

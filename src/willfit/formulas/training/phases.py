@@ -152,8 +152,6 @@ def _notes(step: Step) -> tuple[str, ...]:
         notes.append("prepare_model_for_kbit_training not called (--prepare-kbit if it is)")
     if step.training.use_liger_kernel:
         notes.append("Liger's norm, gated MLP and loss, as for a model that it knows")
-    if any(group.recurrent is not None for group in step.all_groups()):
-        notes.append("activations of linear-attention layers are rough: checked by no run")
     if step.settings.optimizer.paged:
         notes.append("paged optimizer states in managed memory, counted as host RAM")
     return tuple(notes)
@@ -162,4 +160,9 @@ def _notes(step: Step) -> tuple[str, ...]:
 def _unsupported(step: Step) -> tuple[str, ...]:
     if step.strategy in ("tp", "device_map") and step.num_gpus > 1:
         return (f"training with --strategy {step.strategy} on several GPUs",)
+    if any(group.recurrent is not None for group in step.all_groups()):
+        return (
+            "activations of state-space and linear-attention layers in training, of which the "
+            "number above has the least part: --trace (willfit[trace]) runs the real class",
+        )
     return ()

@@ -23,6 +23,7 @@ def mamba(fields: Fields, hidden_size: int) -> Recurrent:
         state_elements=inner * state,
         state_dtype=FLOAT32,
         inner_size=inner,
+        scanned=True,
     )
 
 
