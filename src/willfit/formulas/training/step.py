@@ -119,15 +119,22 @@ class Step:
         largest = max((r.weight_bytes for r in self.weights.rows), default=0)
         return max(in_layers // layers, largest)
 
-    def shape(self, attention: Attention) -> AttentionShape:
-        """The attention call of one layer."""
-        window = attention.window is not None and self.settings.seq_len > attention.window
+    def length_of(self, group: LayerGroup) -> int:
+        """Positions of a sequence in a layer: an encoder's may be fixed (Whisper's frames)."""
+        fixed = self.architecture.encoder_len
+        encoder = group in self.architecture.encoder_layers
+        return fixed if encoder and fixed is not None else self.settings.seq_len
+
+    def shape(self, attention: Attention, length: int | None = None) -> AttentionShape:
+        """The attention call of one layer; ``length`` where it is not the sequence's."""
+        length = length or self.settings.seq_len
+        window = attention.window is not None and length > attention.window
         return attention_shape(
             attention,
             self.stream.compute,
             batch=self.settings.batch,
-            q_len=self.settings.seq_len,
-            kv_len=self.settings.seq_len,
+            q_len=length,
+            kv_len=length,
             masked=self.settings.masked or window or self.architecture.relative_bias,
             training=True,
         )
@@ -144,15 +151,16 @@ class Step:
     def layer_kept(self, group: LayerGroup) -> int:
         """What one layer of this group keeps for backward."""
         per_token = layer_bytes_per_token(self.architecture, group, self.stream, self.adapter)
-        kept = round(self.settings.tokens * per_token)
+        tokens = self.settings.batch * self.length_of(group)
+        kept = round(tokens * per_token)
         if group.attention is not None:
-            shape = self.shape(group.attention)
+            shape = self.shape(group.attention, self.length_of(group))
             kernel = self.kernel(group.attention)
             kept += attention_saved(group.attention, shape, kernel, self.stream)
             kept += self._relative_bias(shape)
         if group.recurrent is not None:
             inner = group.recurrent.inner_size
-            kept += self.settings.tokens * inner * 6 * self.stream.compute.block_bytes
+            kept += tokens * inner * 6 * self.stream.compute.block_bytes
         return kept
 
     def _relative_bias(self, shape: AttentionShape) -> int:
@@ -169,9 +177,9 @@ class Step:
         """Activations kept at the end of forward: every layer's, or only each layer's input."""
         groups = self.all_groups()
         if self.settings.checkpointing:
-            layers = sum(group.count for group in groups)
-            e = self.stream.residual.block_bytes
-            inputs = layers * self.settings.tokens * self.architecture.hidden_size * e
+            positions = sum(group.count * self.length_of(group) for group in groups)
+            width = self.architecture.hidden_size * self.stream.residual.block_bytes
+            inputs = positions * self.settings.batch * width
             unfreed = 0 if self.settings.reentrant else self.product_inputs()
             return inputs + unfreed + self.head_cast()
         kept = sum(group.count * self.layer_kept(group) for group in groups)
