@@ -87,3 +87,10 @@ def test_what_cannot_be_traced_is_answered_by_formula_and_said(
     assert result["level"] == "formula" and result["peak"]["device_bytes"] > 0
     assert any("transformer.h.0.mlp" in text for text in result["unsupported"])
     assert not list(cache.glob("*.json"))
+
+
+def test_another_engine_is_not_traced_as_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "gpt2", "--gpu", "T4", "--engine", "vllm", "--trace", "--json"]) == 4
+    result = json.loads(capsys.readouterr().out)
+    assert result["level"] == "formula"
+    assert any("not vllm's" in text for text in result["unsupported"])

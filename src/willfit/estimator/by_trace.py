@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from willfit.errors import MissingLibraryError
+from willfit.errors import MissingLibraryError, UnsupportedError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
@@ -31,6 +31,11 @@ def outcome_by_trace(
     """
     if loaded.split.refused is not None:
         return outcome_by_formula(scenario, loaded)
+    inference = scenario.workload.inference
+    if inference is not None and inference.engine != "transformers":
+        raise UnsupportedError(
+            f"the trace runs transformers' code, not {inference.engine}'s: leave --trace out"
+        )
     shares, placement = loaded.split.shares, loaded.split.device_map
     gpus = [share.gpu for share in (shares if placement is not None else shares[:1])]
     added = on_top(scenario, loaded)
