@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from willfit.allocator.rounding import LARGE_SEGMENT
 from willfit.devices import cublas_workspace_bytes
+from willfit.dtypes import FLOAT32
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
 from willfit.formulas.experts import copies_experts
@@ -308,8 +310,36 @@ class _Run:
             return engine_unknowns(
                 self.inference.engine, self.architecture, self.gpu, self.settings
             )
-        has_states = any(group.recurrent is not None for group in self.stage.layers)
-        if not has_states or self.settings.prompt_len < 2:
+        if self.settings.prompt_len < 2:
+            return ()
+        return (*self._pinned_scores(), *self._state_space_work())
+
+    def _pinned_scores(self) -> tuple[Unknown, ...]:
+        """A layer's keys, cut from a freed block of scores, keep all of it from the next layer.
+
+        4·B·H·S² bytes at most, as traces with the math and the eager kernel show; expandable
+        segments use the rest of it again.
+        """
+        length = self.settings.prompt_len
+        heads = [
+            group.attention.num_heads
+            for group in self.stage.layers
+            if group.attention is not None
+            and self._kernel(self.stage.layers, group.attention.window, length, length).name
+            in ("math", "eager")
+        ]
+        block = FLOAT32.num_bytes(self.settings.batch * max(heads, default=0) * length**2)
+        cached = self.architecture.is_decoder and not self.stage.encoder_layers
+        if not cached or block <= LARGE_SEGMENT or self.stack.expandable_segments:
+            return ()
+        name = (
+            "a block of attention scores that the growing cache keeps from being used again; none "
+            "with --alloc-conf expandable_segments:True"
+        )
+        return (Unknown(name=name, low_bytes=0, high_bytes=block),)
+
+    def _state_space_work(self) -> tuple[Unknown, ...]:
+        if not any(group.recurrent is not None for group in self.stage.layers):
             return ()
         inner = max(g.recurrent.inner_size for g in self.stage.layers if g.recurrent is not None)
         tokens = self.settings.batch * self.settings.prompt_len
