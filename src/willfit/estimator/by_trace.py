@@ -59,10 +59,11 @@ def outcome_by_trace(
     recordings = [
         traced.recording.on(share.index) if len(gpus) > 1 else traced.recording for share in shares
     ]
-    results = [
-        _replayed(scenario, share, overheads, recording, alone=added is None)
-        for share, overheads, recording in zip(shares, loaded.overheads, recordings, strict=True)
+    sizes = [
+        _size(scenario, share, overheads) if added is None else (None, None)
+        for share, overheads in zip(shares, loaded.overheads, strict=True)
     ]
+    results = _replays(recordings, sizes, scenario.stack.alloc_conf)
     replayed = [
         result.phases if added is None else added.applied(index, result.phases)
         for index, result in enumerate(results)
@@ -126,15 +127,26 @@ def _kv_cache_bytes(
     return sum(known) if known else None
 
 
-def _replayed(
-    scenario: Scenario, share: Share, overheads: Overheads, recording: Recording, *, alone: bool
-) -> Replayed:
-    """The run on a device of this GPU's size; on an endless one where others take a part of it."""
+Size = tuple[int | None, int | None]
+"""What a process may take of a GPU, and its total; no end where others share the work."""
+
+
+def _size(scenario: Scenario, share: Share, overheads: Overheads) -> Size:
     machine, gpu = scenario.machine, share.gpu
-    if machine is None or gpu is None or not alone:
-        return replay_on(recording, scenario.stack.alloc_conf, None)
-    capacity = machine.budget_bytes(share.index) - overheads.context_bytes
-    return replay_on(recording, scenario.stack.alloc_conf, capacity, gpu.capacity_bytes)
+    if machine is None or gpu is None:
+        return None, None
+    return machine.budget_bytes(share.index) - overheads.context_bytes, gpu.capacity_bytes
+
+
+def _replays(
+    recordings: Sequence[Recording], sizes: Sequence[Size], alloc_conf: str
+) -> list[Replayed]:
+    """The run on each GPU; equal GPUs that run the same are replayed once."""
+    done: dict[tuple[int, Size], Replayed] = {}
+    for recording, size in zip(recordings, sizes, strict=True):
+        if (id(recording), size) not in done:
+            done[id(recording), size] = replay_on(recording, alloc_conf, *size)
+    return [done[id(r), size] for r, size in zip(recordings, sizes, strict=True)]
 
 
 def _gpu(

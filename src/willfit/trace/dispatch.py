@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from willfit.formulas.placement import Device, device_of
+from willfit.trace.cuda.kernels import replaced
 from willfit.trace.recorder import Recorder
 from willfit.trace.recording import Handle
 
@@ -61,7 +62,7 @@ class Dispatch:
         hooks: Any = importlib.import_module("accelerate.hooks")
         attach = hooks.attach_align_device_hook_on_blocks
         execution = {name: self.home(name) for name in self.device_map}
-        with _replaced(hooks, {"set_module_tensor_to_device": _stay}):
+        with replaced([(hooks, "set_module_tensor_to_device", _stay)]):
             attach(
                 model,
                 execution_device={**execution, "": self.main},
@@ -99,10 +100,12 @@ class Dispatch:
         def find(value: Any) -> int | None:
             return next((recorder.gpu_of(tensor) for tensor in _tensors(value)), None)
 
-        with _replaced(
-            hooks,
-            {"set_module_tensor_to_device": fetch, "send_to_device": send, "find_device": find},
-        ):
+        rows = [
+            (hooks, "set_module_tensor_to_device", fetch),
+            (hooks, "send_to_device", send),
+            (hooks, "find_device", find),
+        ]
+        with replaced(rows):
             yield
 
 
@@ -121,18 +124,6 @@ class _Anywhere(Mapping[str, None]):
 
     def __len__(self) -> int:
         return 0
-
-
-@contextmanager
-def _replaced(owner: Any, functions: Mapping[str, Any]) -> Iterator[None]:
-    kept = {name: getattr(owner, name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(owner, name, function)
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(owner, name, function)
 
 
 def _sent(value: Any, gpu: int, recorder: Recorder, skipped: Any = ()) -> Any:

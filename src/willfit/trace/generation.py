@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -61,9 +61,11 @@ def generate(
             model.register_forward_hook(calls.leave),
         ):
             stack.callback(hook.remove)
-        if not masked:
-            stack.enter_context(_nothing_hidden())
-        stack.enter_context(replaced(_decoding_on_a_gpu(library.GenerationMixin)))
+        rows = [
+            *_decoding_on_a_gpu(library.GenerationMixin),
+            *([] if masked else _nothing_hidden()),
+        ]
+        stack.enter_context(replaced(rows))
         start = {} if prefill else {"decoder_start_token_id": 0}
         try:
             plain(
@@ -142,16 +144,7 @@ def _batched_experts(model: Any) -> Iterator[None]:
 _BATCHED = {"grouped_mm": "batched_mm"}
 
 
-@contextmanager
-def _nothing_hidden() -> Iterator[None]:
-    """A mask of ones is none: the check reads values, and a fake tensor has none."""
-    with ExitStack() as stack:
-        for module, owner in _CHECKS:
-            stack.enter_context(_without_mask(module, owner))
-        yield
-
-
-_NAME = "_ignore_causal_mask_sdpa"
+_CHECK = "_ignore_causal_mask_sdpa"
 _CHECKS = (
     ("transformers.masking_utils", None),
     ("transformers.modeling_attn_mask_utils", "AttentionMaskConverter"),
@@ -159,19 +152,21 @@ _CHECKS = (
 """Where releases keep the check: transformers ≥ 4.53 in the first, all since 4.36 in the second."""
 
 
-@contextmanager
-def _without_mask(module: str, owner: str | None) -> Iterator[None]:
-    try:
-        place: Any = importlib.import_module(module)
-    except ImportError:
-        place = None
-    place = getattr(place, owner) if owner and place is not None else place
-    kept = inspect.getattr_static(place, _NAME, None)
-    if kept is None:
-        yield
-        return
-    original = getattr(place, _NAME)
+def _nothing_hidden() -> Iterator[tuple[Any, str, Any]]:
+    """A mask of ones is none: the check reads values, and a fake tensor has none."""
+    for module, owner in _CHECKS:
+        try:
+            place: Any = importlib.import_module(module)
+        except ImportError:
+            continue
+        place = getattr(place, owner) if owner else place
+        kept = inspect.getattr_static(place, _CHECK, None)
+        if kept is not None:
+            check = _without_mask(getattr(place, _CHECK))
+            yield place, _CHECK, staticmethod(check) if isinstance(kept, staticmethod) else check
 
+
+def _without_mask(original: Callable[..., Any]) -> Callable[..., Any]:
     def check(*args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(original).bind(*args, **kwargs).arguments
         for name in ("padding_mask", "attention_mask"):
@@ -183,8 +178,4 @@ def _without_mask(module: str, owner: str | None) -> Iterator[None]:
             given["q_offset"] = 0
         return original(**given)
 
-    setattr(place, _NAME, staticmethod(check) if isinstance(kept, staticmethod) else check)
-    try:
-        yield
-    finally:
-        setattr(place, _NAME, kept)
+    return check

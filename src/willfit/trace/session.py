@@ -71,8 +71,11 @@ class Session:
         return self.recorder.recording
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """The user's code runs inside: on fake tensors, with this GPU's choices, recorded."""
+    def running(self, *, packed: bool = False) -> Iterator[None]:
+        """The user's code runs inside: on fake tensors, with this GPU's choices, recorded.
+
+        ``packed``: rows hold several sequences, which transformers then looks for.
+        """
         with ExitStack() as stack:
             self.attention = stack.enter_context(
                 cuda_choices(
@@ -80,6 +83,7 @@ class Session:
                     self._stack,
                     quantized=self._quantized,
                     implementation=_implementation(self.model),
+                    packed=packed,
                 )
             )
             stack.enter_context(self.mode)

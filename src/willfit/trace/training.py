@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +12,6 @@ from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
 from willfit.trace.adapters import adapter_optimizer
 from willfit.trace.caches import cache_tensors
-from willfit.trace.cuda.kernels import replaced
 from willfit.trace.fused_loss import fused_losses
 from willfit.trace.inputs import forward_batch, training_batch
 from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
@@ -32,7 +29,6 @@ MICRO_STEPS: Final = 2
 def run_training(session: Session, training: Training, settings: TrainingSettings) -> None:
     """Steps on the session's model, the longest batch last; its recording has them."""
     model: Any = session.model
-    packed = _packed()  # before what is found is replaced
     model.train()
     _set_up(model, session, settings)
     precision = MixedPrecision(settings.autocast, accelerate=not settings.keeps_outputs)
@@ -42,8 +38,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         fused_losses(
             model, training, settings, session.gpu, session.recording.assumptions
         ) as extra,
-        session.running(),
-        replaced(packed if settings.packed else []),
+        session.running(packed=settings.packed),
     ):
         optimizer = _optimizer(model, session, training, settings)
         session.alive.append(optimizer)
@@ -134,15 +129,6 @@ class _Run:
 
     def _trained(self) -> Sequence[torch.Tensor]:
         return [p for p in self._model.parameters() if p.requires_grad]
-
-
-def _packed() -> list[tuple[Any, str, Any]]:
-    """Sequences are looked for in a row by transformers' own function, which finds several."""
-    if importlib.util.find_spec("transformers.masking_utils") is None:
-        return []
-    masks: Any = importlib.import_module("transformers.masking_utils")
-    name = "find_packed_sequence_indices"
-    return [(masks, name, getattr(masks, name))] if hasattr(masks, name) else []
 
 
 def _in_backward(optimizer: Any) -> bool:

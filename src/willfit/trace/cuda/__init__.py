@@ -80,17 +80,22 @@ def _not_packed(position_ids: Any) -> None:
 
 @contextmanager
 def cuda_choices(
-    gpu_of: GpuOf, stack: Stack, *, quantized: bool, implementation: str | None = None
+    gpu_of: GpuOf,
+    stack: Stack,
+    *,
+    quantized: bool,
+    implementation: str | None = None,
+    packed: bool = False,
 ) -> Iterator[CudaAttention]:
     """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named.
 
-    ``implementation``: the model's ``attn_implementation``.
+    ``implementation``: the model's ``attn_implementation``. ``packed``: several sequences a row.
     """
     attention = CudaAttention(gpu_of, stack)
     rows: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),
-        *_masks(),
+        *([] if packed else _masks()),
         *(bitsandbytes.replacements() if quantized else ()),
         *boft.replacements(),
         *fp8.replacements(),
