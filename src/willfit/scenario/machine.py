@@ -59,6 +59,8 @@ class Machine:
     """Memory to keep free on every GPU on purpose."""
     ram_bytes: int | None = None
     disk_bytes: int | None = None
+    internet: bool = True
+    """Whether a running job can reach the network (a Kaggle submission cannot)."""
 
     def in_use(self, index: int) -> int:
         """Memory that others hold on GPU ``index``."""

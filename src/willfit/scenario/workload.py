@@ -15,6 +15,7 @@ CacheKind = Literal["dynamic", "static", "quantized", "offloaded"]
 TrainMethod = Literal["full", "lora", "qlora"]
 Trainer = Literal["transformers", "trl", "loop"]
 Loss = Literal["model", "logits"]
+SdpaKernel = Literal["flash", "efficient", "cudnn", "math"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,20 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA adapter, as ``LoraConfig`` names its fields."""
+
+    r: int = 8
+    target_modules: tuple[str, ...] | None = None
+    """Module name suffixes; None is PEFT's choice for the model type; ("all-linear",) is all."""
+    dropout: float = 0.0
+    modules_to_save: tuple[str, ...] = ()
+    use_dora: bool = False
+    dtype: DType | None = None
+    """Adapter type; None is PEFT's default (float32, ``autocast_adapter_dtype``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inference:
     """A forward pass or generation."""
 
@@ -67,20 +82,14 @@ class Inference:
     engine: Engine = "transformers"
     full_logits: bool = False
     """``model(**inputs)`` keeps logits of every position; `generate` keeps the last only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lora:
-    """A LoRA adapter, as ``LoraConfig`` names its fields."""
-
-    r: int = 8
-    target_modules: tuple[str, ...] | None = None
-    """Module name suffixes; None is PEFT's choice for the model type; ("all-linear",) is all."""
-    dropout: float = 0.0
-    modules_to_save: tuple[str, ...] = ()
-    use_dora: bool = False
-    dtype: DType | None = None
-    """Adapter type; None is PEFT's default (float32, ``autocast_adapter_dtype``)."""
+    prefill_chunk_size: int | None = None
+    """Tokens of the prompt that `generate` reads at a time; None reads it whole."""
+    sdpa_kernel: SdpaKernel | None = None
+    """The one kernel that ``torch.nn.attention.sdpa_kernel`` allows; None lets torch choose."""
+    lora: Lora | None = None
+    """An adapter on the model; None is the model alone."""
+    merge_adapter: bool = False
+    """``merge_and_unload``: the adapter's products are in the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +134,13 @@ class Training:
     max_grad_norm: float | None = 1.0
     use_liger_kernel: bool = False
     attn: str | None = None
+    sdpa_kernel: SdpaKernel | None = None
+    offload_activations: bool = False
+    """What forward keeps for backward waits in pinned host memory (``activation_offloading``)."""
+    freeze: tuple[str, ...] = ()
+    """Name suffixes of modules that full fine-tuning leaves as they are (``embed_tokens``)."""
+    group_by_length: bool = False
+    """Batches of rows of like length: the longest batch stays, the mean one is padded less."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,62 @@
+"""Change: one setting changed, as a function of a scenario, with what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from willfit.scenario import Scenario
+
+
+class Quality(IntEnum):
+    """What a change does to the result: bit-for-bit noise, little, or something to be checked."""
+
+    NONE = 0
+    """The same mathematics: at most the order of summation differs."""
+    SLIGHT = 1
+    """Published comparisons find little or no difference on common tasks."""
+    REAL = 2
+    """The model learns, sees or says something else: check it on the task."""
+
+
+class Effort(IntEnum):
+    """What a change asks of the user."""
+
+    SETTING = 0
+    """One argument or one line."""
+    INSTALL = 1
+    """A package more, or another way to launch."""
+    REWORK = 2
+    """Other data, another checkpoint, other code or another machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotApplicable:
+    """Why a change cannot be made to a scenario, or would change nothing."""
+
+    reason: str
+
+
+Apply = Callable[[Scenario], Scenario | NotApplicable]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One value of one setting.
+
+    Applying it is pure; what it saves and the time it takes are differences of estimates, never
+    part of it.
+    """
+
+    id: str
+    """Setting and value: ``gradient_checkpointing``, ``optim=adamw_8bit``."""
+    setting: str
+    """What it sets (``optim``): a plan holds at most one change of a setting."""
+    title: str
+    """In an imperative sentence, for people."""
+    apply: Apply
+    quality: Quality = Quality.NONE
+    quality_reason: str = ""
+    """What is lost and where that was found; empty for `Quality.NONE`."""
+    effort: Effort = Effort.SETTING

@@ -1,0 +1,1 @@
+"""A scenario as code or configuration that runs as it stands."""
