@@ -1,5 +1,4 @@
-"""Evaluator: outcomes of thousands of scenarios of one model, by formula, without doing twice what
-they share."""
+"""Evaluator: outcomes by formula of thousands of scenarios that share a model and its loading."""
 
 from __future__ import annotations
 
