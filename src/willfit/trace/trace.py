@@ -126,6 +126,7 @@ class _Job:
             num_labels=scenario.workload.loading.num_labels,
             gpu=self._gpus[0],
             training=training is not None,
+            freeze=training.freeze if training is not None else (),
         )
         session = Session(
             built,

@@ -173,10 +173,10 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
 
 
 def _kv_len(attention: Attention, run: Pass) -> int:
-    """Keys that the call sees: in decoding a sliding layer sees its window."""
-    if attention.window is None or run.q_len > 1:
+    """Keys that the call sees: a sliding layer those of its window before the new ones."""
+    if attention.window is None:
         return run.kv_len
-    return min(run.kv_len, attention.window)
+    return min(run.kv_len, attention.window - 1 + run.q_len)
 
 
 def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
