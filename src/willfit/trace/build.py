@@ -95,6 +95,9 @@ def build(
         model, paths, on_host = with_adapter(model, adapter_config)
     elif lora is not None:
         model = _with_lora(model, spec, lora)
+        if not training:
+            run: Any = model
+            model = run.get_base_model()  # adapters are inside of it; `generate` is its own
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_frozen(name, freeze):
             parameter.requires_grad_(False)

@@ -13,6 +13,7 @@ from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
 from willfit.formulas.experts import copies_experts
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
+from willfit.formulas.inference.adapters import AdapterWork, adapter_work
 from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
 from willfit.formulas.inference.logits import LAST_ONLY_SINCE, logits_bytes
 from willfit.formulas.inference.settings import Settings, fill_defaults
@@ -61,6 +62,7 @@ def inference_phases(
         weights=weights,
         stage=stage,
         settings=settings,
+        adapter=adapter_work(model, architecture, inference, stage, weights.dtype),
     )
     return run.phases()
 
@@ -75,6 +77,7 @@ class _Run:
     weights: LoadedWeights
     stage: Stage
     settings: Settings
+    adapter: AdapterWork
 
     def phases(self) -> Phases:
         cache = self._cache()
@@ -99,7 +102,12 @@ class _Run:
             notes += ("text alone: an image's tokens and the vision tower's work come on top",)
         return Phases(
             phases=tuple(phases),
-            assumptions=(*self.settings.assumptions, *notes, *self._engine_notes()),
+            assumptions=(
+                *self.settings.assumptions,
+                *self.adapter.assumptions,
+                *notes,
+                *self._engine_notes(),
+            ),
             unknowns=self._unknowns(),
         )
 
@@ -200,6 +208,7 @@ class _Run:
             copies_experts=name == "decode"
             and self.inference.engine == "transformers"
             and copies_experts(self.model, self.stack),
+            adapter=self.adapter.per_token,
         )
         mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [
@@ -218,6 +227,7 @@ class _Run:
         parts: dict[ComponentName, int] = {
             "weights": self.weights.allocated_bytes - self.weights.state_allocated_bytes,
             "quantization_state": self.weights.state_allocated_bytes,
+            "adapters": self.adapter.weight_bytes,
             "kv_cache": cache_bytes,
             "activations": stream if at_head else layer.activations,
             "logits": logits if at_head else 0,
