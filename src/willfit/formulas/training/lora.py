@@ -129,13 +129,18 @@ def _target_names(model: ModelSpec, lora: Lora) -> tuple[tuple[str, ...], tuple[
     if lora.target_modules is not None:
         return lora.target_modules, ()
     model_type = str(model.config.get("model_type"))
-    defaults = _default_targets().get(model_type)
+    defaults = default_targets(model_type)
     if defaults is None:
         raise InputError(
             f"PEFT has no default target modules for {model_type}: give --lora-target-modules, "
             "for example all-linear"
         )
     return defaults, (f"LoRA on {', '.join(defaults)}, PEFT's default for {model_type}",)
+
+
+def default_targets(model_type: str) -> tuple[str, ...] | None:
+    """PEFT's ``target_modules`` for a model type where none are given; None where it has none."""
+    return _default_targets().get(model_type)
 
 
 @lru_cache(maxsize=1)
@@ -209,3 +214,14 @@ def _unpacked_features(row: TensorRow, model: ModelSpec) -> tuple[int, int]:
     other = 2 * row.num_elements // hidden
     back = row.owner.rpartition(".")[2] in (*_FROM_ATTENTION, *_FROM_MLP)
     return (hidden, other) if back else (other, hidden)
+
+
+def input_of(role: str) -> str:
+    """What an adapted module reads, by its name: attention or MLP, from outside or inside."""
+    if role in ("o_proj", "out_proj", "dense", "c_proj"):
+        return "attention output"
+    if role in ("down_proj", "w2", "fc2", "dense_4h_to_h"):
+        return "product"
+    if role in ("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h"):
+        return "MLP input"
+    return "attention input"
