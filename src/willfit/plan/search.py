@@ -192,7 +192,9 @@ def _by_time(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
     order = sorted(candidates, key=lambda c: (c.quality is Quality.REAL, step(c), c.pains))
     kept: list[Candidate] = []
     for item in order:
-        if not any(_no_worse(other.pains, item.pains) and step(other) <= step(item) for other in kept):
+        if not any(
+            _no_worse(other.pains, item.pains) and step(other) <= step(item) for other in kept
+        ):
             kept.append(item)
             yield item
 
