@@ -109,6 +109,9 @@ def _reading(row: Row, timed: Timing) -> Span:
     if kind == "train_tokens_per_s":
         assert timed.tokens_per_second is not None
         return timed.tokens_per_second
+    if kind == "train_samples_per_s":
+        assert timed.samples_per_second is not None
+        return timed.samples_per_second
     if kind == "forward_seconds":
         assert timed.prefill_seconds is not None
         return timed.prefill_seconds
@@ -200,6 +203,7 @@ def _train(work: Row, loading: Loading) -> Workload:
         micro_batch_size=int(work["batch"]),
         gradient_accumulation_steps=int(work.get("accum") or 1),
         max_length=int(work["seq"]),
+        lengths=tuple(work.get("lengths") or ()),
         padded=bool(work.get("padded")),
         gradient_checkpointing=bool(work["checkpointing"]),
         bf16=autocast == "bf16",

@@ -30,6 +30,8 @@ class Rates:
     """Bytes per second between host and GPU, one way."""
     link: float
     """Bytes per second between two such GPUs, one way."""
+    multiprocessors: int
+    """Streaming multiprocessors, each with its share of the bandwidth."""
     known: bool
     """Whether the catalogue has this card's rates; else they are a stand-in's."""
 
@@ -51,6 +53,7 @@ def rates_of(gpu: Gpu | None, stand_in: Gpu) -> Rates:
         bandwidth=float(card.bandwidth_bytes_per_s or 0),
         pcie=pcie,
         link=nvlink_rate(card) or pcie,
+        multiprocessors=multiprocessors(card.name),
         known=known,
     )
 
@@ -109,3 +112,20 @@ _NVLINK: Final = (
 def nvlink_rate(gpu: Gpu) -> float:
     """NVLink's rate one way; 0 where the card has none or it is a bridge that is sold apart."""
     return next((rate for name, rate in _NVLINK if name in gpu.name), 0.0)
+
+
+_MULTIPROCESSORS: Final = (
+    ("T4", 40), ("P100", 56), ("V100", 80), ("A100", 108), ("A800", 108), ("A10G", 80),
+    ("A10", 72), ("A30", 56), ("A40", 84), ("A6000", 84), ("L40", 142), ("L4", 58), ("H20 ", 78),
+    ("H100 PCIe", 114), ("H100", 132), ("H800", 132), ("H200", 132), ("B200", 148), ("3060", 28),
+    ("3080", 68), ("3090", 82), ("4070", 46), ("4080", 76), ("4090", 128), ("5080", 84),
+    ("5090", 170), ("2060", 30), ("2080", 46),
+)  # fmt: skip
+"""Streaming multiprocessors by name (vendor architecture white papers)."""
+USUAL_MULTIPROCESSORS: Final = 60
+
+
+def multiprocessors(name: str) -> int:
+    """Of that card; a middling number where it is not listed (it decides little)."""
+    found = (count for part, count in _MULTIPROCESSORS if part in f"{name} ")
+    return next(found, USUAL_MULTIPROCESSORS)
