@@ -208,6 +208,7 @@ def _train(work: Row, loading: Loading) -> Workload:
         gradient_checkpointing=bool(work["checkpointing"]),
         bf16=autocast == "bf16",
         fp16=autocast == "fp16",
+        prepare_kbit=work.get("prepare_kbit"),
         attn=work.get("attn"),
     )
     return Workload(loading=loading, training=training)

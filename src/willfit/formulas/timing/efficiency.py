@@ -32,7 +32,7 @@ class Efficiency:
 
 FAST: Final = Efficiency(
     compute={
-        "product": 0.85, "dequantized": 0.85, "int8": 0.60, "float32": 0.95, "attention": 0.75,
+        "product": 0.97, "dequantized": 0.97, "int8": 0.60, "float32": 1.00, "attention": 0.90,
         "eager": 0.60, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
     },
     memory={
@@ -46,7 +46,7 @@ FAST: Final = Efficiency(
 )  # fmt: skip
 NOMINAL: Final = Efficiency(
     compute={
-        "product": 0.62, "dequantized": 0.62, "int8": 0.40, "float32": 0.85, "attention": 0.55,
+        "product": 0.76, "dequantized": 0.76, "int8": 0.40, "float32": 0.90, "attention": 0.67,
         "eager": 0.45, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
     },
     memory={
@@ -60,7 +60,7 @@ NOMINAL: Final = Efficiency(
 )  # fmt: skip
 SLOW: Final = Efficiency(
     compute={
-        "product": 0.42, "dequantized": 0.42, "int8": 0.20, "float32": 0.60, "attention": 0.28,
+        "product": 0.50, "dequantized": 0.50, "int8": 0.20, "float32": 0.65, "attention": 0.33,
         "eager": 0.25, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
     },
     memory={

@@ -30,9 +30,10 @@ first (exllamav2 `MAX_Q_GEMM_ROWS` 50; AutoAWQ's GEMM the same idea)."""
 FUSED_4BIT_SINCE = "0.50"
 """bitsandbytes release whose 4-bit kernels multiply several rows (pull request 1949); before, one
 row was multiplied as it is packed and more dequantised the whole weight."""
-INT8_OPERATORS = 14
-"""Operators more of a LLM.int8 product: statistics, two quantisations, outliers found and
-multiplied, two casts, sums (bitsandbytes 0.50.2 autograd/_functions.py `MatMul8bitLt`)."""
+INT8_OPERATORS = 25
+"""Operators more of a LLM.int8 product: statistics, two quantisations, outliers found (which waits
+for the GPU), gathered and multiplied, casts and sums (bitsandbytes autograd/_functions.py
+`MatMul8bitLt`). Three reports of decoding in 8 and 16 bit give 22 to 29 (RTX 3090, A100, T4)."""
 INT8_BYTES = 8
 """Bytes per input or output element that LLM.int8 moves around its product."""
 NF4_OPERATORS = 3
