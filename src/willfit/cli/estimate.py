@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -123,7 +124,7 @@ def _estimated(
 ) -> Estimate:
     from willfit.estimator import estimate
 
-    return estimate(
+    result = estimate(
         request.scenario,
         dtypes=request.dtypes,
         assumptions=request.assumptions,
@@ -132,6 +133,7 @@ def _estimated(
         trace=trace,
         listener=listener,
     )
+    return replace(result, notes={**result.notes, **request.notes})
 
 
 def _pictures(arguments: argparse.Namespace) -> Listener | None:
