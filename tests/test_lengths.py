@@ -326,6 +326,7 @@ def test_packing_is_trls() -> None:
         datasets.Dataset.from_dict({"input_ids": [list(range(min(n, 512))) for n in data]}),
         512,
         "bfd",
+        map_kwargs={"batch_size": len(data)},
     )
     assert packed_rows(Lengths.of(data), 512) == len(packed)
 
