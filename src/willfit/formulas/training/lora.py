@@ -129,13 +129,18 @@ def _target_names(model: ModelSpec, lora: Lora) -> tuple[tuple[str, ...], tuple[
     if lora.target_modules is not None:
         return lora.target_modules, ()
     model_type = str(model.config.get("model_type"))
-    defaults = _default_targets().get(model_type)
+    defaults = default_targets(model_type)
     if defaults is None:
         raise InputError(
             f"PEFT has no default target modules for {model_type}: give --lora-target-modules, "
             "for example all-linear"
         )
     return defaults, (f"LoRA on {', '.join(defaults)}, PEFT's default for {model_type}",)
+
+
+def default_targets(model_type: str) -> tuple[str, ...] | None:
+    """PEFT's ``target_modules`` for a model type where none are given; None where it has none."""
+    return _default_targets().get(model_type)
 
 
 @lru_cache(maxsize=1)
