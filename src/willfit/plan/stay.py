@@ -11,8 +11,11 @@ from willfit.plan.result import Job
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 
-Status = Literal["fits", "fits_changed", "too_slow", "does_not_fit", "cannot_run", "unknown"]
-"""As asked; with changes; in memory but not in time; not; whatever the memory; no number."""
+Status = Literal[
+    "fits", "fits_changed", "too_slow", "does_not_fit", "cannot_run", "refused", "unknown"
+]
+"""As asked; with changes; in memory but not in time; not; not at this place, whatever the memory;
+not with these settings; no number."""
 PASSING: Final = ("fits", "fits_changed")
 
 
@@ -38,6 +41,8 @@ class Stay:
     price: float | None = None
     """Of the whole job; None without a price an hour."""
     notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    """Of the time; those of the memory are the estimate's."""
 
     @property
     def passes(self) -> bool:

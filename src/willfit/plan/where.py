@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from willfit.devices.places import Place
-from willfit.errors import WillfitError
+from willfit.errors import UnsupportedError, WillfitError
 from willfit.estimator import estimate
 from willfit.estimator.timing import job_seconds, timing
 from willfit.formulas.timing.span import Span
@@ -16,6 +16,9 @@ from willfit.plan.stay import Handover, Stay
 from willfit.plan.terms import cannot_run, terms, too_large, trained_bytes
 from willfit.results import Estimate
 from willfit.scenario import Machine, Scenario
+
+GIVEN = "given"
+"""Name of the place that is the user's own description of a machine."""
 
 Estimating = Callable[[Scenario], Estimate]
 
@@ -58,8 +61,10 @@ def stay(scenario: Scenario, place: Place, asking: Asking) -> Stay:
     here = at(scenario, place)
     try:
         made = asking.estimating(here)
+    except UnsupportedError as error:
+        return Stay(place=place, status="unknown", reason=str(error))
     except WillfitError as error:
-        return Stay(place=place, status="cannot_run", reason=str(error))
+        return Stay(place=place, status="refused", reason=str(error))
     if made.unsupported:
         said = "; ".join(made.unsupported)
         return Stay(place=place, status="unknown", reason=said, estimate=made)
@@ -71,9 +76,17 @@ def stay(scenario: Scenario, place: Place, asking: Asking) -> Stay:
     )
     if as_asked.passes or asking.bettering is None:
         return as_asked
-    best = asking.bettering(here, asking.job)
+    best = asking.bettering(here, _within_session(asking.job, place))
     better = _timed(best, place, asking) if best is not None and best.changes else as_asked
     return better if better.passes or as_asked.status == "does_not_fit" else as_asked
+
+
+def _within_session(job: Job, place: Place) -> Job:
+    """Where one session is all there is, it is a limit."""
+    if place.resumable or place.session_hours is None or job.samples is None:
+        return job
+    limit = place.session_hours * HOUR
+    return replace(job, time_limit_seconds=min(job.time_limit_seconds or limit, limit))
 
 
 def at(scenario: Scenario, place: Place) -> Scenario:
@@ -92,11 +105,11 @@ def at(scenario: Scenario, place: Place) -> Scenario:
 
 def _timed(best: Best, place: Place, asking: Asking) -> Stay:
     """A job that fits in memory, with its time, sessions and price."""
-    rate, seconds, unknown = _time(best.scenario, asking.job)
+    time = _time(best.scenario, asking.job)
     trains = best.scenario.workload.training is not None
     limit = asking.job.time_limit_seconds
-    spent = sessions_of(seconds, place, limit, trains=trains) if seconds else Sessions()
-    hourly = 0.0 if place.free else asking.prices.get(place.name, asking.job.price_per_hour)
+    spent = sessions_of(time.whole, place, limit, trains=trains) if time.whole else Sessions()
+    hourly = _hourly(place, asking)
     return Stay(
         place=place,
         status="too_slow" if spent.late else "fits_changed" if best.changes else "fits",
@@ -104,24 +117,46 @@ def _timed(best: Best, place: Place, asking: Asking) -> Stay:
         scenario=best.scenario,
         estimate=best.estimate,
         changes=best.changes,
-        seconds=seconds,
-        samples_per_second=rate,
+        seconds=time.whole,
+        samples_per_second=time.rate,
         sessions=spent.count,
-        price=None if hourly is None or seconds is None else hourly * seconds.nominal / HOUR,
-        notes=(*unknown, *spent.notes, *terms(best.estimate, place)),
+        price=None if hourly is None or time.whole is None else hourly * time.whole.nominal / HOUR,
+        notes=(*time.unknown, *spent.notes, *terms(best.estimate, place)),
+        assumptions=time.assumptions,
     )
 
 
-def _time(scenario: Scenario, job: Job) -> tuple[Span | None, Span | None, tuple[str, ...]]:
-    """(samples a second, seconds of the job, what is not known of them)."""
+def _hourly(place: Place, asking: Asking) -> float | None:
+    """The price by name, none where it is free, else the one for all that is paid by the hour."""
+    if place.name in asking.prices:
+        return asking.prices[place.name]
+    by_the_hour = place.kind != "own" or place.name == GIVEN
+    return 0.0 if place.free else asking.job.price_per_hour if by_the_hour else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Time:
+    rate: Span | None = None
+    whole: Span | None = None
+    unknown: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+
+def _time(scenario: Scenario, job: Job) -> _Time:
+    """Samples a second and seconds of the job; what has no time says why."""
     try:
         timed = timing(scenario)
-        if job.samples is None:
-            return timed.samples_per_second, None, timed.unsupported
-        whole = job_seconds(timed, samples=job.samples, epochs=job.epochs)
-        return timed.samples_per_second, whole, timed.unsupported
+        whole = None
+        if job.samples is not None:
+            whole = job_seconds(timed, samples=job.samples, epochs=job.epochs)
     except WillfitError as error:
-        return None, None, (f"no time: {error}",)
+        return _Time(unknown=(f"no time: {error}",))
+    return _Time(
+        rate=timed.samples_per_second,
+        whole=whole,
+        unknown=timed.unsupported,
+        assumptions=timed.assumptions,
+    )
 
 
 def handover(first: Scenario, second: Scenario, place: Place, asking: Asking) -> Handover:

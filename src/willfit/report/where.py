@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from willfit.formulas.timing.span import Span
@@ -19,6 +19,7 @@ _WORDS: Final = {
     "too_slow": ("too slow", "yellow"),
     "does_not_fit": ("no", "red"),
     "cannot_run": ("cannot", "red"),
+    "refused": ("refused", "red"),
     "unknown": ("unknown", "yellow"),
 }
 
@@ -102,9 +103,10 @@ def _short(number: float) -> str:
 def _remarks(stays: Sequence[Stay]) -> list[str]:
     """One paragraph for each thing to say, with all the places that it is said of."""
     said: dict[str, list[str]] = {}
-    for stay in stays:
-        for sentence in _sentences(stay):
-            said.setdefault(sentence, []).append(stay.place.title)
+    for kind in (_changes, _reason, _notes):
+        for stay in stays:
+            for sentence in kind(stay):
+                said.setdefault(sentence, []).append(stay.place.title)
     return [
         line
         for sentence, titles in said.items()
@@ -112,13 +114,20 @@ def _remarks(stays: Sequence[Stay]) -> list[str]:
     ]
 
 
-def _sentences(stay: Stay) -> Iterator[str]:
-    if stay.changes:
-        yield f"fits with {'; '.join(stay.changes)}"
-    if stay.reason:
-        yield stay.reason
-    if stay.passes or stay.status == "too_slow":
-        yield from stay.notes
+def _changes(stay: Stay) -> tuple[str, ...]:
+    if not stay.changes:
+        return ()
+    return (f"to fit, {'; '.join(title[:1].lower() + title[1:] for title in stay.changes)}",)
+
+
+def _reason(stay: Stay) -> tuple[str, ...]:
+    """Why not, unless the table's headroom says it."""
+    shown = stay.status == "does_not_fit" and _headroom(stay).startswith("-")
+    return (stay.reason,) if stay.reason and not shown else ()
+
+
+def _notes(stay: Stay) -> tuple[str, ...]:
+    return stay.notes if stay.passes or stay.status == "too_slow" else ()
 
 
 def _handover(then: Handover, style: Style) -> list[str]:
@@ -129,8 +138,8 @@ def _handover(then: Handover, style: Style) -> list[str]:
     if stay.passes or stay.status == "too_slow":
         parts = [f"peak {_peak(stay)}", f"headroom {_headroom(stay)}"]
         parts += [_hours(stay.seconds)] if stay.seconds is not None else []
-    lines = [", ".join([head, *parts])]
-    sentences = [*_sentences(stay), *then.notes]
+    lines = wrapped(", ".join([head, *parts]), first="", rest="  ")
+    sentences = [*_changes(stay), *_reason(stay), *_notes(stay), *then.notes]
     if then.upload_bytes:
         sentences.append(f"take along the trained weights: {then.upload_bytes / 1e6:,.0f} MB")
     for sentence in sentences:
