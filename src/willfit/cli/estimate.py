@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -129,7 +130,7 @@ def estimated(
     """The estimate with what the request says of it; ``reason`` makes it untrustworthy."""
     from willfit.estimator import estimate
 
-    return estimate(
+    result = estimate(
         request.scenario,
         dtypes=request.dtypes,
         assumptions=request.assumptions,
@@ -138,6 +139,7 @@ def estimated(
         trace=trace,
         listener=listener,
     )
+    return replace(result, notes={**result.notes, **request.notes})
 
 
 def _pictures(arguments: argparse.Namespace) -> Listener | None:
