@@ -9,19 +9,12 @@ from willfit.changes.current import model_type
 from willfit.changes.edit import lora_of, training_of, with_lora, with_training
 from willfit.changes.guards import adapts, full, on_transformers, trains
 from willfit.changes.numbers import powers
+from willfit.formulas.training.freeze import EMBEDDINGS
 from willfit.formulas.training.lora import default_targets
 from willfit.scenario import Lora, ModelSpec, Scenario
 
 RANK: Final = 16
 """Of a new adapter: all linear layers at a small rank match a large one (QLoRA, section 4)."""
-EMBEDDINGS: Final = (
-    "embed_tokens",
-    "wte",
-    "word_embeddings",
-    "embed_in",
-    "shared",
-    "tok_embeddings",
-)
 HEADS: Final = ("score", "classifier")
 
 _LORA: Final = (

@@ -214,3 +214,14 @@ def _unpacked_features(row: TensorRow, model: ModelSpec) -> tuple[int, int]:
     other = 2 * row.num_elements // hidden
     back = row.owner.rpartition(".")[2] in (*_FROM_ATTENTION, *_FROM_MLP)
     return (hidden, other) if back else (other, hidden)
+
+
+def input_of(role: str) -> str:
+    """What an adapted module reads, by its name: attention or MLP, from outside or inside."""
+    if role in ("o_proj", "out_proj", "dense", "c_proj"):
+        return "attention output"
+    if role in ("down_proj", "w2", "fc2", "dense_4h_to_h"):
+        return "product"
+    if role in ("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h"):
+        return "MLP input"
+    return "attention input"
