@@ -43,6 +43,8 @@ class Phase:
     """A few words on how a component came about: ``math kernel: S×S scores in fp32``."""
     host_bytes: int = 0
     """Host RAM that the phase needs besides the process itself (offloads, paged states)."""
+    pinned_bytes: int = 0
+    """The part of it that is page-locked."""
 
     @property
     def allocated_bytes(self) -> int:
