@@ -33,6 +33,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         num_trainable_params=max(phases.num_trainable_params for phases in results),
         host_bytes=split.host_weight_bytes
         + max((phase.host_bytes for result in results for phase in result.phases), default=0),
+        pinned_bytes=max(phase.pinned_bytes for result in results for phase in result.phases),
         assumptions=(*weights.assumptions, *split.assumptions, *every.assumptions),
         unsupported=every.unsupported,
         unknowns=(*scenario.model.unknowns, *every.unknowns),

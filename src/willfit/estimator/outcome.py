@@ -52,6 +52,8 @@ class Outcome:
     unsupported: tuple[str, ...]
     unknowns: tuple[Unknown, ...]
     refused: str | None
+    pinned_bytes: int = 0
+    """The part of host_bytes that is page-locked."""
     failure: Failure | None = None
     largest_alive: tuple[Alive, ...] = ()
     off_gpu: tuple[int, int] = (0, 0)
