@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from willfit.estimator.speed.prepared import Prepared, rates, weights_off_gpu
 from willfit.estimator.speed.shared import (
-    LEVELS,
     REPLICATED,
     attention_kernel,
     gpus_of,
@@ -18,10 +18,9 @@ from willfit.estimator.speed.shared import (
 from willfit.estimator.spread import strategy_of
 from willfit.formulas.inference.settings import Settings, fill_defaults
 from willfit.formulas.timing.communication import tensor_parallel_bytes
-from willfit.formulas.timing.efficiency import Efficiency
 from willfit.formulas.timing.generation import Generation
 from willfit.formulas.timing.result import Timing, limited_by
-from willfit.formulas.timing.work import Cost, Work, cost
+from willfit.formulas.timing.work import Cost, Costs, Work, costs
 from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.workload import Inference
@@ -53,7 +52,7 @@ def time_inference(scenario: Scenario, inference: Inference, prepared: Prepared)
         stack=scenario.stack,
         rates=rates(gpus_of(scenario)[0]),
         kernel=kernel,
-        adapter=prepared.adapter(inference.lora) if inference.lora and apart else None,
+        adapter=prepared.adapter(inference.lora)[0] if inference.lora and apart else None,
     )
     prefill, decode = made.passes()
     prefill = _placed(scenario, prepared, prefill, settings.batch * settings.prompt_len)
@@ -79,13 +78,18 @@ def _placed(scenario: Scenario, prepared: Prepared, work: Work, tokens: int) -> 
     return work
 
 
-def _cost(work: Work, gpus: tuple[Gpu | None, ...], level: Efficiency) -> Cost:
-    """Cost of the work where GPUs take turns: of unlike ones, the mean."""
+def _costs(work: Work, gpus: tuple[Gpu | None, ...]) -> Costs:
+    """Costs of the work where GPUs take turns: of unlike ones, the mean."""
     kinds = {id(gpu): gpu for gpu in gpus}
     if len(kinds) == 1:
-        return cost(work, rates(gpus[0]), level)
-    costs = [cost(work, rates(gpu), level) for gpu in gpus]
-    return Cost(*(sum(values) / len(costs) for values in zip(*costs, strict=True)))
+        return costs(work, rates(gpus[0]))
+    each = [costs(work, rates(gpu)) for gpu in gpus]
+    low, nominal, high = (_mean(level) for level in zip(*each, strict=True))
+    return low, nominal, high
+
+
+def _mean(spent: Sequence[Cost]) -> Cost:
+    return Cost(*(sum(values) / len(spent) for values in zip(*spent, strict=True)))
 
 
 def _timing(
@@ -98,13 +102,13 @@ def _timing(
 ) -> Timing:
     gpus = gpus_of(scenario)
     replicas = len(gpus) if strategy_of(scenario) in REPLICATED else 1
-    first = [_cost(prefill, gpus, level) for level in LEVELS]
+    first = _costs(prefill, gpus)
     whole = prompt = span([spent.seconds for spent in first])
     steps = settings.new_tokens - 1 if decode is not None else 0
     each = None
     most = first[1]
     if decode is not None:
-        later = [_cost(decode, gpus, level) for level in LEVELS]
+        later = _costs(decode, gpus)
         each = span([spent.seconds for spent in later])
         whole = prompt.plus(each.times(steps))
         most = later[1] if steps else most

@@ -36,15 +36,16 @@ class Prepared:
     """As asked for; kept, so that its identity stays its own."""
     weights: LoadedWeights
     anatomy: Anatomy
-    adapters: dict[Lora, Adapter] = field(default_factory=dict)
+    adapters: dict[Lora, tuple[Adapter, float]] = field(default_factory=dict)
     full: dict[tuple[str, ...], tuple[float, float, DType]] = field(default_factory=dict)
     off_gpu: dict[tuple[Any, ...], tuple[int, int]] = field(default_factory=dict)
 
-    def adapter(self, lora: Lora) -> Adapter:
-        """The adapters that PEFT would inject."""
+    def adapter(self, lora: Lora) -> tuple[Adapter, float]:
+        """The adapters that PEFT would inject, and how many parameters they have."""
         found = self.adapters.get(lora)
         if found is None:
-            found, _ = build_adapter(self.model, lora)
+            adapter, _ = build_adapter(self.model, lora)
+            found = (adapter, float(adapter.num_params))
             self.adapters[lora] = found
         return found
 

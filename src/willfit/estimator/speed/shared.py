@@ -11,14 +11,12 @@ from willfit.estimator.spread import strategy_of
 from willfit.formulas.attention import choose_kernel
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.timing.anatomy import Anatomy
-from willfit.formulas.timing.efficiency import FAST, NOMINAL, SLOW
 from willfit.formulas.timing.forward import SPLITS_SINCE
 from willfit.formulas.timing.span import Span
 from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.workload import SdpaKernel
 
-LEVELS: Final = (FAST, NOMINAL, SLOW)
 REPLICATED: Final = ("ddp", "dp", "fsdp", "zero1", "zero2", "zero3", "replicas")
 """Strategies under which every GPU has samples of its own."""
 BASIS: Final = "times by formula: rates of the card and a range of efficiencies, nothing was run"

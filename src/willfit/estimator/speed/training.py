@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from willfit.dtypes import FLOAT32
 from willfit.estimator.speed.prepared import Prepared, rates
 from willfit.estimator.speed.shared import (
-    LEVELS,
     REPLICATED,
     attention_kernel,
     gpus_of,
@@ -18,13 +17,13 @@ from willfit.estimator.speed.shared import (
 )
 from willfit.estimator.spread import strategy_of
 from willfit.formulas.timing.communication import sent_bytes
-from willfit.formulas.timing.efficiency import Efficiency
+from willfit.formulas.timing.efficiency import LEVELS
 from willfit.formulas.timing.forward import Tokens
 from willfit.formulas.timing.lengths import Padded, of_equal, packed, padded
 from willfit.formulas.timing.rates import Rates
 from willfit.formulas.timing.result import Timing, limited_by
 from willfit.formulas.timing.step import StepWork, Trained, step_work
-from willfit.formulas.timing.work import Cost, cost
+from willfit.formulas.timing.work import Cost, costs
 from willfit.formulas.training.settings import TrainingSettings, fill_training
 from willfit.scenario import Scenario
 from willfit.scenario.workload import Lora, Training
@@ -69,19 +68,14 @@ def time_training(scenario: Scenario, training: Training, prepared: Prepared) ->
         micro_batches=settings.accumulation,
     )
     degree = len(gpus) if strategy in SHARDED_STATES else 1
-    spent = [
-        max(
-            (_spent(work, settings, card, level, sent, degree) for card, work in works),
-            key=lambda each: each.seconds,
-        )
-        for level in LEVELS
-    ]
-    ranks = len(gpus) if strategy in REPLICATED else 1
-    return replace(
-        _timing(settings, rows, samples, ranks, works[0][1], spent),
-        assumptions=(*settings.assumptions, *notes(scenario, kernel), *_said(training, settings)),
-        unsupported=(*unsupported(scenario), *_left_out(training)),
+    each = [_spent(work, settings, card, sent, degree) for card, work in works]
+    spent = (
+        each[0] if len(each) == 1 else [max(some, key=_seconds) for some in zip(*each, strict=True)]
     )
+    said = (*settings.assumptions, *notes(scenario, kernel), *_said(training, settings))
+    left_out = (*unsupported(scenario), *_left_out(training))
+    ranks = len(gpus) if strategy in REPLICATED else 1
+    return _timing(settings, rows, samples, ranks, works[0][1], spent, said, left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +95,29 @@ class _Spent:
         return self.micro_batches * micro + self.update.seconds + self.link
 
 
+def _seconds(spent: _Spent) -> float:
+    return spent.seconds
+
+
 def _spent(
-    work: StepWork,
-    settings: TrainingSettings,
-    card: Rates,
-    level: Efficiency,
-    sent: float,
-    degree: int,
-) -> _Spent:
-    ahead, back = cost(work.forward, card, level), cost(work.backward, card, level)
-    update = cost(work.update, card, level)
-    if degree > 1:
-        update = update._replace(bandwidth=update.bandwidth / degree, pcie=update.pcie / degree)
-    hidden = level.overlap * back.seconds * settings.accumulation
-    link = sent / (card.link * level.link) if sent else 0.0
-    return _Spent(ahead, back, update, settings.accumulation, max(link - hidden, 0.0))
+    work: StepWork, settings: TrainingSettings, card: Rates, sent: float, degree: int
+) -> list[_Spent]:
+    """A step at the three efficiencies; sharded states are stepped by parts."""
+    found: list[_Spent] = []
+    phases = zip(
+        LEVELS, costs(work.forward, card), costs(work.backward, card), costs(work.update, card),
+        strict=True,
+    )  # fmt: skip
+    for level, ahead, back, whole in phases:
+        part = whole
+        if degree > 1:
+            part = whole._replace(bandwidth=whole.bandwidth / degree, pcie=whole.pcie / degree)
+        link = 0.0
+        if sent:
+            hidden = level.overlap * back.seconds * settings.accumulation
+            link = max(sent / (card.link * level.link) - hidden, 0.0)
+        found.append(_Spent(ahead, back, part, settings.accumulation, link))
+    return found
 
 
 def _timing(
@@ -125,6 +127,8 @@ def _timing(
     ranks: int,
     work: StepWork,
     spent: list[_Spent],
+    said: tuple[str, ...],
+    left_out: tuple[str, ...],
 ) -> Timing:
     step = span([each.seconds for each in spent])
     nominal, micro = spent[1], settings.accumulation
@@ -145,6 +149,8 @@ def _timing(
             "update": nominal.update.seconds,
             "communication": nominal.link,
         },
+        assumptions=said,
+        unsupported=left_out,
     )
 
 
@@ -190,11 +196,11 @@ def _trained(training: Training, prepared: Prepared) -> Trained:
         params, share, dtype = prepared.trainable(training.freeze)
         return Trained(params=params, dtype=dtype, adapter=None, share=share, kbit=kbit,
                        liger=liger, offloads=offloads)  # fmt: skip
-    adapter = None
+    adapter, params = None, 0.0
     if training.adapter_config is None:
-        adapter = prepared.adapter(training.lora or Lora())
+        adapter, params = prepared.adapter(training.lora or Lora())
     return Trained(
-        params=float(adapter.num_params) if adapter is not None else 0.0,
+        params=params,
         dtype=adapter.dtype if adapter is not None else FLOAT32,
         adapter=adapter,
         share=0.0,

@@ -77,3 +77,6 @@ SLOW: Final = Efficiency(
     overlap=0.0,
     paged=1.0,
 )  # fmt: skip
+
+LEVELS: Final = (FAST, NOMINAL, SLOW)
+"""The range, from its fast end to its slow one."""

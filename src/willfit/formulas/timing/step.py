@@ -88,10 +88,13 @@ def step_work(
         back.append(casts)
     if settings.checkpointing:
         back += [*layers, adapters]
-    copied = _offloaded_bytes(anatomy, settings, tokens) if trained.offloads else 0.0
+    behind = total(back)
+    if trained.offloads:
+        copied = _offloaded_bytes(anatomy, settings, tokens)
+        ahead, behind = replace(ahead, hidden_bytes=copied), replace(behind, hidden_bytes=copied)
     return StepWork(
-        forward=replace(ahead, hidden_bytes=copied),
-        backward=replace(total(back), hidden_bytes=copied),
+        forward=ahead,
+        backward=behind,
         update=update_work(settings.optimizer, trained.params, trained.dtype),
     )
 

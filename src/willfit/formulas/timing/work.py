@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from willfit.formulas.timing.efficiency import Efficiency, Kind
+from willfit.formulas.timing.efficiency import LEVELS, Efficiency, Kind
 from willfit.formulas.timing.rates import Rates
 
 DISK_BYTES_PER_S: Final = 2e9
@@ -54,17 +54,27 @@ class Work:
 
 
 def total(works: Iterable[Work]) -> Work:
-    """All of them, one after the other on the same GPU."""
-    items = list(works)
+    """All of them, one after the other on the same GPU (in one loop: it is on the hot path)."""
+    pieces: list[Piece] = []
+    operators = backward = host = hidden = paged = disk = link = 0.0
+    for work in works:
+        pieces += work.pieces
+        operators += work.operators
+        backward += work.backward_operators
+        host += work.host_bytes
+        hidden += work.hidden_bytes
+        paged += work.paged_bytes
+        disk += work.disk_bytes
+        link += work.link_bytes
     return Work(
-        pieces=tuple(piece for work in items for piece in work.pieces),
-        operators=sum(work.operators for work in items),
-        backward_operators=sum(work.backward_operators for work in items),
-        host_bytes=sum(work.host_bytes for work in items),
-        hidden_bytes=sum(work.hidden_bytes for work in items),
-        paged_bytes=sum(work.paged_bytes for work in items),
-        disk_bytes=sum(work.disk_bytes for work in items),
-        link_bytes=sum(work.link_bytes for work in items),
+        pieces=tuple(pieces),
+        operators=operators,
+        backward_operators=backward,
+        host_bytes=host,
+        hidden_bytes=hidden,
+        paged_bytes=paged,
+        disk_bytes=disk,
+        link_bytes=link,
     )
 
 
@@ -89,18 +99,51 @@ class Cost(NamedTuple):
         return Cost(*(times * mine + its for mine, its in zip(self, other, strict=True)))
 
 
-def cost(work: Work, rates: Rates, efficiency: Efficiency) -> Cost:
+Costs = tuple[Cost, Cost, Cost]
+"""At the fast, the nominal and the slow efficiency."""
+
+
+def costs(work: Work, rates: Rates) -> Costs:
     """max(FLOPs / rate, bytes / bandwidth) of every piece, and the host's time beside it."""
-    compute = bandwidth = 0.0
-    memory, computing = efficiency.memory, efficiency.compute
-    peak = rates.bandwidth
-    for kind, flops, rate, num_bytes in work.pieces:
-        moved = num_bytes / (peak * memory[kind])
-        computed = flops / (rate * computing[kind]) if rate else 0.0
+    kernels = _kernels(work.pieces, rates)
+    low, nominal, high = (
+        _cost(work, rates, level, *seconds) for level, seconds in zip(LEVELS, kernels, strict=True)
+    )
+    return low, nominal, high
+
+
+Seconds = tuple[float, float]
+"""(computing, moving)."""
+
+
+def _kernels(pieces: Iterable[Piece], rates: Rates) -> tuple[Seconds, Seconds, Seconds]:
+    """Seconds of the kernels at the three efficiencies, unrolled: it is the hot path."""
+    c0 = c1 = c2 = m0 = m1 = m2 = 0.0
+    slowness = rates.slowness
+    for kind, flops, rate, num_bytes in pieces:
+        by_byte, by_flop = slowness[kind]
+        work = flops / rate if rate else 0.0
+        moved, computed = num_bytes * by_byte[0], work * by_flop[0]
         if computed >= moved:
-            compute += computed
+            c0 += computed
         else:
-            bandwidth += moved
+            m0 += moved
+        moved, computed = num_bytes * by_byte[1], work * by_flop[1]
+        if computed >= moved:
+            c1 += computed
+        else:
+            m1 += moved
+        moved, computed = num_bytes * by_byte[2], work * by_flop[2]
+        if computed >= moved:
+            c2 += computed
+        else:
+            m2 += moved
+    return (c0, m0), (c1, m1), (c2, m2)
+
+
+def _cost(
+    work: Work, rates: Rates, efficiency: Efficiency, compute: float, bandwidth: float
+) -> Cost:
     launch = work.operators * efficiency.operator_seconds
     launch += work.backward_operators * efficiency.backward_operator_seconds
     waited = work.host_bytes + (1.0 - efficiency.overlap) * work.hidden_bytes
