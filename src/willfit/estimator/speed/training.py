@@ -55,6 +55,7 @@ def time_training(scenario: Scenario, training: Training, prepared: Prepared) ->
         kv_len=rows.mean,
         kept=settings.batch * rows.mean,
         pairs_len=rows.root_mean_square,
+        cross_len=rows.mean if anatomy.encoder is not None else 0.0,
     )
     cards = [rates(gpu) for gpu in {id(gpu): gpu for gpu in gpus}.values()]
     works = [

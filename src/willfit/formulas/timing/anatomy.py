@@ -87,6 +87,22 @@ class Anatomy:
         largest = max(ratios, default=1.0)
         return largest if largest > 1 else 0.0
 
+    @cached_property
+    def recomputed(self) -> float:
+        """Part of the layers' products that non-reentrant checkpointing runs again.
+
+        It stops once every saved tensor is there (torch 2.13 checkpoint.py, early stop), and a last
+        product that goes straight into the residual sum, with no norm, dropout or factor behind
+        it, is behind them.
+        """
+        a = self.architecture
+        if not a.rms_norm or a.dropout or a.post_norm or a.norms_per_layer > 2:
+            return 1.0
+        share = self.experts_per_token / self.num_experts if self.num_experts else 1.0
+        active = [p.params * (share if p.part == "experts" else 1.0) for p in self.parts["layers"]]
+        tail = sum(products.tail_params for products in self.parts["layers"])
+        return 1.0 - tail / sum(active) if sum(active) else 1.0
+
     @property
     def compute_dtype(self) -> DType:
         """Type of the quantised products."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
@@ -43,6 +43,8 @@ class Tokens:
     """Positions of the whole batch that get logits."""
     pairs_len: float | None = None
     """Root mean square length, where attention's length differs from the mean one."""
+    cross_len: float = 0.0
+    """Positions of the encoder, which cross-attention sees."""
     chunks: int = 1
     """Parts that the positions are read in, one after the other."""
 
@@ -106,6 +108,16 @@ def layer_pieces(
             attention, batch=tokens.batch, q_len=whole, kv_len=seen, dtype=dtype, fused=fused
         )
         pieces.append(Piece(kind, layers * flops, rate, layers * moved))
+        if attention.cross and tokens.cross_len:
+            flops, moved = attention_forward(
+                replace(attention, causal=False, window=None),
+                batch=tokens.batch,
+                q_len=whole,
+                kv_len=tokens.cross_len,
+                dtype=dtype,
+                fused=fused,
+            )
+            pieces.append(Piece(kind, layers * flops, rate, layers * moved))
         if kind == "cache" and kernel in ONE_BLOCK_A_HEAD:
             pieces.append(_streamed(attention, layers, tokens, types, rates))
     return pieces

@@ -95,7 +95,11 @@ class Generation:
     def _decode(self, context: float) -> Work:
         """One token of every sequence: all weights once, the cache a few times over."""
         batch = float(self.settings.batch)
-        passes = self._pass(Tokens(batch=batch, q_len=1, kv_len=context, kept=batch))
+        read = self.anatomy.architecture.encoder_len or self.settings.prompt_len
+        cross = float(read) if self.anatomy.encoder is not None else 0.0
+        passes = self._pass(
+            Tokens(batch=batch, q_len=1, kv_len=context, kept=batch, cross_len=cross)
+        )
         moved, host = self._cache_traffic(context)
         return replace(
             passes,

@@ -87,7 +87,8 @@ def step_work(
     if trained.adapter is None:
         back.append(casts)
     if settings.checkpointing:
-        back += [*layers, adapters]
+        again = 1.0 if settings.reentrant or _adapts_tail(trained.adapter) else anatomy.recomputed
+        back += [*(_recomputed(work, again) for work in layers), adapters]
     behind = total(back)
     if trained.offloads:
         copied = _offloaded_bytes(anatomy, settings, tokens)
@@ -121,6 +122,22 @@ def _back(piece: Piece, products: float) -> Piece:
     if piece.kind == "eager":
         return piece.times(2.0, EAGER_BACKWARD_BYTES / EAGER_FORWARD_BYTES)
     return piece.times(products, products)
+
+
+_PRODUCTS: Final = ("product", "dequantized", "float32", "int8", "gemv")
+
+
+def _recomputed(work: Work, products: float) -> Work:
+    """A forward pass with a part of its products."""
+    if products == 1.0:
+        return work
+    pieces = tuple(p.times(products, products) if p.kind in _PRODUCTS else p for p in work.pieces)
+    return replace(work, pieces=pieces)
+
+
+def _adapts_tail(adapter: Adapter | None) -> bool:
+    """Whether a layer's last product has an adapter, which is computed after it."""
+    return adapter is not None and any(target.role == "down_proj" for target in adapter.targets)
 
 
 def _part(work: Work, part: float) -> Work:
