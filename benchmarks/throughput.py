@@ -38,7 +38,8 @@ from willfit.sources.resolve import resolve
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DEFAULT_ROWS: Final = Path(__file__).resolve().parents[2] / "shared" / "measured"
 FILE: Final = "throughput.jsonl"
-_GPUS: Final[dict[str, str]] = {"A100-80GB": "A100-SXM4-80GB", "H20-96GB": "H20", "H100": "H100 80GB HBM3",
+_GPUS: Final[dict[str, str]] = {"A100-80GB": "A100-SXM4-80GB", "H20-96GB": "H20",
+                                "H100": "H100 80GB HBM3",
                 "A6000": "RTX A6000", "4090": "RTX 4090"}  # fmt: skip
 WITHIN: Final = 0.25
 """Error that a source's median is meant to stay within."""

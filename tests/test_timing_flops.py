@@ -90,9 +90,7 @@ def test_a_full_step_has_the_flops_that_torch_counts(model_type: str) -> None:
 def test_checkpointing_recomputes_what_torch_recomputes(model_type: str, reentrant: bool) -> None:
     """Non-reentrant checkpointing stops early: of the plain decoders it skips the last product."""
     model = _model(model_type).train()
-    model.gradient_checkpointing_enable(
-        gradient_checkpointing_kwargs={"use_reentrant": reentrant}
-    )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     model.enable_input_require_grads()
     ours = _trained(
         _spec(model), method="full", gradient_checkpointing=True, use_reentrant=reentrant
