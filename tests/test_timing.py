@@ -218,7 +218,9 @@ def test_bfloat16_is_emulated_on_a_t4() -> None:
 def test_eight_bit_decodes_slower_and_a_float32_compute_type_trains_slower() -> None:
     half = Loading(dtype=FLOAT16)
     eight = replace(half, quantization=Quantization(scheme="int8"))
-    assert _decode(_infer(gpu="T4", loading=eight)) / _decode(_infer(gpu="T4", loading=half)) > 3
+    small = "Qwen/Qwen2.5-0.5B-Instruct"  # 3.9 times slower in a report from Colab
+    slower = _decode(_infer(small, "T4", eight)) / _decode(_infer(small, "T4", half))
+    assert 3 < slower < 5
     single, double = (
         _step(_train(gpu="T4", method="qlora", lora=Lora(r=8), loading=replace(
             half, quantization=Quantization(scheme="nf4", compute_dtype=dtype))))

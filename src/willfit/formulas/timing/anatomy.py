@@ -19,6 +19,12 @@ FUSED_4BIT_SINCE: Final = "0.50"
 """bitsandbytes release whose 4-bit kernels multiply several rows (pull request 1949); before, one
 row was multiplied as it is packed and more dequantised the whole weight."""
 
+PACKED_ROWS: Final = 50
+"""Rows that exllamav2's kernels multiply packed (`MAX_Q_GEMM_ROWS`); AutoAWQ's GEMM is alike."""
+OLD_ROWS: Final = 7
+"""The same of the first exllama (auto_gptq `q4_recons_thd` 8)."""
+EXLLAMA2_SINCE: Final = "4.35"
+"""transformers release from which GPTQ checkpoints run on exllamav2's kernels by default."""
 RMS_OPERATORS: Final = 8
 """RMSNorm in Python: to, pow, mean, add, rsqrt, mul, to, mul (transformers `LlamaRMSNorm`)."""
 LAYER_OPERATORS: Final = 11
@@ -72,6 +78,8 @@ class Anatomy:
     stored_method: str | None
     """Quantisation that the checkpoint is stored in."""
     stored_bits: float
+    packed_rows: int
+    """Rows up to which GPTQ's and AWQ's kernels multiply packed weights; more dequantise first."""
     copies_experts: bool
     """Whether decoding copies the weights of every token's experts."""
     fuses_4bit: bool
@@ -129,6 +137,7 @@ def anatomy_of(
         quantization=weights.arithmetic,
         stored_method=model.quantization.method if model.quantization else None,
         stored_bits=model.quantization.bits if model.quantization else 0,
+        packed_rows=PACKED_ROWS if versions.at_least("transformers", EXLLAMA2_SINCE) else OLD_ROWS,
         copies_experts=copies_experts(model, versions),
         fuses_4bit=versions.at_least("bitsandbytes", FUSED_4BIT_SINCE),
         num_experts=routed[0].num_experts if routed else 0,

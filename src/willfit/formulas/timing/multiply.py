@@ -11,9 +11,6 @@ from willfit.formulas.timing.products import Products
 from willfit.formulas.timing.rates import Rates
 from willfit.formulas.timing.work import Piece
 
-FUSED_ROWS: Final = 50
-"""Rows up to which GPTQ's and AWQ's kernels multiply packed weights; more rows dequantise them
-first (exllamav2 `MAX_Q_GEMM_ROWS` 50; AutoAWQ's GEMM the same idea)."""
 INT8_OPERATORS: Final = 25
 """Operators more of a LLM.int8 product: statistics, two quantisations, outliers found (which waits
 for the GPU), gathered and multiplied, casts and sums (bitsandbytes autograd/_functions.py
@@ -85,7 +82,7 @@ def _packed(
     compute = anatomy.compute_dtype if bnb is not None else dtype
     exllama = stored == "gptq" and anatomy.stored_bits == 4
     calls = float(products.modules * (1 + (EXLLAMA_OPERATORS if exllama else PACKED_OPERATORS)))
-    rows = fused_4bit_rows(compute, rates.sm, anatomy) if bnb is not None else FUSED_ROWS
+    rows = fused_4bit_rows(compute, rates.sm, anatomy) if bnb is not None else anatomy.packed_rows
     if tokens <= rows:
         return [Piece("gemv", flops, rates.product(compute), read + through)], calls
     unpacked = products.params * (read / products.num_bytes) * compute.block_bytes
