@@ -1,0 +1,74 @@
+"""How much of a peak rate real code reaches, as ranges, and what the host spends per operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal[
+    "product", "dequantized", "int8", "float32", "attention", "eager", "memory", "gemv", "state",
+    "cache",
+]  # fmt: skip
+"""Kinds of work with an efficiency of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Efficiency:
+    """Parts of a peak that one level of the range reaches."""
+
+    compute: dict[Kind, float]
+    """Part of the FLOP/s of the type, by kind of work."""
+    memory: dict[Kind, float]
+    """Part of the memory bandwidth, by kind of work."""
+    operator_seconds: float
+    """Host time per operator called from a model's Python code."""
+    backward_operator_seconds: float
+    """Host time per operator that autograd calls."""
+    link: float
+    """Part of PCIe's or NVLink's rate that a copy or a collective reaches."""
+    overlap: float
+    """Part of communication that hides behind backward."""
+
+
+FAST: Final = Efficiency(
+    compute={
+        "product": 0.97, "dequantized": 0.97, "int8": 0.60, "float32": 1.00, "attention": 0.90,
+        "eager": 0.60, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
+    },
+    memory={
+        "product": 0.92, "dequantized": 0.92, "int8": 0.85, "float32": 0.92, "attention": 0.92,
+        "eager": 0.92, "memory": 0.92, "gemv": 0.80, "state": 0.92, "cache": 0.60,
+    },
+    operator_seconds=8e-6,
+    backward_operator_seconds=6e-6,
+    link=0.9,
+    overlap=1.0,
+)  # fmt: skip
+NOMINAL: Final = Efficiency(
+    compute={
+        "product": 0.76, "dequantized": 0.76, "int8": 0.40, "float32": 0.90, "attention": 0.67,
+        "eager": 0.45, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
+    },
+    memory={
+        "product": 0.80, "dequantized": 0.80, "int8": 0.70, "float32": 0.80, "attention": 0.80,
+        "eager": 0.72, "memory": 0.72, "gemv": 0.50, "state": 0.80, "cache": 0.32,
+    },
+    operator_seconds=16e-6,
+    backward_operator_seconds=16e-6,
+    link=0.75,
+    overlap=0.7,
+)  # fmt: skip
+SLOW: Final = Efficiency(
+    compute={
+        "product": 0.50, "dequantized": 0.50, "int8": 0.20, "float32": 0.65, "attention": 0.33,
+        "eager": 0.25, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
+    },
+    memory={
+        "product": 0.60, "dequantized": 0.60, "int8": 0.50, "float32": 0.60, "attention": 0.50,
+        "eager": 0.50, "memory": 0.50, "gemv": 0.30, "state": 0.60, "cache": 0.20,
+    },
+    operator_seconds=28e-6,
+    backward_operator_seconds=28e-6,
+    link=0.5,
+    overlap=0.0,
+)  # fmt: skip
