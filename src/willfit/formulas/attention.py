@@ -205,6 +205,19 @@ def _cudnn(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     return None
 
 
+def kernel_refusal(kernel: str, shape: AttentionShape, gpu: Gpu, stack: Stack) -> str | None:
+    """Why one kernel of SDPA does not take this call on this GPU; None where it does.
+
+    torch 2.13 `sdp_utils.cpp`: the conditions that a kernel forced by ``sdpa_kernel`` is held to.
+    """
+    refuse = {"flash": _flash, "efficient": _efficient, "cudnn": _cudnn}.get(kernel)
+    if refuse is None or gpu.vendor != "nvidia":
+        return None
+    if kernel == "cudnn" and gpu.sm < 80:
+        return f"needs sm_80, this is sm_{gpu.sm}"
+    return refuse(shape, gpu.sm, stack)
+
+
 def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:
     """Whether grouped K and V reach SDPA as they are; a mask makes transformers repeat them.
 

@@ -1,0 +1,276 @@
+"""Combinations that the libraries or a GPU cannot run, each with its reason and what to do.
+
+A rule looks at the facts and gives a sentence, or None where the combination works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from willfit.dtypes import BFLOAT16, FLOAT16, DType
+from willfit.formulas.attention import AttentionShape, kernel_refusal
+from willfit.formulas.inference.activations import attention_shape
+from willfit.formulas.inference.settings import fill_defaults
+from willfit.formulas.weights import loading_dtype
+from willfit.live.asked import Asked
+from willfit.live.classes import Support
+from willfit.live.here import Here
+from willfit.scenario import Gpu, Inference, Scenario, Training
+from willfit.scenario.model import LayerGroup
+
+HALF: Final = (FLOAT16, BFLOAT16)
+FLASH: Final = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the rules judge."""
+
+    asked: Asked
+    scenario: Scenario
+    support: Support
+    here: Here
+
+    @property
+    def dtype(self) -> DType:
+        """Type that unquantised weights are loaded in."""
+        scenario = self.scenario
+        return loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)[0]
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs planned for; none on a machine without."""
+        return self.scenario.machine.gpus if self.scenario.machine is not None else ()
+
+    @property
+    def work(self) -> Inference | Training:
+        """What is done with the model; loading alone counts as inference."""
+        workload = self.scenario.workload
+        return workload.training or workload.inference or Inference()
+
+    @property
+    def attention(self) -> str:
+        """The implementation: that given, else SDPA where the class has it."""
+        given = (self.work.attn or "").strip().lower().replace("-", "_")
+        return given or ("eager" if self.support.sdpa is False else "sdpa")
+
+    @property
+    def half(self) -> DType:
+        """The 16-bit type that these GPUs compute in: bfloat16 since compute capability 8.0."""
+        old = any(gpu.sm < 80 for gpu in self.gpus)
+        return FLOAT16 if old or self.scenario.model.stored_dtype is FLOAT16 else BFLOAT16
+
+
+def flash_needs_ampere(facts: Facts) -> str | None:
+    """flash-attn 2 has kernels for Ampere and later; torch's own flash kernel too."""
+    if facts.attention not in FLASH:
+        return None
+    old = next((gpu for gpu in facts.gpus if gpu.sm < 80), None)
+    if old is None:
+        return None
+    kernel = "memory-efficient" if facts.dtype is not BFLOAT16 else "math (bfloat16 is emulated)"
+    return (
+        f"{facts.attention} has kernels for compute capability 8.0 and later, and {old.name} has "
+        f"{old.sm / 10:.1f}: use attn='sdpa', which takes the {kernel} kernel there"
+        + ("" if facts.dtype is not BFLOAT16 else "; with dtype='float16' the memory-efficient one")
+    )
+
+
+def flash_needs_16_bit(facts: Facts) -> str | None:
+    """flash-attn has kernels of 16 bit only; transformers warns, and the first forward fails.
+
+    Under a trainer's autocast queries are cast before the call (transformers 5.23
+    integrations/flash_attention.py `get_target_dtype`), so training in float32 weights works.
+    """
+    if facts.attention not in FLASH or facts.dtype in HALF:
+        return None
+    if facts.scenario.workload.training is not None:
+        return None
+    return (
+        f"{facts.attention} computes in float16 or bfloat16 and the model would be loaded in "
+        f"{facts.dtype.name}, where transformers only warns and the first forward pass fails: "
+        f"use dtype='{facts.half.name}', or attn='sdpa', whose memory-efficient kernel takes "
+        "float32"
+    )
+
+
+def class_has_flash(facts: Facts) -> str | None:
+    """The modelling code must hand its attention over to the library."""
+    if facts.attention not in FLASH or facts.support.flash is not False:
+        return None
+    instead = "attn='sdpa'" if facts.support.sdpa else "attn='eager', its only one"
+    return (
+        f"{facts.scenario.model.model_class} has no {facts.attention} path in transformers "
+        f"{facts.scenario.stack.versions['transformers']} (its scores get a position bias that "
+        f"the kernel does not take, or it was never ported): use {instead}"
+    )
+
+
+def class_has_sdpa(facts: Facts) -> str | None:
+    """Naming SDPA for a class without it raises in transformers."""
+    if facts.attention != "sdpa" or facts.support.sdpa is not False:
+        return None
+    if facts.asked.wants_better_transformer:
+        return (
+            f"BetterTransformer is SDPA in today's transformers, and "
+            f"{facts.scenario.model.model_class} has no SDPA path: leave it out, attention runs "
+            "eager"
+        )
+    flash = " or, from compute capability 8.0, 'flash_attention_2'" if facts.support.flash else ""
+    return (
+        f"{facts.scenario.model.model_class} has no SDPA path in transformers "
+        f"{facts.scenario.stack.versions['transformers']}: use attn='eager'{flash}"
+    )
+
+
+def kernel_is_of_sdpa(facts: Facts) -> str | None:
+    """``sdpa_kernel`` chooses among the kernels of SDPA; other attention never asks it."""
+    if facts.work.sdpa_kernel is None or facts.attention == "sdpa":
+        return None
+    why = "" if facts.work.attn else f", as {facts.scenario.model.model_class} has no SDPA path"
+    return (
+        f"sdpa_kernel='{facts.work.sdpa_kernel}' chooses a kernel of SDPA and the attention is "
+        f"{facts.attention}{why}, so it would change nothing: leave it out"
+    )
+
+
+def kernel_is_available(facts: Facts) -> str | None:
+    """A forced kernel that does not take a call leaves none: torch 2.13 attention.cpp raises.
+
+    Every shape of the run is asked: the prompt, and each later token.
+    """
+    kernel = facts.work.sdpa_kernel
+    if kernel is None or facts.attention != "sdpa":
+        return None
+    if not facts.gpus and facts.here.gpus == () and kernel in ("efficient", "cudnn"):
+        return (
+            f"sdpa_kernel='{kernel}' is a kernel of CUDA, and on the CPU torch has flash and math "
+            "alone: leave it out, or name the GPU that it is meant for, such as gpu='A100'"
+        )
+    for gpu in facts.gpus:
+        for words, shape in attention_calls(facts):
+            why = kernel_refusal(kernel, shape, gpu, facts.scenario.stack)
+            if why is not None:
+                return (
+                    f"sdpa_kernel='{kernel}' on {gpu.name} would end with RuntimeError: No "
+                    f"available kernel. Aborting execution. ({words}: {why}): "
+                    f"{_instead(facts, gpu, shape)}"
+                )
+    return None
+
+
+def _instead(facts: Facts, gpu: Gpu, shape: AttentionShape) -> str:
+    """A kernel, or a type, with which the call would be taken."""
+    asked = facts.work.sdpa_kernel or ""
+    halves = [facts.half] if shape.dtype not in HALF else []
+    stack = facts.scenario.stack
+    for dtype in halves:
+        if all(
+            kernel_refusal(asked, _as(s, dtype), gpu, stack) is None
+            for _, s in attention_calls(facts)
+        ):
+            return f"use dtype='{dtype.name}', or leave sdpa_kernel out"
+    for other in ("flash", "efficient", "cudnn"):
+        if all(kernel_refusal(other, s, gpu, stack) is None for _, s in attention_calls(facts)):
+            return f"use sdpa_kernel='{other}', or leave it out and torch takes one that works"
+    return "leave it out and torch takes the math kernel"
+
+
+def _as(shape: AttentionShape, dtype: DType) -> AttentionShape:
+    return replace(shape, dtype=dtype)
+
+
+def attention_calls(facts: Facts) -> Iterator[tuple[str, AttentionShape]]:
+    """The attention calls of the run that differ, in words and shapes."""
+    architecture, work = facts.scenario.model.architecture, facts.work
+    if architecture is None:
+        return
+    inference = work if isinstance(work, Inference) else Inference(
+        batch_size=work.micro_batch_size or 1, context_len=work.max_length, padded=work.padded
+    )  # fmt: skip
+    settings = fill_defaults(architecture, inference, facts.dtype, facts.scenario.stack)
+    for group in (*architecture.layers, *architecture.encoder_layers):
+        yield from _of_layer(
+            group, settings.dtype, settings.batch, settings.prompt_len, settings.context_len,
+            masked=inference.padded or architecture.relative_bias,
+            training=isinstance(work, Training), decodes=architecture.is_decoder,
+        )  # fmt: skip
+
+
+def _of_layer(
+    group: LayerGroup, dtype: DType, batch: int, prompt: int, context: int, *,
+    masked: bool, training: bool, decodes: bool,
+) -> Iterator[tuple[str, AttentionShape]]:  # fmt: skip
+    attention = group.attention
+    if attention is None:
+        return
+    window = attention.window is not None and prompt > attention.window
+    words = f"{prompt} tokens in {dtype.name}"
+    words += " with a padding mask" if masked else " in a window, so with a mask" if window else ""
+    yield (
+        words,
+        attention_shape(
+            attention, dtype, batch=batch, q_len=prompt, kv_len=prompt,
+            masked=masked or window, training=training,
+        ),
+    )  # fmt: skip
+    if decodes and not training:
+        yield (
+            f"one new token in {dtype.name}",
+            attention_shape(
+                attention, dtype, batch=batch, q_len=1, kv_len=context, masked=masked
+            ),
+        )  # fmt: skip
+
+
+def quantised_twice(facts: Facts) -> str | None:
+    """A stored quantisation wins: transformers ignores the one that is given."""
+    stored = facts.scenario.model.quantization
+    if stored is None or facts.scenario.workload.loading.quantization is None:
+        return None
+    if facts.asked.quantize is None:
+        return None
+    return (
+        f"{facts.scenario.model.id} is stored in {stored.method}, which stays whatever "
+        f"quantize={facts.asked.quantize!r} says: leave it out, or name the original checkpoint"
+    )
+
+
+def bitsandbytes_is_there(facts: Facts) -> str | None:
+    """int8 and 4 bit are bitsandbytes'."""
+    if facts.scenario.workload.loading.quantization is None or facts.here.bitsandbytes:
+        return None
+    return (
+        "quantize needs the package bitsandbytes, which is not installed: "
+        "pip install bitsandbytes, or leave quantize out"
+    )
+
+
+def peft_is_there(facts: Facts) -> str | None:
+    """Adapters are PEFT's."""
+    if facts.asked.adapter is None or facts.here.peft:
+        return None
+    return "adapter needs the package peft, which is not installed: pip install peft"
+
+
+Rule = Callable[[Facts], "str | None"]
+
+RULES: Final[tuple[Rule, ...]] = (
+    quantised_twice,
+    bitsandbytes_is_there,
+    peft_is_there,
+    class_has_flash,
+    class_has_sdpa,
+    flash_needs_ampere,
+    flash_needs_16_bit,
+    kernel_is_of_sdpa,
+    kernel_is_available,
+)
+"""In the order in which they are asked; the first sentence is what the user reads."""
+
+
+def refusal(facts: Facts) -> str | None:
+    """Why this combination cannot run, or None."""
+    return next((why for rule in RULES if (why := rule(facts)) is not None), None)
