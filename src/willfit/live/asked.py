@@ -97,6 +97,7 @@ def wanted(asked: Asked, here: Here) -> Wanted:
         max_memory=_max_memory(asked.max_memory),
         trust_remote_code=asked.trust_remote_code,
     )
+    _refuse_devices(loading, machine)
     scenario = Scenario(
         model=model, workload=_workload(asked, model, loading, adapter), machine=machine,
         stack=here.stack,
@@ -125,6 +126,17 @@ def _refuse(asked: Asked) -> None:
             f"better_transformer means attn='sdpa' and contradicts attn={asked.attn!r}: "
             "leave one out"
         )
+
+
+def _refuse_devices(loading: Loading, machine: Machine | None) -> None:
+    """``max_memory`` for a GPU that is not there."""
+    count = len(machine.gpus) if machine is not None else 0
+    for device in loading.max_memory or {}:
+        if machine is not None and isinstance(device, int) and device >= count:
+            there = "one GPU, number 0" if count == 1 else f"GPUs 0 to {count - 1}"
+            raise InputError(
+                f"max_memory names GPU {device} and there is {there}: name those that are there"
+            )
 
 
 def _model(asked: Asked) -> tuple[ModelSpec, str | None]:

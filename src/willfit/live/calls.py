@@ -1,116 +1,107 @@
-"""The calls that a scenario means, as plain data: what is loaded by which class and how."""
+"""The calls that make a scenario's model: on the GPUs planned for, and on a CPU in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 
-from willfit.scenario import Lora, Quantization, Scenario
-from willfit.scenario.workload import SdpaKernel
-
-_AUTO: Final[tuple[tuple[str, str], ...]] = (
-    ("ForCausalLM", "AutoModelForCausalLM"),
-    ("LMHeadModel", "AutoModelForCausalLM"),
-    ("ForSequenceClassification", "AutoModelForSequenceClassification"),
-    ("ForTokenClassification", "AutoModelForTokenClassification"),
-    ("ForMaskedLM", "AutoModelForMaskedLM"),
-    ("ForPreTraining", "AutoModelForPreTraining"),
-)
-"""Auto class by the ending of the class that the config declares; any other is named itself."""
+from willfit.dtypes import DType
+from willfit.emit.adapters import adapter_call, keeps_base_dtype
+from willfit.emit.call import Call, Variable
+from willfit.emit.loading import load_call
+from willfit.live.adapter import Adapter
+from willfit.live.rules import FLASH
+from willfit.scenario import Scenario
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """Arguments by call; types are `DType`, a quantisation is the fields of its configuration."""
+    """What is called with what, as plain data."""
 
-    auto_class: str
-    from_pretrained: Mapping[str, Any]
-    lora: Mapping[str, Any] = field(default_factory=dict)
-    sdpa_kernel: SdpaKernel | None = None
+    load: Call
+    """``AutoModelFor….from_pretrained``."""
+    adapter: Call | None = None
+    """PEFT's configuration, or the reading of a trained adapter."""
+    adapter_keeps_base_dtype: bool = False
+    sdpa_kernel: str | None = None
+
+    def settings(self) -> dict[str, Mapping[str, Any]]:
+        """Arguments by call, for the report."""
+        found: dict[str, Mapping[str, Any]] = {self.load.name: self.load.arguments}
+        if self.adapter is not None:
+            found[self.adapter.name] = self.adapter.arguments
+        if self.sdpa_kernel is not None:
+            found["torch.nn.attention.sdpa_kernel"] = {"backends": self.sdpa_kernel}
+        return found
 
 
-def calls_of(scenario: Scenario) -> Calls:
-    """The calls that make this scenario's model."""
-    loading, model = scenario.workload.loading, scenario.model
-    work = scenario.workload.inference or scenario.workload.training
-    arguments: dict[str, Any] = {}
-    if loading.dtype is not None:
-        new = scenario.stack.at_least("transformers", "4.56")
-        arguments["dtype" if new else "torch_dtype"] = loading.dtype
-    if loading.quantization is not None and model.quantization is None:
-        arguments["quantization_config"] = quantization_fields(loading.quantization)
-    if work is not None and work.attn is not None:
-        arguments["attn_implementation"] = work.attn
-    arguments.update(_placement(scenario))
-    if loading.num_labels is not None:
-        arguments["num_labels"] = loading.num_labels
-    if loading.trust_remote_code:
-        arguments["trust_remote_code"] = True
-    lora = work.lora if work is not None else None
+def calls_of(scenario: Scenario, adapter: Adapter | None) -> Calls:
+    """The calls on the GPUs planned for."""
+    work = scenario.workload.training or scenario.workload.inference
     return Calls(
-        auto_class=loading.auto_class or auto_class_of(model.model_class),
-        from_pretrained=arguments,
-        lora=lora_fields(lora, scenario) if lora is not None else {},
+        load=load_call(scenario),
+        adapter=_adapter(scenario, adapter),
+        adapter_keeps_base_dtype=keeps_base_dtype(scenario),
         sdpa_kernel=work.sdpa_kernel if work is not None else None,
     )
 
 
-def auto_class_of(model_class: str) -> str:
-    """The auto class that builds this class."""
-    return next((auto for end, auto in _AUTO if model_class.endswith(end)), model_class)
+def _adapter(scenario: Scenario, adapter: Adapter | None) -> Call | None:
+    """The user's own configuration stays as it is."""
+    if adapter is None:
+        return None
+    if adapter.folder is not None:
+        trains = {"is_trainable": True} if scenario.workload.training is not None else {}
+        arguments: Mapping[str, Any] = {"model_id": str(adapter.folder), **trains}
+        return Call(library="peft", name="PeftModel.from_pretrained", arguments=arguments)
+    if isinstance(adapter.config, Mapping):
+        fields = {name: value for name, value in adapter.config.items() if name != "peft_type"}
+        return Call(library="peft", name="LoraConfig", arguments=fields)
+    if adapter.config is not None:
+        name = type(adapter.config).__name__
+        return Call(library="peft", name=name, arguments=_given(adapter.config))
+    return adapter_call(scenario)
 
 
-def _placement(scenario: Scenario) -> dict[str, Any]:
-    """One GPU is named, several are left to ``device_map="auto"``."""
-    machine, max_memory = scenario.machine, scenario.workload.loading.max_memory
-    if machine is None:
-        return {}
-    if len(machine.gpus) == 1 and max_memory is None:
-        return {"device_map": {"": 0}}
-    arguments: dict[str, Any] = {"device_map": "auto"}
-    if max_memory is not None:
-        arguments["max_memory"] = dict(max_memory)
-    return arguments
+def _given(config: Any) -> dict[str, Any]:
+    """Fields of a PEFT configuration that differ from its class's defaults."""
+    usual = type(config)().to_dict()
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if usual.get(name) != value and name != "peft_type"
+    }
 
 
-def quantization_fields(quantization: Quantization) -> dict[str, Any]:
-    """Fields of ``BitsAndBytesConfig``; 8 bit has none of the ``bnb_4bit_`` ones."""
-    fields: dict[str, Any] = {}
-    if quantization.scheme == "int8":
-        fields["load_in_8bit"] = True
-    else:
-        fields["load_in_4bit"] = True
-        fields["bnb_4bit_quant_type"] = quantization.scheme
-        if quantization.double_quant:
-            fields["bnb_4bit_use_double_quant"] = True
-        if quantization.compute_dtype is not None:
-            fields["bnb_4bit_compute_dtype"] = quantization.compute_dtype
-    if quantization.skip_modules is not None:
-        fields["llm_int8_skip_modules"] = list(quantization.skip_modules)
-    return fields
+def on_cpu(calls: Calls) -> Calls:
+    """The same calls on a machine without CUDA: all in host memory, and SDPA for flash-attn."""
+    arguments = dict(calls.load.arguments)
+    if "device_map" in arguments:
+        arguments["device_map"] = "cpu"
+    arguments.pop("max_memory", None)
+    if arguments.get("attn_implementation") in FLASH:
+        arguments["attn_implementation"] = "sdpa"
+    return replace(calls, load=replace(calls.load, arguments=arguments))
 
 
-def lora_fields(lora: Lora, scenario: Scenario) -> dict[str, Any]:
-    """Fields of ``LoraConfig`` that differ from its defaults, and its task."""
-    task = _TASK.get(auto_class_of(scenario.model.model_class))
-    fields: dict[str, Any] = {"r": lora.r}
-    if lora.target_modules is not None:
-        alone = lora.target_modules == ("all-linear",)
-        fields["target_modules"] = "all-linear" if alone else list(lora.target_modules)
-    if lora.dropout:
-        fields["lora_dropout"] = lora.dropout
-    if lora.modules_to_save:
-        fields["modules_to_save"] = list(lora.modules_to_save)
-    if lora.use_dora:
-        fields["use_dora"] = True
-    if task is not None:
-        fields["task_type"] = task
-    return fields
+def shown(value: Any) -> str:
+    """An argument as code: types by torch's name, configurations as their call."""
+    if isinstance(value, DType):
+        return f"torch.{value.name}"
+    if isinstance(value, Variable):
+        return shown(value.value)
+    if isinstance(value, Call):
+        return f"{value.name}({_keywords(value.arguments)})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(k)}: {shown(v)}" for k, v in value.items()) + "}"
+    return repr(value)
 
 
-_TASK: Final[Mapping[str, str]] = {
-    "AutoModelForCausalLM": "CAUSAL_LM",
-    "AutoModelForSequenceClassification": "SEQ_CLS",
-    "AutoModelForTokenClassification": "TOKEN_CLS",
-}
+def _keywords(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
+
+
+def written(call: str, arguments: Mapping[str, Any]) -> str:
+    """A call as code."""
+    return f"{call}({_keywords(arguments)})"

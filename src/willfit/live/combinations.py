@@ -77,7 +77,7 @@ def _judged(planned: Planned) -> Judged:
     peak, budget = binding.peak.device_bytes, binding.budget_bytes or 0
     amounts = f"{format_bytes(peak)} of {format_bytes(budget)}"
     if not planned.choice.fits:
-        return Judged(works=False, reason=f"takes {amounts}", notes=planned.notes)
+        return Judged(works=False, reason=f"{amounts}: too much", notes=planned.notes)
     if estimate.verdict != "fits":
         amounts += f" ({estimate.verdict})"
     return Judged(works=True, reason=amounts, notes=planned.notes)
@@ -91,9 +91,7 @@ def _flash(id: str, title: str, **settings: Any) -> Combination:
 
 
 def _bits(id: str, title: str, model: str = BLOOM, **settings: Any) -> Combination:
-    return Combination(
-        id=id, group="bitsandbytes", title=title, model=model, settings=settings
-    )
+    return Combination(id=id, group="bitsandbytes", title=title, model=model, settings=settings)
 
 
 def _kernel(id: str, title: str, **settings: Any) -> Combination:
@@ -140,6 +138,8 @@ COMBINATIONS: Final[tuple[Combination, ...]] = (
     _bits("int8-several", "LLM.int8, max_memory that works", quantize="int8",
           max_memory={0: "2215MB", 1: "2GB"}),
     _bits("int8-offload", "LLM.int8, the rest on the host", quantize="int8",
+          max_memory={0: "2GB", "cpu": "20GB"}),
+    _bits("fp16-offload", "float16, the rest on the host", dtype="float16",
           max_memory={0: "2GB", "cpu": "20GB"}),
     _bits("t5-11b-int8", "T5-11b in LLM.int8", model="google-t5/t5-11b", quantize="int8"),
     _bits("t5-11b-int8-fp16", "T5-11b in LLM.int8, float16", model="google-t5/t5-11b",

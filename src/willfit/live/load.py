@@ -9,11 +9,11 @@ from typing import Any
 
 from willfit.errors import InputError
 from willfit.live.asked import Asked, Wanted, describe, wanted
-from willfit.live.calls import Calls, calls_of
+from willfit.live.calls import Calls, calls_of, on_cpu
 from willfit.live.choose import Choice, choose, with_loading
 from willfit.live.classes import Support, support_of
 from willfit.live.here import Here, look
-from willfit.live.loaded import Loaded, Settings
+from willfit.live.loaded import Loaded
 from willfit.live.realise import load_model, load_tokenizer, put_adapter, source_of
 from willfit.live.remarks import remarks
 from willfit.live.rules import FLASH, HALF, Facts, refusal
@@ -98,10 +98,11 @@ def plan_load(asked: Asked, here: Here, *, as_given: bool = False) -> Planned:
     """The settings that will be loaded; raises `InputError` on a combination that cannot run."""
     want = wanted(asked, here)
     facts = Facts(asked=asked, scenario=want.scenario, support=_support(want.scenario), here=here)
-    facts, notes = _prepared(facts, want)
+    facts, notes = _in_half(facts, want)
     why = refusal(facts)
     if why is not None:
         raise InputError(why)
+    facts, more = _without_flash_attn(facts, want)
     choice = choose(
         facts.scenario,
         want.fixed | ({"dtype", "quantize", "max_memory"} if as_given else set()),
@@ -115,7 +116,7 @@ def plan_load(asked: Asked, here: Here, *, as_given: bool = False) -> Planned:
         wanted=want,
         choice=choice,
         as_given=as_given,
-        notes=(*want.notes, *notes, *remarks(facts), *_why(choice)),
+        notes=(*want.notes, *notes, *more, *remarks(facts), *_why(choice)),
     )
 
 
@@ -123,27 +124,33 @@ def _support(scenario: Scenario) -> Support:
     return support_of(scenario.model)
 
 
-def _prepared(facts: Facts, want: Wanted) -> tuple[Facts, tuple[str, ...]]:
-    """What is decided before a fit is looked for: 16 bit for flash, SDPA where flash is missing."""
-    notes: list[str] = []
+def _in_half(facts: Facts, want: Wanted) -> tuple[Facts, tuple[str, ...]]:
+    """16 bit for what has kernels of 16 bit alone, where the type was left open."""
     needs_half = facts.attention in FLASH or facts.work.sdpa_kernel in ("flash", "cudnn")
-    on_cpu = not facts.gpus
-    if needs_half and facts.dtype not in HALF and "dtype" not in want.fixed and not on_cpu:
-        loading = replace(facts.scenario.workload.loading, dtype=facts.half)
-        facts = replace(facts, scenario=with_loading(facts.scenario, loading))
-        what = facts.attention if facts.attention in FLASH else "that kernel"
-        notes.append(f"dtype {facts.half.name}: {what} computes in 16 bit, the checkpoint has 32")
-    if facts.attention in FLASH and want.target_is_here and not on_cpu and _missing(facts.here):
-        facts = replace(facts, scenario=with_attention(facts.scenario, "sdpa"))
-        notes.append(
-            "flash-attn is not installed, nor kernels, with which transformers would fetch it: "
-            "attention runs by SDPA, whose flash kernel is the same algorithm inside torch"
+    if not needs_half or facts.dtype in HALF or "dtype" in want.fixed or not facts.gpus:
+        return facts, ()
+    loading = replace(facts.scenario.workload.loading, dtype=facts.half)
+    what = facts.attention if facts.attention in FLASH else "that kernel"
+    note = f"dtype {facts.half.name}: {what} computes in 16 bit, and the checkpoint has 32"
+    return replace(facts, scenario=with_loading(facts.scenario, loading)), (note,)
+
+
+def _without_flash_attn(facts: Facts, want: Wanted) -> tuple[Facts, tuple[str, ...]]:
+    """SDPA where flash-attn was asked for on this machine's GPUs and cannot be had."""
+    if facts.attention not in FLASH or not want.target_is_here or not facts.gpus:
+        return facts, ()
+    if facts.here.flash_attn:
+        return facts, ()
+    if facts.here.hub_kernels:
+        return facts, (
+            "flash-attn is not installed: transformers fetches kernels-community/flash-attn2 from "
+            "the Hub with the package kernels, so the first load needs internet",
         )
-    return facts, tuple(notes)
-
-
-def _missing(here: Here) -> bool:
-    return not here.flash_attn and not here.hub_kernels
+    changed = replace(facts, scenario=with_attention(facts.scenario, "sdpa"))
+    return changed, (
+        "flash-attn is not installed, nor kernels, with which transformers would fetch it: "
+        "attention runs by SDPA, whose flash kernel is the same algorithm inside torch",
+    )
 
 
 def with_attention(scenario: Scenario, attn: str | None) -> Scenario:
@@ -210,75 +217,42 @@ def _require_fit(planned: Planned) -> None:
 
 def _dry(planned: Planned) -> Loaded:
     """The report alone, with the calls on the GPUs planned for."""
-    settings = _settings(planned, calls_of(planned.scenario))
-    return Loaded(
-        model=None,
-        tokenizer=None,
-        scenario=planned.scenario,
-        estimate=planned.choice.estimate,
-        settings=settings,
-        changes=planned.choice.changes,
-        notes=planned.notes,
-    )
-
-
-def _report(planned: Planned, model: Any, tokenizer: Any, extra: tuple[str, ...]) -> Loaded:
-    """What was planned around the model, with the calls here and those on the GPUs planned for."""
-    calls = calls_of(planned.scenario)
-    here = _calls_here(planned, calls)
-    settings = _settings(planned, here)
-    on_target = _settings(planned, calls) if planned.scenario.machine is not None else {}
-    return Loaded(
-        model=model,
-        tokenizer=tokenizer,
-        scenario=planned.scenario,
-        estimate=planned.choice.estimate,
-        settings=settings,
-        on_target=on_target if on_target != settings else {},
-        changes=planned.choice.changes,
-        notes=(*planned.notes, *extra),
-    )
-
-
-def _calls_here(planned: Planned, calls: Calls) -> Calls:
-    """The calls on this machine: on the CPU where it has no GPU, with what runs there."""
-    here = planned.facts.here
-    if here.gpus and planned.scenario.machine is not None:
-        return calls
-    arguments = {k: v for k, v in calls.from_pretrained.items() if k != "max_memory"}
-    arguments["device_map"] = "cpu"
-    if arguments.get("attn_implementation") in FLASH:
-        arguments["attn_implementation"] = "sdpa"
-    return replace(calls, from_pretrained=arguments)
-
-
-def _settings(planned: Planned, calls: Calls) -> Settings:
-    settings: dict[str, Mapping[str, Any]] = {
-        f"{calls.auto_class}.from_pretrained": calls.from_pretrained
-    }
-    adapter = planned.wanted.adapter
-    if adapter is not None and adapter.folder is not None:
-        settings["PeftModel.from_pretrained"] = {"model_id": str(adapter.folder)}
-    elif adapter is not None:
-        settings["LoraConfig"] = calls.lora
-    if calls.sdpa_kernel is not None:
-        settings["torch.nn.attention.sdpa_kernel"] = {"backends": calls.sdpa_kernel}
-    return settings
+    return _report(planned, None, None, calls_of(planned.scenario, planned.wanted.adapter))
 
 
 def _apply(planned: Planned) -> Loaded:
     """The model of what was planned, on this machine."""
     _require_ram(planned)
     source = source_of(planned.scenario.model)
-    calls = _calls_here(planned, calls_of(planned.scenario))
-    model = load_model(calls.auto_class, source, calls.from_pretrained)
     adapter = planned.wanted.adapter
+    calls = calls_of(planned.scenario, adapter)
+    calls = calls if planned.facts.here.gpus else on_cpu(calls)
+    model = load_model(source, calls.load)
     if adapter is not None:
         trains = planned.scenario.workload.training is not None
-        model = put_adapter(model, adapter, calls.lora, trains=trains)
+        model = put_adapter(model, adapter, calls, trains=trains)
     trust = planned.scenario.workload.loading.trust_remote_code
     tokenizer, without = load_tokenizer(source, trust_remote_code=trust)
-    return _report(planned, model, tokenizer, (without,) if without else ())
+    return _report(planned, model, tokenizer, calls, (without,) if without else ())
+
+
+def _report(
+    planned: Planned, model: Any, tokenizer: Any, calls: Calls, extra: tuple[str, ...] = ()
+) -> Loaded:
+    """What was planned around the model, with the calls here and those on the GPUs planned for."""
+    settings = calls.settings()
+    on_target = calls_of(planned.scenario, planned.wanted.adapter).settings()
+    elsewhere = planned.scenario.machine is not None and on_target != settings
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        scenario=planned.scenario,
+        estimate=planned.choice.estimate,
+        settings=settings,
+        on_target=on_target if elsewhere else {},
+        changes=planned.choice.changes,
+        notes=(*planned.notes, *extra),
+    )
 
 
 def _require_ram(planned: Planned) -> None:

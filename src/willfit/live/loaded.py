@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from willfit.dtypes import DType
 from willfit.errors import InputError
 from willfit.live.asked import describe
+from willfit.live.calls import written
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 from willfit.units import format_bytes
@@ -17,7 +17,7 @@ from willfit.units import format_bytes
 Settings = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Loaded:
     """What `load` gives back; prints as its report."""
 
@@ -109,14 +109,4 @@ def _peak(estimate: Estimate) -> str:
 
 def _calls(settings: Settings, indent: str) -> Iterator[str]:
     for call, arguments in settings.items():
-        inside = ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
-        yield f"{indent}{call}({inside})"
-
-
-def shown(value: Any) -> str:
-    """An argument as code: types of torch by their name, a configuration as its call."""
-    if isinstance(value, DType):
-        return f"torch.{value.name}"
-    if isinstance(value, Mapping) and any(str(key).startswith("load_in_") for key in value):
-        return f"BitsAndBytesConfig({', '.join(f'{k}={shown(v)}' for k, v in value.items())})"
-    return repr(value)
+        yield indent + written(call, arguments)

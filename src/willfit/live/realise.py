@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
 from pathlib import Path
 from typing import Any
 
 from willfit.dtypes import DType
+from willfit.emit.call import Call, Variable
 from willfit.errors import InputError, ModelAccessError, UnsupportedError
 from willfit.live.adapter import Adapter
+from willfit.live.calls import Calls
 from willfit.scenario import ModelSpec
 
 
-def realised(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with torch's types and transformers' configurations in place of names."""
-    return {name: _value(name, value) for name, value in arguments.items()}
-
-
-def _value(name: str, value: Any) -> Any:
+def realised(value: Any) -> Any:
+    """A value of a `Call` as the library takes it: torch's types, and calls made."""
     if isinstance(value, DType):
         import torch
 
         return getattr(torch, value.name)
-    if name == "quantization_config" and isinstance(value, Mapping):
-        import transformers
-
-        make: Any = transformers.BitsAndBytesConfig
-        return make(**realised(value))
+    if isinstance(value, Variable):
+        return realised(value.value)
+    if isinstance(value, Call):
+        return _callee(value)(**_arguments(value))
+    if isinstance(value, dict):
+        return {key: realised(item) for key, item in value.items()}
     return value
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    return {name: realised(value) for name, value in call.arguments.items()}
+
+
+def _callee(call: Call) -> Any:
+    found: Any = importlib.import_module(call.library)
+    for part in call.name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def source_of(model: ModelSpec) -> str:
@@ -48,13 +58,10 @@ def source_of(model: ModelSpec) -> str:
     return str(folder)
 
 
-def load_model(auto_class: str, source: str, arguments: Mapping[str, Any]) -> Any:
+def load_model(source: str, call: Call) -> Any:
     """The real model; a library's refusal is told in one sentence."""
-    import transformers
-
-    cls: Any = getattr(transformers, auto_class)
     try:
-        model = cls.from_pretrained(source, **realised(arguments))
+        model = _callee(call)(source, **_arguments(call))
     except OSError as error:
         raise ModelAccessError(
             f"{source} cannot be loaded: {_first_line(error)}; give a local folder, or download "
@@ -62,8 +69,8 @@ def load_model(auto_class: str, source: str, arguments: Mapping[str, Any]) -> An
         ) from error
     except (ValueError, RuntimeError, ImportError, TypeError) as error:
         raise UnsupportedError(
-            f"transformers {transformers.__version__} refuses {source} with these settings: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{call.library} refuses {source} with these settings: {type(error).__name__}: "
+            f"{_first_line(error)}"
         ) from error
     model.eval()
     return model
@@ -83,35 +90,33 @@ def load_tokenizer(source: str, *, trust_remote_code: bool) -> tuple[Any, str | 
         return None, f"no tokenizer: {_first_line(error)}"
 
 
-def put_adapter(model: Any, adapter: Adapter, fields: Mapping[str, Any], *, trains: bool) -> Any:
+def put_adapter(model: Any, adapter: Adapter, calls: Calls, *, trains: bool) -> Any:
     """PEFT's model around this one: a new adapter, or one trained before."""
     import peft
 
     wrap: Any = peft.get_peft_model
-    read: Any = peft.PeftModel.from_pretrained
     try:
-        if adapter.folder is not None:
-            adapted = read(model, str(adapter.folder), is_trainable=trains)
-        else:
-            adapted = wrap(model, _peft_config(adapter, fields))
+        adapted = _adapted(model, adapter, calls, wrap)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(
             f"PEFT {peft.__version__} refuses this adapter: {type(error).__name__}: "
             f"{_first_line(error)}"
         ) from error
-    if not trains:
-        adapted.eval()
+    adapted.train(trains)
     return adapted
 
 
-def _peft_config(adapter: Adapter, fields: Mapping[str, Any]) -> Any:
-    import peft
-
-    if adapter.config is not None and not isinstance(adapter.config, Mapping):
-        return adapter.config
-    given = adapter.config if adapter.config is not None else fields
-    config: Any = peft.LoraConfig
-    return config(**{name: value for name, value in given.items() if name != "peft_type"})
+def _adapted(model: Any, adapter: Adapter, calls: Calls, wrap: Any) -> Any:
+    call = calls.adapter
+    if call is None or (adapter.config is not None and hasattr(adapter.config, "peft_type")):
+        config = adapter.config
+    elif adapter.folder is not None:
+        return _callee(call)(model, **_arguments(call))
+    else:
+        config = realised(call)
+    if calls.adapter_keeps_base_dtype:
+        return wrap(model, config, autocast_adapter_dtype=False)
+    return wrap(model, config)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.dtypes import BFLOAT16, FLOAT16, DType
-from willfit.formulas.attention import AttentionShape, kernel_refusal
+from willfit.formulas.attention import AttentionShape, choose_kernel, kernel_refusal
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.inference.settings import fill_defaults
 from willfit.formulas.weights import loading_dtype
@@ -18,7 +18,7 @@ from willfit.live.asked import Asked
 from willfit.live.classes import Support
 from willfit.live.here import Here
 from willfit.scenario import Gpu, Inference, Scenario, Training
-from willfit.scenario.model import LayerGroup
+from willfit.scenario.model import Architecture, LayerGroup
 
 HALF: Final = (FLOAT16, BFLOAT16)
 FLASH: Final = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -70,23 +70,43 @@ def flash_needs_ampere(facts: Facts) -> str | None:
     old = next((gpu for gpu in facts.gpus if gpu.sm < 80), None)
     if old is None:
         return None
-    kernel = "memory-efficient" if facts.dtype is not BFLOAT16 else "math (bfloat16 is emulated)"
     return (
         f"{facts.attention} has kernels for compute capability 8.0 and later, and {old.name} has "
-        f"{old.sm / 10:.1f}: use attn='sdpa', which takes the {kernel} kernel there"
-        + ("" if facts.dtype is not BFLOAT16 else "; with dtype='float16' the memory-efficient one")
+        f"{old.sm / 10:.1f}: use attn='sdpa'{_kernels_of(facts, old)}"
     )
+
+
+def _kernels_of(facts: Facts, gpu: Gpu) -> str:
+    """In words, the kernels that SDPA would take there, and with which type a better one."""
+    if facts.support.sdpa is False:
+        return " where the class has it, which this one has not: leave attn out"
+    taken = _sdpa_kernel(facts, gpu, facts.dtype)
+    half = _sdpa_kernel(facts, gpu, facts.half)
+    if taken is None:
+        return ""
+    better = f", with dtype='{facts.half.name}' {half}" if half not in (None, taken) else ""
+    return f", which takes the {taken} kernel there{better}"
+
+
+def _sdpa_kernel(facts: Facts, gpu: Gpu, dtype: DType) -> str | None:
+    first = next(iter(attention_calls(facts)), None)
+    if first is None:
+        return None
+    stack = facts.scenario.stack
+    shape = replace(first[1], dtype=dtype)
+    return choose_kernel(shape, implementation="sdpa", gpu=gpu, stack=stack).name
 
 
 def flash_needs_16_bit(facts: Facts) -> str | None:
     """flash-attn has kernels of 16 bit only; transformers warns, and the first forward fails.
 
     Under a trainer's autocast queries are cast before the call (transformers 5.23
-    integrations/flash_attention.py `get_target_dtype`), so training in float32 weights works.
+    integrations/flash_attention.py `get_target_dtype`), so float32 weights train.
     """
     if facts.attention not in FLASH or facts.dtype in HALF:
         return None
-    if facts.scenario.workload.training is not None:
+    training = facts.scenario.workload.training
+    if training is not None and (training.bf16 or training.fp16):
         return None
     return (
         f"{facts.attention} computes in float16 or bfloat16 and the model would be loaded in "
@@ -101,10 +121,12 @@ def class_has_flash(facts: Facts) -> str | None:
     if facts.attention not in FLASH or facts.support.flash is not False:
         return None
     instead = "attn='sdpa'" if facts.support.sdpa else "attn='eager', its only one"
+    architecture = facts.scenario.model.architecture
+    biased = architecture is not None and architecture.relative_bias
+    why = " (a position bias is added to its scores, which the kernel does not take)"
     return (
         f"{facts.scenario.model.model_class} has no {facts.attention} path in transformers "
-        f"{facts.scenario.stack.versions['transformers']} (its scores get a position bias that "
-        f"the kernel does not take, or it was never ported): use {instead}"
+        f"{facts.scenario.stack.versions['transformers']}{why if biased else ''}: use {instead}"
     )
 
 
@@ -156,30 +178,27 @@ def kernel_is_available(facts: Facts) -> str | None:
                 return (
                     f"sdpa_kernel='{kernel}' on {gpu.name} would end with RuntimeError: No "
                     f"available kernel. Aborting execution. ({words}: {why}): "
-                    f"{_instead(facts, gpu, shape)}"
+                    f"{_instead(facts, gpu)}"
                 )
     return None
 
 
-def _instead(facts: Facts, gpu: Gpu, shape: AttentionShape) -> str:
-    """A kernel, or a type, with which the call would be taken."""
-    asked = facts.work.sdpa_kernel or ""
-    halves = [facts.half] if shape.dtype not in HALF else []
-    stack = facts.scenario.stack
-    for dtype in halves:
-        if all(
-            kernel_refusal(asked, _as(s, dtype), gpu, stack) is None
-            for _, s in attention_calls(facts)
-        ):
-            return f"use dtype='{dtype.name}', or leave sdpa_kernel out"
-    for other in ("flash", "efficient", "cudnn"):
-        if all(kernel_refusal(other, s, gpu, stack) is None for _, s in attention_calls(facts)):
-            return f"use sdpa_kernel='{other}', or leave it out and torch takes one that works"
+def _instead(facts: Facts, gpu: Gpu) -> str:
+    """The nearest settings under which every call would be taken."""
+    asked, left_out = facts.work.sdpa_kernel or "", "leave it out and torch takes one that works"
+    if _takes_all(facts, asked, facts.half, gpu):
+        return f"use dtype='{facts.half.name}', or leave sdpa_kernel out"
+    for dtype, words in ((facts.dtype, ""), (facts.half, f"dtype='{facts.half.name}' and ")):
+        for other in ("flash", "efficient", "cudnn"):
+            if _takes_all(facts, other, dtype, gpu):
+                return f"use {words}sdpa_kernel='{other}', or {left_out}"
     return "leave it out and torch takes the math kernel"
 
 
-def _as(shape: AttentionShape, dtype: DType) -> AttentionShape:
-    return replace(shape, dtype=dtype)
+def _takes_all(facts: Facts, kernel: str, dtype: DType, gpu: Gpu) -> bool:
+    shapes = (replace(shape, dtype=dtype) for _, shape in attention_calls(facts))
+    stack = facts.scenario.stack
+    return all(kernel_refusal(kernel, shape, gpu, stack) is None for shape in shapes)
 
 
 def attention_calls(facts: Facts) -> Iterator[tuple[str, AttentionShape]]:
@@ -194,26 +213,33 @@ def attention_calls(facts: Facts) -> Iterator[tuple[str, AttentionShape]]:
     for group in (*architecture.layers, *architecture.encoder_layers):
         yield from _of_layer(
             group, settings.dtype, settings.batch, settings.prompt_len, settings.context_len,
-            masked=inference.padded or architecture.relative_bias,
+            masked=_mask_words(architecture, padded=inference.padded),
             training=isinstance(work, Training), decodes=architecture.is_decoder,
         )  # fmt: skip
 
 
+def _mask_words(architecture: Architecture, *, padded: bool) -> str:
+    """What every call carries as a mask; empty where it carries none."""
+    if padded:
+        return " with a padding mask"
+    return " with a position bias as its mask" if architecture.relative_bias else ""
+
+
 def _of_layer(
     group: LayerGroup, dtype: DType, batch: int, prompt: int, context: int, *,
-    masked: bool, training: bool, decodes: bool,
+    masked: str, training: bool, decodes: bool,
 ) -> Iterator[tuple[str, AttentionShape]]:  # fmt: skip
     attention = group.attention
     if attention is None:
         return
     window = attention.window is not None and prompt > attention.window
-    words = f"{prompt} tokens in {dtype.name}"
-    words += " with a padding mask" if masked else " in a window, so with a mask" if window else ""
+    shorter = " in a window, so with a mask" if window and not masked else ""
+    words = f"{prompt} tokens in {dtype.name}{masked}{shorter}"
     yield (
         words,
         attention_shape(
             attention, dtype, batch=batch, q_len=prompt, kv_len=prompt,
-            masked=masked or window, training=training,
+            masked=bool(masked) or window, training=training,
         ),
     )  # fmt: skip
     if decodes and not training:
