@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.tiny import tiny
 
 import willfit
-from tests.support.tiny import tiny
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from willfit.errors import InputError, ModelAccessError, ModelNotFoundError
 from willfit.live.asked import Asked
 from willfit.live.here import Here
-from willfit.live.load import load, plan_load
+from willfit.live.load import load, plan_load, require_ram
 from willfit.units import GIB, MIB
 
 torch = pytest.importorskip("torch")
@@ -280,7 +280,7 @@ def test_what_cannot_run_is_refused_before_loading(
 
 def test_transformers_itself_fails_where_flash_is_refused(folder: Path) -> None:
     """The refusal of a class without FlashAttention is transformers' own."""
-    with pytest.raises((ValueError, ImportError), match="Flash ?Attention"):
+    with pytest.raises((ValueError, ImportError), match=r"Flash ?Attention"):
         plain(tiny(folder, "t5", "float32"), "AutoModelForSeq2SeqLM",
               attn_implementation="flash_attention_2")  # fmt: skip
     with pytest.raises(ValueError, match="scaled_dot_product_attention"):
@@ -329,7 +329,7 @@ def test_the_least_change_that_fits_is_made(
 
 
 def test_what_is_given_stays() -> None:
-    with pytest.raises(InputError, match="does not fit on NVIDIA T4 .*none of the changes left"):
+    with pytest.raises(InputError, match=r"does not fit on NVIDIA T4 .*none of the changes left"):
         load("meta-llama/Meta-Llama-3-8B", gpu="T4", dtype="bfloat16", quantize="int8",
              context=8192, batch_size=64)  # fmt: skip
 
@@ -363,11 +363,11 @@ def test_the_cpu_s_budget_is_its_memory(folder: Path) -> None:
     assert load(path, budget="1GiB", context=32).changes == ()
     with pytest.raises(InputError, match="does not fit on this CPU's memory"):
         load(path, budget=MIB // 64, context=32)
+    asked = Asked(model="meta-llama/Llama-2-70b-hf", gpu="B200", context=512)
+    planned = plan_load(asked, Here(ram_bytes=16 * GIB))
+    assert planned.choice.fits
     with pytest.raises(InputError, match=r"of this machine's memory and .* dry_run=True"):
-        planned = Asked(model="meta-llama/Llama-2-70b-hf", gpu="B200", context=512)
-        from willfit.live.load import _require_ram
-
-        _require_ram(plan_load(planned, Here(ram_bytes=16 * GIB)))
+        require_ram(planned)
 
 
 def test_sixteen_bit_is_taken_where_flash_needs_it(folder: Path) -> None:
@@ -414,13 +414,13 @@ def test_the_report_says_what_was_done_and_why(folder: Path) -> None:
 
 def test_what_is_no_checkpoint_is_said(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "config.json").write_text((tiny(folder, "llama") / "config.json").read_text())
-    with pytest.raises(InputError, match="has no weights to load beside a config.json"):
+    with pytest.raises(InputError, match="has no weights to load beside"):
         load(tmp_path / "config.json", context=32)
     with pytest.raises(ModelNotFoundError, match="there is no"):
         load(tiny(folder, "llama"), adapter=tmp_path / "no", context=32)
-    with pytest.raises(InputError, match="is a timm model, and willfit.load loads those of"):
+    with pytest.raises(InputError, match="is a timm model, and"):
         load("timm/resnet50.a1_in1k")
-    with pytest.raises(ModelAccessError, match="facebook/opt-125m cannot be loaded: "):
+    with pytest.raises(ModelAccessError, match="opt-125m cannot be loaded: "):
         load("facebook/opt-125m", context=32)
 
 

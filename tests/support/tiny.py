@@ -56,6 +56,16 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "vocab_size": VOCAB, "max_position_embeddings": 128,
     }),
+    "whisper": ("WhisperForConditionalGeneration", {
+        "d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128,
+        "vocab_size": VOCAB, "num_mel_bins": 8, "max_source_positions": 20,
+        "max_target_positions": 64, "decoder_start_token_id": 1, **_IDS,
+    }),
+    "vit": ("ViTForImageClassification", {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": 16, "patch_size": 4,
+    }),
     "t5": ("T5ForConditionalGeneration", {
         "d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4,
         "vocab_size": VOCAB, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,

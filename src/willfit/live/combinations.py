@@ -66,10 +66,18 @@ def judge(combination: Combination, machine: str) -> Judged:
         planned = plan_load(asked, here, as_given=True)
     except WillfitError as error:
         return Judged(works=False, reason=str(error))
-    return _judged(planned)
+    return _judged(planned, _nearest(asked, here) if not planned.choice.fits else "")
 
 
-def _judged(planned: Planned) -> Judged:
+def _nearest(asked: Asked, here: Here) -> str:
+    """What `load` would change so that it fits."""
+    found = plan_load(asked, here).choice
+    if not found.fits:
+        return "and no change that load may make is enough"
+    return f"load changes that to {', '.join(found.changes)}"
+
+
+def _judged(planned: Planned, nearest: str) -> Judged:
     estimate = planned.choice.estimate
     if estimate.refused is not None:
         return Judged(works=False, reason=estimate.refused, notes=planned.notes)
@@ -77,7 +85,7 @@ def _judged(planned: Planned) -> Judged:
     peak, budget = binding.peak.device_bytes, binding.budget_bytes or 0
     amounts = f"{format_bytes(peak)} of {format_bytes(budget)}"
     if not planned.choice.fits:
-        return Judged(works=False, reason=f"{amounts}: too much", notes=planned.notes)
+        return Judged(works=False, reason=f"{amounts}: too much, {nearest}", notes=planned.notes)
     if estimate.verdict != "fits":
         amounts += f" ({estimate.verdict})"
     return Judged(works=True, reason=amounts, notes=planned.notes)
@@ -115,9 +123,12 @@ COMBINATIONS: Final[tuple[Combination, ...]] = (
     _flash("fa2-int8", "with LLM.int8", quantize="int8"),
     _flash("fa2-nf4", "with 4 bit, NF4", quantize="nf4"),
     _flash("fa2-fp4", "with 4 bit, FP4", quantize="fp4"),
-    _flash("fa2-lora", "with a PEFT adapter to train", quantize="int8", task="train",
+    _flash("fa2-lora", "with a PEFT adapter to train", task="train", adapter={"r": 8}),
+    _flash("fa2-lora-int8", "with LLM.int8 and an adapter to train", quantize="int8",
+           task="train", adapter={"r": 8}),
+    _flash("fa2-lora-nf4", "with NF4 and an adapter to train", quantize="nf4", task="train",
            adapter={"r": 8}),
-    _flash("fa2-lora-inference", "with a PEFT adapter, inference", quantize="nf4",
+    _flash("fa2-lora-inference", "with NF4 and an adapter, inference", quantize="nf4",
            adapter={"r": 8}),
     Combination(id="fa2-missing", group="FlashAttention-2", model=LLAMA, flash_attn=False,
                 title="flash-attn not installed", settings={"attn": FA2, "quantize": "nf4"}),
@@ -167,6 +178,10 @@ COMBINATIONS: Final[tuple[Combination, ...]] = (
              attn="to_bettertransformer"),
     _encoder("bloom-bettertransformer", "BLOOM, BetterTransformer", model=BLOOM,
              better_transformer=True),
+    _encoder("audio-bettertransformer", "Whisper, BetterTransformer",
+             model="openai/whisper-small", better_transformer=True, context=448),
+    _encoder("image-bettertransformer", "ViT, BetterTransformer",
+             model="google/vit-base-patch16-224", better_transformer=True),
     _encoder("bettertransformer-nf4", "OPT, BetterTransformer and NF4", model=OPT,
              better_transformer=True, quantize="nf4"),
 )  # fmt: skip

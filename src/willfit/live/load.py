@@ -222,7 +222,7 @@ def _dry(planned: Planned) -> Loaded:
 
 def _apply(planned: Planned) -> Loaded:
     """The model of what was planned, on this machine."""
-    _require_ram(planned)
+    require_ram(planned)
     source = source_of(planned.scenario.model)
     adapter = planned.wanted.adapter
     calls = calls_of(planned.scenario, adapter)
@@ -255,7 +255,7 @@ def _report(
     )
 
 
-def _require_ram(planned: Planned) -> None:
+def require_ram(planned: Planned) -> None:
     """On the CPU, that what is planned for a GPU fits in this machine's memory."""
     here, estimate = planned.facts.here, planned.choice.estimate
     limit = cpu_limit(here, planned.wanted)

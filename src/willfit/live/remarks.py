@@ -14,8 +14,7 @@ def better_transformer(facts: Facts) -> str | None:
     """Nothing of it is left in the sources of transformers 5.23 and optimum 2.3."""
     if not facts.asked.wants_better_transformer:
         return None
-    architecture = facts.scenario.model.architecture
-    if architecture is not None and not architecture.is_decoder:
+    if facts.has_encoder:
         return (
             "BetterTransformer is gone from transformers and optimum: its fused attention is "
             "attn='sdpa' now. torch's encoder fast path (nn.TransformerEncoder with nested "
@@ -30,10 +29,9 @@ def better_transformer(facts: Facts) -> str | None:
 
 def encoder_fast_path(facts: Facts) -> str | None:
     """For an encoder, what the guide's fast path is today."""
-    architecture = facts.scenario.model.architecture
     if facts.asked.wants_better_transformer or facts.attention != "sdpa":
         return None
-    if architecture is None or architecture.is_decoder:
+    if not facts.has_encoder:
         return None
     return (
         "encoder: attention by SDPA; torch's own encoder fast path is for nn.TransformerEncoder, "

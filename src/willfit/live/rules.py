@@ -57,6 +57,14 @@ class Facts:
         return given or ("eager" if self.support.sdpa is False else "sdpa")
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether some of it reads all positions at once: BERT, ViT, T5, Whisper."""
+        architecture = self.scenario.model.architecture
+        if architecture is None:
+            return not self.scenario.model.model_class.endswith(("ForCausalLM", "LMHeadModel"))
+        return not architecture.is_decoder or bool(architecture.encoder_layers)
+
+    @property
     def half(self) -> DType:
         """The 16-bit type that these GPUs compute in: bfloat16 since compute capability 8.0."""
         old = any(gpu.sm < 80 for gpu in self.gpus)
@@ -246,7 +254,7 @@ def _of_layer(
         yield (
             f"one new token in {dtype.name}",
             attention_shape(
-                attention, dtype, batch=batch, q_len=1, kv_len=context, masked=masked
+                attention, dtype, batch=batch, q_len=1, kv_len=context, masked=bool(masked)
             ),
         )  # fmt: skip
 
