@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from willfit.dtypes import FLOAT16, FLOAT32
+from willfit.dtypes import FLOAT16, FLOAT32, DType
 from willfit.emit.call import Call, Keywords
 from willfit.emit.loading import auto_class, working_dtype
 from willfit.emit.versions import require
-from willfit.errors import WillfitError
+from willfit.errors import InputError, WillfitError
 from willfit.formulas.training.lora import build_adapter
 from willfit.scenario import Lora, Scenario, Training
 
@@ -85,19 +85,23 @@ def _other_method(config: Mapping[str, Any]) -> Call:
     return Call(library="peft", name="get_peft_config", arguments={"config_dict": settings})
 
 
-def keeps_base_dtype(scenario: Scenario) -> bool:
-    """Whether adapters take the base's type rather than PEFT's float32."""
-    lora = _lora_of(scenario)
-    return lora is not None and lora.dtype is not None and lora.dtype is not FLOAT32
+def trainable_dtype(scenario: Scenario) -> DType | None:
+    """Type that what trains is cast to after the adapter is there; None leaves PEFT's choice.
 
-
-def trained_in_float16(scenario: Scenario) -> bool:
-    """Whether fp16 training would meet float16 weights, whose gradients torch does not unscale."""
-    training = scenario.workload.training
+    PEFT makes adapters float32, and leaves a trained head in the base's float16, whose gradients
+    the scaler of fp16 training refuses (torch.amp: 'Attempting to unscale FP16 gradients').
+    """
+    lora, training = _lora_of(scenario), scenario.workload.training
+    if lora is not None and lora.dtype is not None and lora.dtype is not FLOAT32:
+        if training is not None and training.fp16 and lora.dtype is FLOAT16:
+            raise InputError(
+                "fp16 mixed precision cannot train float16 adapters: leave their dtype out"
+            )
+        return lora.dtype
     if training is None or not training.fp16 or working_dtype(scenario) is not FLOAT16:
-        return False
-    lora = _lora_of(scenario)
-    return bool(TASK_TYPES.get(auto_class(scenario)) in HEADS or (lora and lora.modules_to_save))
+        return None
+    head = TASK_TYPES.get(auto_class(scenario)) in HEADS
+    return FLOAT32 if lora is not None and (head or lora.modules_to_save) else None
 
 
 def _lora_of(scenario: Scenario) -> Lora | None:

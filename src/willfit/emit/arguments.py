@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from willfit.emit.adapters import adapter_call, keeps_base_dtype, prepare_call
+from willfit.dtypes import DType
+from willfit.emit.adapters import adapter_call, prepare_call, trainable_dtype
 from willfit.emit.call import Call
 from willfit.emit.generation import KERNELS, generate_call
 from willfit.emit.launch import Launch, environment, launch
@@ -25,8 +26,8 @@ class Arguments:
     """``prepare_model_for_kbit_training``, called with the model first."""
     adapter: Call | None
     """The config for ``get_peft_model``."""
-    adapter_keeps_base_dtype: bool
-    """``autocast_adapter_dtype=False``: adapters take the base's type, not float32."""
+    trainable_dtype: DType | None
+    """Type that parameters with a gradient are cast to once the adapter is there; None: none."""
     merge_adapter: bool
     """``merge_and_unload`` after the adapter is there."""
     freeze: tuple[str, ...]
@@ -57,7 +58,7 @@ def arguments(scenario: Scenario, *, trainer: TrainerClass | None = None) -> Arg
         load=load_call(scenario),
         prepare=prepare_call(scenario),
         adapter=adapter_call(scenario),
-        adapter_keeps_base_dtype=keeps_base_dtype(scenario),
+        trainable_dtype=trainable_dtype(scenario),
         merge_adapter=inference is not None and inference.merge_adapter,
         freeze=training.freeze if training is not None else (),
         sdpa_kernel=_kernel(scenario),

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from willfit.dtypes import FLOAT16
 from willfit.emit.adapters import checkpointing_of
 from willfit.emit.call import Call, Keywords
-from willfit.emit.loading import CAUSAL, auto_class, working_dtype
+from willfit.emit.loading import CAUSAL, CLASSIFIER, auto_class, working_dtype
 from willfit.emit.versions import (
     EVAL_STRATEGY_SINCE,
     MAX_LENGTH_SINCE,
@@ -54,6 +54,9 @@ def training_call(scenario: Scenario, trainer: TrainerClass | None = None) -> Ca
     recent = stack.at_least("transformers", EVAL_STRATEGY_SINCE)
     name = "eval_strategy" if recent else "evaluation_strategy"
     keywords.set(name, "no", "an evaluation is not in the estimate")
+    if auto_class(scenario) == CLASSIFIER:
+        batch = training.micro_batch_size or DEFAULT_BATCH
+        keywords.set("per_device_eval_batch_size", batch, "for the prediction after training")
     keywords.set("save_strategy", "epoch")
     keywords.set("save_total_limit", 1, "the newest checkpoint alone stays on the disk")
     keywords.set("report_to", "none")
@@ -101,7 +104,7 @@ def _batches(training: Training, keywords: Keywords) -> None:
     batch = training.micro_batch_size or DEFAULT_BATCH
     steps = training.gradient_accumulation_steps
     keywords.set("per_device_train_batch_size", batch, "the micro-batch that memory depends on")
-    reason = f"an optimizer step sees {batch * steps} sequences a process"
+    reason = f"{batch * steps} sequences an optimizer step and process" if steps > 1 else ""
     keywords.set("gradient_accumulation_steps", steps, reason)
 
 
