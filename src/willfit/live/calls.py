@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from willfit.dtypes import DType
-from willfit.emit.adapters import adapter_call, keeps_base_dtype
+from willfit.emit.adapters import adapter_call, trainable_dtype
 from willfit.emit.call import Call, Variable
 from willfit.emit.loading import load_call
 from willfit.live.adapter import Adapter
@@ -23,7 +23,8 @@ class Calls:
     """``AutoModelFor….from_pretrained``."""
     adapter: Call | None = None
     """PEFT's configuration, or the reading of a trained adapter."""
-    adapter_keeps_base_dtype: bool = False
+    trainable_dtype: DType | None = None
+    """Type that what trains is cast to once the adapter is there; None leaves PEFT's choice."""
     sdpa_kernel: str | None = None
 
     def settings(self) -> dict[str, Mapping[str, Any]]:
@@ -42,7 +43,7 @@ def calls_of(scenario: Scenario, adapter: Adapter | None) -> Calls:
     return Calls(
         load=load_call(scenario),
         adapter=_adapter(scenario, adapter),
-        adapter_keeps_base_dtype=keeps_base_dtype(scenario),
+        trainable_dtype=trainable_dtype(scenario),
         sdpa_kernel=work.sdpa_kernel if work is not None else None,
     )
 

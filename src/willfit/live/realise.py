@@ -94,9 +94,8 @@ def put_adapter(model: Any, adapter: Adapter, calls: Calls, *, trains: bool) -> 
     """PEFT's model around this one: a new adapter, or one trained before."""
     import peft
 
-    wrap: Any = peft.get_peft_model
     try:
-        adapted = _adapted(model, adapter, calls, wrap)
+        adapted = _adapted(model, adapter, calls)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(
             f"PEFT {peft.__version__} refuses this adapter: {type(error).__name__}: "
@@ -106,17 +105,20 @@ def put_adapter(model: Any, adapter: Adapter, calls: Calls, *, trains: bool) -> 
     return adapted
 
 
-def _adapted(model: Any, adapter: Adapter, calls: Calls, wrap: Any) -> Any:
-    call = calls.adapter
-    if call is None or (adapter.config is not None and hasattr(adapter.config, "peft_type")):
-        config = adapter.config
-    elif adapter.folder is not None:
+def _adapted(model: Any, adapter: Adapter, calls: Calls) -> Any:
+    import peft
+
+    call, wrap = calls.adapter, peft.get_peft_model
+    if call is None or hasattr(adapter.config, "peft_type"):
+        return wrap(model, adapter.config)
+    if adapter.folder is not None:
         return _callee(call)(model, **_arguments(call))
-    else:
-        config = realised(call)
-    if calls.adapter_keeps_base_dtype:
-        return wrap(model, config, autocast_adapter_dtype=False)
-    return wrap(model, config)
+    adapted: Any = wrap(model, realised(call))
+    if calls.trainable_dtype is not None:
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(realised(calls.trainable_dtype))
+    return adapted
 
 
 def _first_line(error: BaseException) -> str:
