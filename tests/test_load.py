@@ -6,16 +6,19 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.support.tiny import tiny
 
 import willfit
+from willfit.devices import context_of
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from willfit.emit.call import Variable
 from willfit.errors import InputError, ModelAccessError, ModelNotFoundError
 from willfit.live.asked import Asked
-from willfit.live.here import Here
+from willfit.live.here import Here, look
 from willfit.live.load import load, plan_load, require_ram
 from willfit.units import GIB, MIB
 
@@ -260,6 +263,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("opt", {"better_transformer": True, "attn": "eager"}, r"contradicts attn='eager'"),
     ("opt", {"quantize": "nf8"}, r"unknown quantisation 'nf8': expected int8, nf4, fp4"),
     ("opt", {"dtype": "int8"}, r"dtype int8 is not a type to load in: use float32.*quantize='int8'"),
+    ("opt", {"context": 0}, r"context is 0: expected a whole number of at least 1"),
+    ("opt", {"max_new_tokens": 64}, r"max_new_tokens 64 is more than context 32"),
     ("opt", {"task": "chat"}, r"unknown task 'chat': expected one of inference"),
     ("opt", {"gpu": "T4", "max_memory": {0: "1GB", 1: "2GB"}}, r"names GPU 1 and there is one GPU, number 0"),
     ("opt", {"max_memory": {"gpu": "1GB"}}, r"max_memory names 'gpu': expected GPU numbers"),
@@ -391,6 +396,54 @@ def test_memory_that_others_hold_counts() -> None:
     assert not plan_load(
         Asked(model="meta-llama/Meta-Llama-3-8B", context=512), free
     ).choice.changes
+
+
+class FakeCuda:
+    """torch.cuda of a machine with one A100, of which this process uses some."""
+
+    free, total = 20 * GIB, 40 * GIB
+    reserved, allocated = 6 * GIB, 4 * GIB
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        properties = SimpleNamespace(
+            name="NVIDIA A100-SXM4-40GB", major=8, minor=0, total_memory=self.total
+        )
+        values: dict[str, Any] = {
+            "is_available": True, "device_count": 1, "get_device_properties": properties,
+            "mem_get_info": (self.free, self.total), "memory_reserved": self.reserved,
+            "memory_allocated": self.allocated,
+        }  # fmt: skip
+        for name, value in values.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+
+
+def test_what_this_process_can_use_again_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 GiB − 20 free − 2 reserved without tensors − its context."""
+    cuda = FakeCuda(monkeypatch)
+    here = look()
+    (gpu,) = here.gpus
+    context = context_of(gpu).nominal_bytes
+    assert here.in_use_bytes == (cuda.total - cuda.free - 2 * GIB - context,)
+    assert (gpu.sm, gpu.capacity_bytes) == (80, cuda.total)
+    planned = plan_load(Asked(model="meta-llama/Meta-Llama-3-8B", context=512), here)
+    assert planned.scenario.machine is not None
+    assert planned.scenario.machine.ram_bytes is not None
+    assert planned.calls().load.arguments["device_map"] == {"": Variable(name="DEVICE", value=0)}
+
+
+def test_adapters_take_the_type_that_they_are_given(folder: Path) -> None:
+    from willfit.scenario import Lora
+
+    given = load(tiny(folder, "llama"), adapter=Lora(r=4, dtype=BFLOAT16), task="train", context=32)
+    usual = load(tiny(folder, "llama"), adapter=Lora(r=4), task="train", context=32)
+    for loaded, dtype in ((given, torch.bfloat16), (usual, torch.float32)):
+        trained = {p.dtype for p in loaded.model.parameters() if p.requires_grad}
+        assert trained == {dtype}
+
+
+def test_a_revision_reaches_the_library() -> None:
+    asked = Asked(model=willfit.find_model("facebook/opt-125m"), revision="abc", context=32)
+    assert plan_load(asked, Here()).calls().load.arguments["revision"] == "abc"
 
 
 def test_better_transformer_s_methods_are_kept(folder: Path) -> None:

@@ -114,6 +114,15 @@ def wanted(asked: Asked, here: Here) -> Wanted:
 
 
 def _refuse(asked: Asked) -> None:
+    for name in ("batch_size", "context", "max_new_tokens", "num_labels"):
+        number = getattr(asked, name)
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise InputError(f"{name} is {number!r}: expected a whole number of at least 1")
+    if asked.context and asked.max_new_tokens and asked.max_new_tokens > asked.context:
+        raise InputError(
+            f"max_new_tokens {asked.max_new_tokens} is more than context {asked.context}, which "
+            "is prompt and new tokens together"
+        )
     if asked.task is not None and asked.task not in TASKS:
         raise InputError(f"unknown task {asked.task[:40]!r}: expected one of {', '.join(TASKS)}")
     if asked.sdpa_kernel not in (None, *SDPA_KERNELS):
@@ -167,7 +176,8 @@ def _machine(
         if not here.gpus:
             return None, ()
         machine = Machine(gpus=here.gpus, in_use_bytes=here.in_use_bytes, ram_bytes=here.ram_bytes)
-        return _capped(machine, budget), ("GPUs and memory in use are those of this machine",)
+        said = "GPUs and memory in use are those of this machine"
+        return _capped(machine, budget), (said, *here.holders)
     from willfit.devices import parse_machine
 
     parsed = parse_machine(asked.gpu)

@@ -37,11 +37,14 @@ class Calls:
         return found
 
 
-def calls_of(scenario: Scenario, adapter: Adapter | None) -> Calls:
+def calls_of(scenario: Scenario, adapter: Adapter | None, revision: str | None = None) -> Calls:
     """The calls on the GPUs planned for."""
     work = scenario.workload.training or scenario.workload.inference
+    load = load_call(scenario)
+    if revision is not None:
+        load = replace(load, arguments={**load.arguments, "revision": revision})
     return Calls(
-        load=load_call(scenario),
+        load=load,
         adapter=_adapter(scenario, adapter),
         trainable_dtype=trainable_dtype(scenario),
         sdpa_kernel=work.sdpa_kernel if work is not None else None,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from willfit.devices import context_of, find_gpu
 from willfit.errors import InputError, MissingLibraryError
+from willfit.live.nvml import live_gpus
 from willfit.scenario import Gpu, Stack
 from willfit.scenario.stack import TESTED, release
+from willfit.units import format_bytes
 
 _LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _USED: Final = Path("/sys/fs/cgroup/memory.current")
@@ -26,6 +29,8 @@ class Here:
     """The CUDA devices that torch sees, in its order."""
     in_use_bytes: tuple[int, ...] = ()
     """What others, and this process's own tensors, hold on each."""
+    holders: tuple[str, ...] = ()
+    """Who else holds memory on them, a sentence each."""
     ram_bytes: int | None = None
     """Host memory that is free now; None where the system does not tell."""
     flash_attn: bool = False
@@ -48,6 +53,7 @@ def look() -> Here:
     return Here(
         gpus=tuple(gpu for gpu, _ in gpus),
         in_use_bytes=tuple(in_use for _, in_use in gpus),
+        holders=tuple(_holders()) if gpus else (),
         ram_bytes=_free_ram(),
         flash_attn=_installed("flash_attn"),
         hub_kernels=_installed("kernels"),
@@ -91,6 +97,21 @@ def _gpus() -> list[tuple[Gpu, int]]:
         own = context_of(gpu).nominal_bytes + cached
         found.append((gpu, max(0, total - free - own)))
     return found
+
+
+def _holders() -> Iterator[str]:
+    """Other processes with memory on a GPU, as the driver counts GPUs; silent without NVML."""
+    try:
+        found = live_gpus()
+    except InputError:
+        return
+    for number, live in enumerate(found):
+        for process in live.processes:
+            if process.pid != os.getpid() and process.used_bytes:
+                yield (
+                    f"process {process.pid} ({process.name}) holds "
+                    f"{format_bytes(process.used_bytes)} of {live.name} {number}"
+                )
 
 
 def _known(properties: Any) -> Gpu:

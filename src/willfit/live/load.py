@@ -93,6 +93,10 @@ class Planned:
         """What will be loaded."""
         return self.choice.scenario
 
+    def calls(self) -> Calls:
+        """The calls on the GPUs planned for."""
+        return calls_of(self.scenario, self.wanted.adapter, self.facts.asked.revision)
+
 
 def plan_load(asked: Asked, here: Here, *, as_given: bool = False) -> Planned:
     """The settings that will be loaded; raises `InputError` on a combination that cannot run."""
@@ -190,9 +194,10 @@ def cpu_limit(here: Here, want: Wanted) -> int | None:
 
 
 def _why(choice: Choice) -> tuple[str, ...]:
-    """Why something was changed."""
+    """Why something was changed, or how close it is."""
     if choice.asked is None:
-        return ()
+        tight = choice.estimate.verdict == "tight"
+        return ("it is tight: what is not known may make it too much",) if tight else ()
     before = choice.asked
     if before.refused is not None:
         return (f"as asked it would be refused: {before.refused}",)
@@ -217,7 +222,7 @@ def _require_fit(planned: Planned) -> None:
 
 def _dry(planned: Planned) -> Loaded:
     """The report alone, with the calls on the GPUs planned for."""
-    return _report(planned, None, None, calls_of(planned.scenario, planned.wanted.adapter))
+    return _report(planned, None, None, planned.calls())
 
 
 def _apply(planned: Planned) -> Loaded:
@@ -225,14 +230,12 @@ def _apply(planned: Planned) -> Loaded:
     require_ram(planned)
     source = source_of(planned.scenario.model)
     adapter = planned.wanted.adapter
-    calls = calls_of(planned.scenario, adapter)
-    calls = calls if planned.facts.here.gpus else on_cpu(calls)
+    calls = planned.calls() if planned.facts.here.gpus else on_cpu(planned.calls())
     model = load_model(source, calls.load)
     if adapter is not None:
         trains = planned.scenario.workload.training is not None
         model = put_adapter(model, adapter, calls, trains=trains)
-    trust = planned.scenario.workload.loading.trust_remote_code
-    tokenizer, without = load_tokenizer(source, trust_remote_code=trust)
+    tokenizer, without = load_tokenizer(source, calls.load)
     return _report(planned, model, tokenizer, calls, (without,) if without else ())
 
 
@@ -241,7 +244,7 @@ def _report(
 ) -> Loaded:
     """What was planned around the model, with the calls here and those on the GPUs planned for."""
     settings = calls.settings()
-    on_target = calls_of(planned.scenario, planned.wanted.adapter).settings()
+    on_target = planned.calls().settings()
     elsewhere = planned.scenario.machine is not None and on_target != settings
     return Loaded(
         model=model,

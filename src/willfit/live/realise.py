@@ -76,14 +76,15 @@ def load_model(source: str, call: Call) -> Any:
     return model
 
 
-def load_tokenizer(source: str, *, trust_remote_code: bool) -> tuple[Any, str | None]:
+def load_tokenizer(source: str, call: Call) -> tuple[Any, str | None]:
     """The tokenizer beside the weights; where there is none, why."""
     import transformers
 
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("*.model")):
         return None, "no tokenizer lies beside the weights"
-    extra = {"trust_remote_code": True} if trust_remote_code else {}
+    same = ("revision", "trust_remote_code")
+    extra = {name: call.arguments[name] for name in same if name in call.arguments}
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **extra), None
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
