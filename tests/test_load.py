@@ -19,7 +19,8 @@ from willfit.emit.call import Variable
 from willfit.errors import InputError, ModelAccessError, ModelNotFoundError
 from willfit.live.asked import Asked
 from willfit.live.here import Here, look
-from willfit.live.load import load, plan_load, require_ram
+from willfit.live.load import load, require_ram
+from willfit.live.planned import plan_load
 from willfit.units import GIB, MIB
 
 torch = pytest.importorskip("torch")

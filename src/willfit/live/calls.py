@@ -11,7 +11,7 @@ from willfit.emit.adapters import adapter_call, trainable_dtype
 from willfit.emit.call import Call, Variable
 from willfit.emit.loading import load_call
 from willfit.live.adapter import Adapter
-from willfit.live.rules import FLASH
+from willfit.live.facts import FLASH
 from willfit.scenario import Scenario
 
 

@@ -13,7 +13,7 @@ from willfit.devices import parse_machine
 from willfit.errors import WillfitError
 from willfit.live.asked import Asked
 from willfit.live.here import Here
-from willfit.live.load import Planned, plan_load
+from willfit.live.planned import Planned, plan_load
 from willfit.units import format_bytes
 
 MACHINES: Final = ("T4", "T4x2", "A100")

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from willfit.errors import InputError
-from willfit.live.asked import describe
 from willfit.live.calls import written
 from willfit.results import Estimate
-from willfit.scenario import Scenario
+from willfit.scenario import Machine, Scenario
 from willfit.units import format_bytes
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -110,3 +109,13 @@ def _peak(estimate: Estimate) -> str:
 def _calls(settings: Settings, indent: str) -> Iterator[str]:
     for call, arguments in settings.items():
         yield indent + written(call, arguments)
+
+
+def describe(machine: Machine) -> str:
+    """``2 × NVIDIA T4 (14.56 GiB)``, with what may be used where that is less."""
+    names = {gpu.name: 0 for gpu in machine.gpus}
+    for gpu in machine.gpus:
+        names[gpu.name] += 1
+    least = min(machine.budget_bytes(index) for index in range(len(machine.gpus)))
+    cards = ", ".join(f"{n} × {name}" if n > 1 else name for name, n in names.items())
+    return f"{cards} ({format_bytes(least)} usable{' each' if len(machine.gpus) > 1 else ''})"

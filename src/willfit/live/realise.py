@@ -60,6 +60,8 @@ def source_of(model: ModelSpec) -> str:
 
 def load_model(source: str, call: Call) -> Any:
     """The real model; a library's refusal is told in one sentence."""
+    import torch
+
     try:
         model = _callee(call)(source, **_arguments(call))
     except OSError as error:
@@ -67,7 +69,9 @@ def load_model(source: str, call: Call) -> Any:
             f"{source} cannot be loaded: {_first_line(error)}; give a local folder, or download "
             "it first where there is internet"
         ) from error
-    except (ValueError, RuntimeError, ImportError, TypeError) as error:
+    except torch.OutOfMemoryError:
+        raise  # its own message is what people look for
+    except Exception as error:  # whatever a library, or an old one beside a new, breaks on
         raise UnsupportedError(
             f"{call.library} refuses {source} with these settings: {type(error).__name__}: "
             f"{_first_line(error)}"

@@ -7,7 +7,8 @@ from typing import Final
 
 from willfit.dtypes import BFLOAT16
 from willfit.formulas.attention import choose_kernel
-from willfit.live.rules import FLASH, Facts, attention_calls
+from willfit.live.facts import FLASH, Facts
+from willfit.live.kernels import attention_calls
 
 
 def better_transformer(facts: Facts) -> str | None:
