@@ -20,7 +20,7 @@ from willfit.errors import InputError, ModelAccessError, ModelNotFoundError
 from willfit.live.asked import Asked
 from willfit.live.here import Here, look
 from willfit.live.load import load, require_ram
-from willfit.live.planned import plan_load
+from willfit.live.planned import cpu_bytes, plan_load
 from willfit.units import GIB, MIB
 
 torch = pytest.importorskip("torch")
@@ -430,6 +430,40 @@ def test_what_this_process_can_use_again_is_not_in_use(monkeypatch: pytest.Monke
     assert planned.scenario.machine is not None
     assert planned.scenario.machine.ram_bytes is not None
     assert planned.calls().load.arguments["device_map"] == {"": Variable(name="DEVICE", value=0)}
+
+
+def test_gpus_that_are_named_and_here_are_those_here() -> None:
+    here = Here(gpus=A100, in_use_bytes=(28 * GIB,), ram_bytes=64 * GIB)
+    same = plan_load(Asked(model="meta-llama/Meta-Llama-3-8B", gpu="A100", context=512), here)
+    assert same.wanted.target_is_here
+    assert same.choice.changes == ("quantize='int8'",)
+    assert same.calls_here() == same.calls()
+
+
+def test_on_other_gpus_placement_is_theirs() -> None:
+    """Planned for two T4 by their limits, loaded on the one card that is here."""
+    here = Here(gpus=A100, in_use_bytes=(0,))
+    asked = Asked(model="meta-llama/Meta-Llama-3-8B", gpu="T4x2", budget="12GiB", context=512)
+    planned = plan_load(asked, here)
+    assert planned.calls().load.arguments["device_map"] == "auto"
+    assert set(planned.calls().load.arguments["max_memory"]) == {0, 1}
+    arguments = planned.calls_here().load.arguments
+    assert arguments["device_map"] == {"": 0}
+    assert "max_memory" not in arguments
+    assert any("loaded on NVIDIA A100" in note for note in planned.notes)
+    flash = Asked(
+        model="meta-llama/Meta-Llama-3-8B", gpu="L4", attn="flash_attention_2", context=512
+    )
+    assert plan_load(flash, here).calls_here().load.arguments["attn_implementation"] == "sdpa"
+
+
+def test_memory_of_a_split_adds_up_on_the_cpu() -> None:
+    def needed(gpu: str) -> int:
+        asked = Asked(model="meta-llama/Meta-Llama-3-8B", gpu=gpu, dtype="float16", context=512)
+        return cpu_bytes(plan_load(asked, Here(), as_given=True).choice.estimate)
+
+    assert needed("A100") <= needed("T4x2") < 1.1 * needed("A100")
+    assert needed("A100") > 2 * 8_030_261_248
 
 
 def test_adapters_take_the_type_that_they_are_given(folder: Path) -> None:

@@ -12,6 +12,7 @@ from willfit.emit.call import Call, Variable
 from willfit.emit.loading import load_call
 from willfit.live.adapter import Adapter
 from willfit.live.facts import FLASH
+from willfit.live.here import Here
 from willfit.scenario import Scenario
 
 
@@ -80,11 +81,22 @@ def _given(config: Any) -> dict[str, Any]:
 
 def on_cpu(calls: Calls) -> Calls:
     """The same calls on a machine without CUDA: all in host memory, and SDPA for flash-attn."""
+    return _elsewhere(calls, "cpu", flash=False)
+
+
+def on_other_gpus(calls: Calls, here: Here) -> Calls:
+    """The same calls on a machine with other GPUs than those planned for."""
+    place: Any = {"": 0} if len(here.gpus) == 1 else "auto"
+    ampere = all(gpu.sm >= 80 for gpu in here.gpus)
+    return _elsewhere(calls, place, flash=ampere and (here.flash_attn or here.hub_kernels))
+
+
+def _elsewhere(calls: Calls, place: Any, *, flash: bool) -> Calls:
     arguments = dict(calls.load.arguments)
     if "device_map" in arguments:
-        arguments["device_map"] = "cpu"
+        arguments["device_map"] = place
     arguments.pop("max_memory", None)
-    if arguments.get("attn_implementation") in FLASH:
+    if arguments.get("attn_implementation") in FLASH and not flash:
         arguments["attn_implementation"] = "sdpa"
     return replace(calls, load=replace(calls.load, arguments=arguments))
 

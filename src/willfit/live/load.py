@@ -8,7 +8,7 @@ from typing import Any
 
 from willfit.errors import InputError
 from willfit.live.asked import Asked
-from willfit.live.calls import Calls, on_cpu
+from willfit.live.calls import Calls
 from willfit.live.here import look
 from willfit.live.loaded import Loaded, describe
 from willfit.live.planned import Planned, cpu_bytes, cpu_limit, plan_load
@@ -97,7 +97,7 @@ def _apply(planned: Planned) -> Loaded:
     require_ram(planned)
     source = source_of(planned.scenario.model)
     adapter = planned.wanted.adapter
-    calls = planned.calls() if planned.facts.here.gpus else on_cpu(planned.calls())
+    calls = planned.calls_here()
     model = load_model(source, calls.load)
     if adapter is not None:
         trains = planned.scenario.workload.training is not None

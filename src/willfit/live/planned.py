@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from willfit.errors import InputError
+from willfit.estimator.spread import strategy_of
 from willfit.live.asked import Asked
-from willfit.live.calls import Calls, calls_of
+from willfit.live.calls import Calls, calls_of, on_cpu, on_other_gpus
 from willfit.live.choose import Choice, choose, with_loading
 from willfit.live.classes import support_of
 from willfit.live.facts import FLASH, HALF, Facts
@@ -37,6 +38,13 @@ class Planned:
     def calls(self) -> Calls:
         """The calls on the GPUs planned for."""
         return calls_of(self.scenario, self.wanted.adapter, self.facts.asked.revision)
+
+    def calls_here(self) -> Calls:
+        """The calls on this machine, which may have other GPUs or none."""
+        here = self.facts.here
+        if not here.gpus:
+            return on_cpu(self.calls())
+        return self.calls() if self.wanted.target_is_here else on_other_gpus(self.calls(), here)
 
 
 def plan_load(asked: Asked, here: Here, *, as_given: bool = False) -> Planned:
@@ -116,13 +124,20 @@ def _acceptable(scenario: Scenario, estimate: Estimate, here: Here, want: Wanted
 
 
 def cpu_bytes(estimate: Estimate) -> int:
-    """What the tensors of an estimate take where there is no GPU to hold them."""
+    """What the tensors of an estimate take where there is no GPU to hold them.
+
+    Parts of a split model add up; of copies there would be one.
+    """
     apart = ("workspaces", "cuda_context", "fragmentation", "other_processes")
-    return max(
-        sum(part.num_bytes for part in phase.components if part.name not in apart)
+    peaks = [
+        max(
+            sum(part.num_bytes for part in phase.components if part.name not in apart)
+            for phase in gpu.phases
+        )
         for gpu in estimate.gpus
-        for phase in gpu.phases
-    )
+    ]
+    split = strategy_of(estimate.scenario) == "device_map"
+    return (sum(peaks) if split else max(peaks)) + estimate.off_gpu_bytes
 
 
 def cpu_limit(here: Here, want: Wanted) -> int | None:

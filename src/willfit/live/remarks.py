@@ -125,15 +125,25 @@ def flash_pads_nothing(facts: Facts) -> str | None:
 
 def on_machine_given(facts: Facts) -> str | None:
     """A GPU was named; it need not be here."""
-    if facts.asked.gpu is None or facts.here.gpus:
+    if facts.asked.gpu is None or facts.gpus == facts.here.gpus:
         return None
-    return f"{facts.asked.gpu} is not here: the plan is for it, and a model is loaded on the CPU"
+    there = ", ".join(gpu.name for gpu in facts.here.gpus) or "the CPU"
+    return f"{facts.asked.gpu} is not here: the plan is for it, and a model is loaded on {there}"
+
+
+def flash_needs_its_package(facts: Facts) -> str | None:
+    """The library imports flash-attn, or fetches its kernels, only on a GPU."""
+    if facts.attention not in FLASH or facts.here.gpus:
+        return None
+    package = "install flash-attn there (or kernels, which fetches it from the Hub)"
+    return f"{facts.attention} is for GPUs and runs as SDPA on the CPU: {package}"
 
 
 Remark = Callable[[Facts], "str | None"]
 
 REMARKS: Final[tuple[Remark, ...]] = (
     on_machine_given,
+    flash_needs_its_package,
     better_transformer,
     encoder_fast_path,
     no_sdpa,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from willfit.devices import context_of
+from willfit.devices import context_of, parse_machine
 from willfit.dtypes import DType, parse_dtype
 from willfit.errors import InputError
 from willfit.formulas.weights import loading_dtype
 from willfit.live.adapter import Adapter, read_adapter
 from willfit.live.asked import TASKS, Asked, max_memory_of, quantization_of, refuse
 from willfit.live.here import Here
-from willfit.scenario import Inference, Loading, Machine, ModelSpec, Scenario, Training, Workload
+from willfit.scenario import (
+    Gpu,
+    Inference,
+    Loading,
+    Machine,
+    ModelSpec,
+    Scenario,
+    Training,
+    Workload,
+)
 from willfit.scenario.workload import SdpaKernel
 from willfit.units import parse_bytes
 
@@ -57,7 +67,7 @@ def wanted(asked: Asked, here: Here) -> Wanted:
         adapter=adapter,
         fixed=frozenset(given),
         budget_bytes=budget,
-        target_is_here=asked.gpu is None,
+        target_is_here=asked.gpu is None or (machine is not None and machine.gpus == here.gpus),
         notes=assumptions,
     )
 
@@ -97,16 +107,20 @@ def _machine(
     asked: Asked, here: Here, budget: int | None
 ) -> tuple[Machine | None, tuple[str, ...]]:
     """The GPUs to plan for, each with what others and the budget leave of it."""
-    if asked.gpu is None:
-        if not here.gpus:
-            return None, ()
-        machine = Machine(gpus=here.gpus, in_use_bytes=here.in_use_bytes, ram_bytes=here.ram_bytes)
-        said = "GPUs and memory in use are those of this machine"
-        return _capped(machine, budget), (said, *here.holders)
-    from willfit.devices import parse_machine
+    if asked.gpu is not None:
+        parsed = parse_machine(asked.gpu)
+        if not _are_here(parsed.gpus, here):
+            return _capped(Machine(gpus=parsed.gpus), budget), parsed.assumptions
+    if not here.gpus:
+        return None, ()
+    machine = Machine(gpus=here.gpus, in_use_bytes=here.in_use_bytes, ram_bytes=here.ram_bytes)
+    said = "GPUs and memory in use are those of this machine"
+    return _capped(machine, budget), (said, *here.holders)
 
-    parsed = parse_machine(asked.gpu)
-    return _capped(Machine(gpus=parsed.gpus), budget), parsed.assumptions
+
+def _are_here(gpus: Sequence[Gpu], here: Here) -> bool:
+    """Whether the GPUs that were named are those of this machine."""
+    return [gpu.name for gpu in gpus] == [gpu.name for gpu in here.gpus]
 
 
 def _capped(machine: Machine, budget: int | None) -> Machine:
