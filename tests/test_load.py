@@ -271,7 +271,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("opt", {"max_memory": {"gpu": "1GB"}}, r"max_memory names 'gpu': expected GPU numbers"),
     ("opt", {"gpu": "T4", "budget": "ten"}, r"cannot read 'ten' as an amount"),
     ("opt", {"adapter": 8}, r"adapter is a int: expected 'lora', a LoraConfig"),
-    ("llama", {"adapter": {"r": 8, "target_modules": ["nothing"]}}, r"PEFT .* refuses this adapter"),
+    ("llama", {"adapter": {"r": 8, "target_modules": ["nothing"]}}, r"is called nothing: it has down_proj"),
+    ("llama", {"adapter": {"r": 8, "alpha": 16}}, r"PEFT .* refuses this adapter: TypeError: .*'alpha'"),
 ]  # fmt: skip
 
 

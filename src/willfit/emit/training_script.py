@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from willfit.dtypes import DType
@@ -130,6 +131,9 @@ def _reader(script: Script) -> list[str]:
 
 def _model(script: Script, scenario: Scenario, given: Arguments, training: Training) -> list[str]:
     lines = model_lines(script, scenario, given)
+    if training.fp16:
+        half = "torch.float16 if ON_GPU else torch.float32"
+        lines = [_HALF.sub(rf"    \1={half},", line) for line in lines]
     lines += pad_lines(scenario)
     lines.append("model.config.use_cache = False  # no keys and values are kept in training")
     if given.freeze:
@@ -153,11 +157,10 @@ def _adapted(script: Script, given: Arguments, training: Training) -> list[str]:
 
 
 def _cast(dtype: DType, training: Training) -> list[str]:
-    scaled = bool(training.fp16)
-    why = "fp16 training scales float32 gradients alone" if scaled else "the adapter's type"
+    why = "fp16 training scales float32 gradients alone" if training.fp16 else "the adapter's type"
     return [
         f"for parameter in model.parameters():  # {why}",
-        f"    if parameter.requires_grad{' and ON_GPU' if scaled else ''}:",
+        "    if parameter.requires_grad:",
         f"        parameter.data = parameter.data.to(torch.{dtype.name})",
     ]
 
@@ -221,7 +224,13 @@ def _arguments(script: Script, given: Arguments) -> list[str]:
     if given.launch.strategy not in ("fsdp", "zero1", "zero2", "zero3"):
         more.append("    use_cpu=not ON_GPU,")
     lines[-1:] = [*more, ")"]
-    return [line.replace("fp16=True", "fp16=ON_GPU") for line in lines]
+    return [_GPU_ALONE.sub(r"\1=ON_GPU", line) for line in lines]
+
+
+_GPU_ALONE: Final = re.compile(r"\b(fp16|activation_offloading)=True")
+"""Settings that the libraries refuse without an accelerator."""
+_HALF: Final = re.compile(r"^    (dtype|torch_dtype)=torch\.float16,")
+"""float16 weights, which only train under the scaler of ``fp16``; a CPU has it not."""
 
 
 def _trainer(script: Script, scenario: Scenario, trainer: TrainerClass) -> list[str]:
