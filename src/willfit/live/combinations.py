@@ -158,7 +158,7 @@ COMBINATIONS: Final[tuple[Combination, ...]] = (
     _bits("t5-11b-int8-bf16", "T5-11b in LLM.int8, bfloat16", model="google-t5/t5-11b",
           quantize="int8", dtype="bfloat16"),
     _bits("gemma-2-9b-int8", "Gemma-2-9b in LLM.int8", model="google/gemma-2-9b",
-          quantize="int8", dtype="float16"),
+          quantize="int8", dtype="bfloat16"),
     _bits("llama-3-8b-int8", "Llama-3-8B in LLM.int8", model=LLAMA, quantize="int8",
           dtype="float16"),
     _kernel("sdpa-flash", "in float16", dtype="float16"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from willfit.changes.loading import in_range
 from willfit.dtypes import BFLOAT16, FLOAT16, DType
 from willfit.formulas.weights import loading_dtype
 from willfit.live.asked import Asked
@@ -58,6 +59,16 @@ class Facts:
 
     @property
     def half(self) -> DType:
-        """The 16-bit type that these GPUs compute in: bfloat16 since compute capability 8.0."""
+        """The 16-bit type that these GPUs compute in: bfloat16 since compute capability 8.0.
+
+        Before that float16, unless the model's activations leave its range.
+        """
         old = any(gpu.sm < 80 for gpu in self.gpus)
-        return FLOAT16 if old or self.scenario.model.stored_dtype is FLOAT16 else BFLOAT16
+        if self.scenario.model.stored_dtype is FLOAT16:
+            return FLOAT16
+        return FLOAT16 if old and self.overflows is None else BFLOAT16
+
+    @property
+    def overflows(self) -> str | None:
+        """Why float16 is too narrow for this model, in words."""
+        return in_range(self.scenario)

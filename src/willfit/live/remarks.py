@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from willfit.dtypes import BFLOAT16
+from willfit.dtypes import BFLOAT16, FLOAT16
 from willfit.formulas.attention import choose_kernel
 from willfit.live.facts import FLASH, Facts
 from willfit.live.kernels import attention_calls
@@ -81,6 +81,8 @@ def emulated_bfloat16(facts: Facts) -> str | None:
         return None
     if facts.scenario.model.keep_in_fp32:
         return f"{old.name} emulates bfloat16, slowly"
+    if facts.overflows is not None:
+        return f"{old.name} emulates bfloat16, slowly, but {facts.overflows}"
     return f"{old.name} emulates bfloat16, slowly: dtype='float16' is the type it computes in"
 
 
@@ -139,6 +141,13 @@ def flash_needs_its_package(facts: Facts) -> str | None:
     return f"{facts.attention} is for GPUs and runs as SDPA on the CPU: {package}"
 
 
+def too_narrow(facts: Facts) -> str | None:
+    """Some models' activations do not fit in float16, whatever their weights do."""
+    if facts.dtype is not FLOAT16 or facts.overflows is None:
+        return None
+    return f"{facts.overflows}: dtype='bfloat16' is safe, though GPUs before sm_80 emulate it"
+
+
 Remark = Callable[[Facts], "str | None"]
 
 REMARKS: Final[tuple[Remark, ...]] = (
@@ -150,6 +159,7 @@ REMARKS: Final[tuple[Remark, ...]] = (
     kernel_taken,
     kernel_forced,
     emulated_bfloat16,
+    too_narrow,
     int8_inputs,
     compute_type,
     kept_in_float32,
