@@ -31,8 +31,11 @@ _TEXT_CLASSES: Final = (
 )  # fmt: skip
 
 
-def inference_script(scenario: Scenario) -> str:
-    """A script over a list of texts, in batches of the scenario's size."""
+def inference_script(scenario: Scenario, *, to_file: bool = False) -> str:
+    """A script over a list of texts, in batches of the scenario's size.
+
+    ``to_file`` writes the results to a file, as replicas always do.
+    """
     inference = scenario.workload.inference
     _refuse(scenario, inference)
     given, script = arguments(scenario), Script()
@@ -53,7 +56,7 @@ def inference_script(scenario: Scenario) -> str:
     script.add(*adapter_lines(script, given, path="ADAPTER"))
     script.add("model.eval()")
     if inference is not None:
-        _run(script, scenario, given)
+        _run(script, scenario, given, to_file=to_file)
     return script.text(
         heading(scenario, _doing(scenario), _launch_words(given)), environment_lines(given)
     )
@@ -95,12 +98,11 @@ def _inputs(scenario: Scenario, given: Arguments, inference: Inference) -> list[
     ]
 
 
-def _run(script: Script, scenario: Scenario, given: Arguments) -> None:
+def _run(script: Script, scenario: Scenario, given: Arguments, *, to_file: bool) -> None:
     step = _step(scenario, given)
     kernel = kernel_lines(script, given)
     if kernel:
         step = [*kernel, *indented(step)]
-    replicas = given.launch.starter == "replicas"
     script.add(
         "results = []",
         "for start in range(0, len(TEXTS), BATCH_SIZE):",
@@ -114,11 +116,13 @@ def _run(script: Script, scenario: Scenario, given: Arguments) -> None:
             ]
         ),
     )
-    if replicas:
+    replicas = given.launch.starter == "replicas"
+    if replicas or to_file:
+        name = 'f"results-{RANK}.jsonl"' if replicas else '"results-0.jsonl"'
         script.modules.add("json")
         script.add(
             "# The process ends here, and with it every byte on its GPU.",
-            'with open(f"results-{RANK}.jsonl", "w", encoding="utf-8") as file:',
+            f'with open({name}, "w", encoding="utf-8") as file:',
             '    file.writelines(json.dumps(result) + "\\n" for result in results)',
         )
     else:

@@ -17,7 +17,7 @@ from willfit.formulas.inference.settings import fill_defaults
 from willfit.formulas.timing.anatomy import Anatomy, anatomy_of
 from willfit.formulas.timing.communication import sent_bytes
 from willfit.formulas.timing.efficiency import FAST, NOMINAL, SLOW, Efficiency
-from willfit.formulas.timing.forward import Tokens
+from willfit.formulas.timing.forward import FUSED_4BIT_SINCE, SPLITS_SINCE, Tokens
 from willfit.formulas.timing.generation import adapter_work, generation
 from willfit.formulas.timing.lengths import Padded, of_equal, packed, padded
 from willfit.formulas.timing.rates import Rates, rates_of
@@ -160,7 +160,12 @@ def _prepare(scenario: Scenario) -> _Prepared:
     weights = load_weights(model, scenario.workload.loading, scenario.stack)
     return _Prepared(
         weights=weights,
-        anatomy=anatomy_of(model, model.architecture, weights),
+        anatomy=anatomy_of(
+            model,
+            model.architecture,
+            weights,
+            fuses_4bit=scenario.stack.at_least("bitsandbytes", FUSED_4BIT_SINCE),
+        ),
         keep=(scenario.model,),
     )
 
@@ -244,7 +249,7 @@ def _infer(scenario: Scenario, prepared: _Prepared) -> Timing:
     first = [_alike(prefill, gpus, level) for level in _LEVELS]
     later = [_alike(decode, gpus, level) for level in _LEVELS] if decode is not None else None
     return _inferred(scenario, settings.batch, settings.new_tokens, prefill, decode, first, later,
-                     (*settings.assumptions, f"attention kernel {kernel}"))  # fmt: skip
+                     (*settings.assumptions, f"attention kernel {kernel.removesuffix('_split')}"))  # fmt: skip
 
 
 def _alike(work: Work, gpus: tuple[Gpu | None, ...], level: Efficiency) -> Cost:

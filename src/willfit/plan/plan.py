@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from willfit.changes import Change, changes_for, why_not
+from willfit.changes import Change, Quality, changes_for, why_not
 from willfit.errors import InputError, WillfitError
 from willfit.estimator import estimate
 from willfit.plan.clock import Clock
@@ -50,7 +50,9 @@ def plan(
         goal=goal,
         job=job or Job(),
         top=top,
-        changes=tuple(changes if changes is not None else changes_for(scenario)),
+        changes=tuple(
+            changes if changes is not None else changes_for(scenario, spends=True, ahead=True)
+        ),
         estimating=estimating or (lambda asked: estimate(asked, trace=trace)),
         traced=trace,
     )
@@ -85,9 +87,7 @@ class _Planner:
 
     def planning(self) -> Planning:
         baseline = self.baseline
-        found = self._search(self._within_time)
-        if found.verdict == "does_not_fit" and self.job.time_limit_seconds is not None:
-            found = self._search(self.judge)
+        found = self._search()
         plans = tuple(self._confirmed(found))
         return Planning(
             goal=self.goal,
@@ -100,12 +100,24 @@ class _Planner:
             not_applicable=dict(why_not(self.scenario)),
         )
 
-    def _search(self, judge: Callable[[Scenario], Judgement | None]) -> Found:
-        timed = self.job.time_limit_seconds is not None and judge is not self.judge
-        if self.goal == "fastest":
-            return fastest(self.scenario, self.changes, judge, self.clock.seconds, 2 * self.top)
-        changes = [change for change in self.changes if timed or not change.spends]
-        return smallest(self.scenario, changes, judge, self.clock.seconds)
+    def _search(self) -> Found:
+        """In memory, and in time where a limit was given; the fastest where that cannot be met.
+
+        For time nothing is given up that the model would learn or read.
+        """
+        seconds = self.clock.seconds
+        if self.goal == "smallest-change" and self.job.time_limit_seconds is None:
+            thrifty = [change for change in self.changes if not change.spends]
+            return smallest(self.scenario, thrifty, self.judge, seconds)
+        mild = [change for change in self.changes if change.quality < Quality.REAL]
+        if self.goal == "smallest-change":
+            found = smallest(self.scenario, mild, self._within_time, seconds)
+            if found.verdict != "does_not_fit":
+                return found
+        found = fastest(self.scenario, mild, self.judge, seconds, 2 * self.top)
+        if found.verdict != "does_not_fit":
+            return found
+        return smallest(self.scenario, self.changes, self.judge, seconds)
 
     def _within_time(self, scenario: Scenario) -> Judgement | None:
         """Too slow for the limit does not fit either."""
@@ -137,9 +149,7 @@ class _Planner:
         return Plan(
             steps=tuple(
                 Step(change=change, saves_bytes=before - after)
-                for change, before, after in zip(
-                    candidate.changes, peaks, peaks[1:], strict=False
-                )
+                for change, before, after in zip(candidate.changes, peaks, peaks[1:], strict=False)
             ),
             scenario=candidate.scenario,
             estimate=final,

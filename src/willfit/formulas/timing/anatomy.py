@@ -12,12 +12,13 @@ from willfit.scenario.workload import Quantization
 
 RMS_OPERATORS = 8
 """RMSNorm in Python: to, pow, mean, add, rsqrt, mul, to, mul (transformers `LlamaRMSNorm`)."""
-LAYER_OPERATORS = 25
-"""Other operators of a decoder layer: rotary embedding of q and k 14, views and transposes 4, two
-of the cache, attention 1, two residual sums, activation and product 2 (`LlamaDecoderLayer`)."""
-MODEL_OPERATORS = 120
-"""Operators around the layers: embedding, rotary tables, mask, last norm, head and, in generation,
-the choice of the next token with its stopping criteria (generation/utils.py `_sample`)."""
+LAYER_OPERATORS = 11
+"""Other operators of a layer: views and transposes 4, two of the cache, attention 1, two residual
+sums, activation and product 2 (`LlamaDecoderLayer`)."""
+ROTARY_OPERATORS = 14
+"""Rotary embedding of q and k: two products, slices, a negation, a concatenation and a sum each."""
+MODEL_OPERATORS = 40
+"""Operators around the layers: embedding, rotary tables, mask, last norm, head."""
 EXPERT_OPERATORS = 20
 """Operators of a routed layer whose experts run in one grouped product (transformers 5)."""
 RMS_NORM_BYTES = 30
@@ -52,6 +53,9 @@ class Anatomy:
     """How bitsandbytes computes the quantised products, None where it does not."""
     stored_method: str | None
     """Quantisation that the checkpoint is stored in."""
+    stored_bits: float
+    fuses_4bit: bool
+    """Whether bitsandbytes has kernels that multiply several rows with 4-bit weights."""
     num_experts: int
     experts_per_token: int
     weight_bytes: int
@@ -64,32 +68,37 @@ class Anatomy:
         return self.quantization.compute_dtype or FLOAT32
 
 
-def anatomy_of(model: ModelSpec, architecture: Architecture, weights: LoadedWeights) -> Anatomy:
+def anatomy_of(
+    model: ModelSpec, architecture: Architecture, weights: LoadedWeights, *, fuses_4bit: bool = True
+) -> Anatomy:
     """The anatomy of a model with its weights as loaded."""
     routed = [g.mlp for g in architecture.layers if g.mlp is not None and g.mlp.num_experts]
+    rotary = any("rope" in key or "rotary" in key for key in model.config)
     return Anatomy(
         architecture=architecture,
         products=tuple(p for p in products_of(model, weights) if p.part != "other"),
-        decoder=_stack(architecture, architecture.layers),
-        encoder=_stack(architecture, architecture.encoder_layers)
+        decoder=_stack(architecture, architecture.layers, rotary=rotary),
+        encoder=_stack(architecture, architecture.encoder_layers, rotary=rotary)
         if architecture.encoder_layers
         else None,
         dtype=weights.dtype,
         quantization=weights.arithmetic,
         stored_method=model.quantization.method if model.quantization else None,
+        stored_bits=model.quantization.bits if model.quantization else 0,
+        fuses_4bit=fuses_4bit,
         num_experts=routed[0].num_experts if routed else 0,
         experts_per_token=routed[0].experts_per_token if routed else 0,
         weight_bytes=weights.weight_bytes + weights.quantization_state_bytes,
     )
 
 
-def _stack(architecture: Architecture, groups: tuple[LayerGroup, ...]) -> Stack:
+def _stack(architecture: Architecture, groups: tuple[LayerGroup, ...], *, rotary: bool) -> Stack:
     return Stack(
         layers=sum(group.count for group in groups),
         mixers=tuple((g.count, g.attention) for g in groups if g.attention is not None),
         recurrent_layers=sum(group.count for group in groups if group.recurrent is not None),
         elementwise_bytes=sum(g.count * _elementwise(architecture, g) for g in groups),
-        operators=sum(g.count * _operators(architecture, g) for g in groups),
+        operators=sum(g.count * _operators(architecture, g, rotary=rotary) for g in groups),
     )
 
 
@@ -115,7 +124,11 @@ def _elementwise(architecture: Architecture, group: LayerGroup) -> float:
     return float(moved)
 
 
-def _operators(architecture: Architecture, group: LayerGroup) -> float:
+def _operators(architecture: Architecture, group: LayerGroup, *, rotary: bool) -> float:
     norm = RMS_OPERATORS if architecture.rms_norm else 1
+    norms = architecture.norms_per_layer
+    if group.attention is not None and group.attention.qk_norm:
+        norms += 2
     routed = EXPERT_OPERATORS if group.mlp is not None and group.mlp.num_experts else 0
-    return float(norm * architecture.norms_per_layer + LAYER_OPERATORS + routed)
+    turned = ROTARY_OPERATORS if rotary else 0
+    return float(norm * norms + LAYER_OPERATORS + turned + routed)

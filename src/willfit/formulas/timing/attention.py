@@ -68,7 +68,8 @@ def attention_forward(
             keys = keys * attention.window / kv_len
         return Scores(attention_flops(pairs, batch, attention), size * (queries + keys))
     scores = batch * attention.num_heads * q_len * kv_len
-    repeated = keys * attention.num_heads / attention.num_kv_heads
+    groups = attention.num_heads / attention.num_kv_heads
+    repeated = keys * groups if groups > 1 else 0.0
     flops = attention_flops(q_len * kv_len, batch, attention)
     moved = scores * EAGER_FORWARD_BYTES * size / 2 + size * (queries + keys + 2 * repeated)
     return Scores(flops, moved)

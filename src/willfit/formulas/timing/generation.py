@@ -10,7 +10,7 @@ from willfit.formulas.inference.logits import LAST_ONLY_SINCE
 from willfit.formulas.inference.settings import Settings
 from willfit.formulas.kv_cache import kv_cache
 from willfit.formulas.timing.anatomy import Anatomy
-from willfit.formulas.timing.forward import Tokens, Types, forward
+from willfit.formulas.timing.forward import UNFUSED, Tokens, Types, forward
 from willfit.formulas.timing.products import Part
 from willfit.formulas.timing.rates import Rates
 from willfit.formulas.timing.work import Piece, Work, total
@@ -20,7 +20,10 @@ from willfit.scenario.workload import Inference
 ADAPTER_OPERATORS = 6
 """Operators of one LoRA layer: cast, A, B, scale, sum, cast (peft 0.21.2 lora/layer.py)."""
 EXPANDED_SINCE = "4.48"
-"""transformers release whose SDPA path no longer copies K and V to all heads."""
+"""transformers release that no longer copies K and V to all heads before a fused kernel."""
+TOKEN_OPERATORS = 80.0
+"""Operators of choosing a token: logits processed, argmax or sampling, stopping criteria, inputs of
+the next step (generation/utils.py `_sample`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,9 @@ def _decode(
     tokens = Tokens(batch=batch, q_len=1, kv_len=context, kept=batch)
     passes = total(forward(anatomy, part, tokens, types, rates, kernel=kernel) for part in _PARTS)
     traffic, host = _cache_traffic(anatomy, inference, settings, stack, context, kernel=kernel)
-    return passes + Work(pieces=(Piece("memory", 0.0, 0.0, traffic),), host_bytes=host)
+    return passes + Work(
+        pieces=(Piece("cache", 0.0, 0.0, traffic),), operators=TOKEN_OPERATORS, host_bytes=host
+    )
 
 
 def _cache_traffic(
@@ -120,8 +125,8 @@ def _cache_traffic(
 
     Dynamic: ``torch.cat`` reads and writes it all, 2×. Static: attention reads the places that
     are still empty too. Quantised: 4 bit read, the whole written in the model's type. Offloaded:
-    every layer but two comes over PCIe. K and V copied to all query heads (SDPA before 4.48,
-    or with a mask): 2× that size.
+    every layer but two comes over PCIe. K and V copied to all query heads (before 4.48, or with
+    a mask): 2× that size.
     """
     architecture = anatomy.architecture
     cache = kv_cache(
@@ -141,7 +146,7 @@ def _cache_traffic(
     if inference.cache == "static":
         moved += held * max(settings.context_len / context - 1.0, 0.0)
     copied = inference.padded or not stack.at_least("transformers", EXPANDED_SINCE)
-    if kernel in ("efficient", "flash", "cudnn") and copied:
+    if kernel not in UNFUSED and copied:
         moved += 2 * held * _groups(anatomy)
     host = held if inference.cache == "offloaded" else 0.0
     return moved, host

@@ -87,7 +87,7 @@ def cost(work: Work, rates: Rates, efficiency: Efficiency) -> Cost:
     return Cost(
         compute=compute,
         bandwidth=bandwidth,
-        launch=launch,
+        launch=launch * rates.host,
         pcie=work.host_bytes / (rates.pcie * efficiency.link),
         disk=work.disk_bytes / DISK_BYTES_PER_S,
     )
