@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.support.tiny import tiny
 
 import willfit
+from willfit.changes import changes_for
 from willfit.devices import context_of
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from willfit.emit.call import Variable
@@ -21,6 +23,8 @@ from willfit.live.asked import Asked
 from willfit.live.here import Here, look
 from willfit.live.load import load, require_ram
 from willfit.live.planned import cpu_bytes, plan_load
+from willfit.live.wanted import wanted
+from willfit.plan import plan
 from willfit.units import GIB, MIB
 
 torch = pytest.importorskip("torch")
@@ -351,11 +355,28 @@ def test_the_host_takes_what_nothing_else_makes_fit() -> None:
     assert set(arguments["max_memory"]) == {0, "cpu"}
 
 
+def quantized_first(scenario: Any) -> str:
+    """What `willfit.plan` ranks first among the changes that loading can make."""
+    loads = [c for c in changes_for(scenario) if c.setting in ("dtype", "quantize")]
+    (step,) = plan(scenario, changes=loads).plans[0].steps
+    return str(step.change.id)
+
+
+def test_the_plan_s_first_is_taken_with_its_reason() -> None:
+    asked = Asked(model="meta-llama/Meta-Llama-3-8B", gpu="T4", context=512)
+    choice = plan_load(asked, Here()).choice
+    scenario = wanted(asked, Here()).scenario
+    assert choice.changes == (quantized_first(scenario).replace("=", "='") + "'",)
+    (reason,) = choice.reasons
+    assert re.search(r": saves \d\.\d\d GiB; 8-bit weights", reason)
+
+
 def test_a_budget_is_what_each_gpu_may_take() -> None:
     loaded = load(
         "meta-llama/Meta-Llama-3-8B", gpu="A100", budget="10GiB", context=512, dry_run=True
     )
-    assert loaded.changes == ("quantize='int8'",)
+    (change,) = loaded.changes
+    assert change.startswith("quantize=")
     assert loaded.estimate.binding.budget_bytes == 10 * GIB
     assert loaded.estimate.binding.peak.device_bytes <= 10 * GIB
     two = load("meta-llama/Meta-Llama-3-8B", gpu="T4x2", budget="9GiB", context=512, dry_run=True)
@@ -391,7 +412,8 @@ def test_memory_that_others_hold_counts() -> None:
     """Llama-3-8B in bfloat16 takes 15.6 GiB of an A100's 39.25, and 11.25 are free."""
     here = Here(gpus=A100, in_use_bytes=(28 * GIB,))
     planned = plan_load(Asked(model="meta-llama/Meta-Llama-3-8B", context=512), here)
-    assert planned.choice.changes == ("quantize='int8'",)
+    assert planned.choice.changes
+    assert planned.choice.estimate.fits
     assert planned.choice.asked is not None
     assert not planned.choice.asked.fits
     free = Here(gpus=A100, in_use_bytes=(0,))
@@ -437,7 +459,9 @@ def test_gpus_that_are_named_and_here_are_those_here() -> None:
     here = Here(gpus=A100, in_use_bytes=(28 * GIB,), ram_bytes=64 * GIB)
     same = plan_load(Asked(model="meta-llama/Meta-Llama-3-8B", gpu="A100", context=512), here)
     assert same.wanted.target_is_here
-    assert same.choice.changes == ("quantize='int8'",)
+    assert same.choice.changes
+    assert same.scenario.machine is not None
+    assert same.scenario.machine.in_use_bytes == (28 * GIB,)
     assert same.calls_here() == same.calls()
 
 

@@ -206,8 +206,9 @@ def document() -> str:
 
 The same four with `--trace`: the real modelling code on fake tensors, its allocations replayed
 through PyTorch's allocator. What is allocated at a card's peak differs from the formulas by at most
-{format_bytes(furthest(traces))}; what the allocator keeps in pieces that no tensor fits comes on top, and that only
-the trace sees: up to {format_bytes(in_pieces(traces))}, with Gemma's eager attention.
+{format_bytes(furthest(traces))}. What the allocator keeps in pieces that no tensor fits comes on
+top, and only the trace sees it: up to {format_bytes(in_pieces(traces))}, with Gemma's eager
+attention.
 
 | model | how | GPU 0 | GPU 1 | verdict |
 |---|---|---|---|---|

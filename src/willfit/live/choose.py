@@ -1,6 +1,6 @@
-"""The least change under which a model fits: 16 bit, then 8, then 4, then part of it on the host.
+"""The least change under which a model fits: a plan's, else one of a few that no plan makes.
 
-What is given stays as it is. `choose` is the one call that a plan would take the place of.
+What is given stays as it is.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from willfit.changes import changes_for
 from willfit.devices import context_of
 from willfit.dtypes import BFLOAT16, FLOAT16, DType
 from willfit.errors import InputError, UnsupportedError
 from willfit.estimator import estimate
 from willfit.formulas.weights import loading_dtype
+from willfit.plan import plan
+from willfit.plan.result import Step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Quantization, Scenario
+from willfit.units import format_bytes
 
 _HALF: Final = (FLOAT16, BFLOAT16)
 Judge = Callable[[Scenario, Estimate], bool]
@@ -33,6 +37,12 @@ class Choice:
     fits: bool = True
     asked: Estimate | None = None
     """The estimate of what was asked for, where that does not fit."""
+    reasons: tuple[str, ...] = ()
+    """What each change saves and costs, where a plan made it."""
+
+
+_LOADS: Final = frozenset({"dtype", "quantize", "bnb_4bit_compute_dtype"})
+"""Settings of changes that loading alone can make."""
 
 
 def choose(
@@ -47,6 +57,9 @@ def choose(
     first = estimate(scenario, search_limits=False)
     if judge(scenario, first):
         return Choice(scenario=scenario, estimate=first)
+    planned = _planned(scenario, fixed, allowed, first)
+    if planned is not None:
+        return planned
     for changes, candidate in candidates(scenario, fixed, half):
         if not allowed(candidate):
             continue
@@ -57,6 +70,32 @@ def choose(
         if judge(candidate, found):
             return Choice(scenario=candidate, estimate=found, changes=changes, asked=first)
     return Choice(scenario=scenario, estimate=first, fits=False)
+
+
+def _planned(
+    scenario: Scenario, fixed: frozenset[str], allowed: Callable[[Scenario], bool], asked: Estimate
+) -> Choice | None:
+    """The best plan of changes that loading can make; None where there is none."""
+    if scenario.machine is None:
+        return None
+    free = _LOADS - fixed
+    changes = [change for change in changes_for(scenario) if change.setting in free]
+    for found in plan(scenario, changes=changes).plans:
+        if found.steps and allowed(found.scenario):
+            before, after = scenario.workload.loading, found.scenario.workload.loading
+            return Choice(
+                scenario=found.scenario,
+                estimate=found.estimate,
+                changes=_words(before, after),
+                asked=asked,
+                reasons=tuple(map(_reason, found.steps)),
+            )
+    return None
+
+
+def _reason(step: Step) -> str:
+    saves = f"{step.change.title}: saves {format_bytes(step.saves_bytes)}"
+    return f"{saves}; {step.change.quality_reason}" if step.change.quality_reason else saves
 
 
 def candidates(
@@ -133,5 +172,6 @@ def _words(before: Loading, after: Loading) -> tuple[str, ...]:
     if after.dtype != before.dtype and after.dtype is not None:
         words.append(f"dtype='{after.dtype.name}'")
     if after.quantization is not None and before.quantization is None:
-        words.append(f"quantize='{after.quantization.scheme}'")
+        double = "-double" if after.quantization.double_quant else ""
+        words.append(f"quantize='{after.quantization.scheme}{double}'")
     return tuple(words)

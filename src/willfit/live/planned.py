@@ -71,7 +71,7 @@ def plan_load(asked: Asked, here: Here, *, as_given: bool = False) -> Planned:
         wanted=want,
         choice=choice,
         as_given=as_given,
-        notes=(*want.notes, *notes, *more, *remarks(facts), *_why(choice)),
+        notes=(*want.notes, *notes, *more, *remarks(facts), *_why(choice), *choice.reasons),
     )
 
 
