@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from willfit.errors import InputError
+from willfit.errors import InputError, WillfitError
 from willfit.live.asked import Asked
 from willfit.live.calls import Calls
 from willfit.live.here import look
 from willfit.live.loaded import Loaded, describe
 from willfit.live.planned import Planned, cpu_bytes, cpu_limit, plan_load
 from willfit.live.realise import load_model, load_tokenizer, put_adapter, source_of
-from willfit.scenario import ModelSpec
+from willfit.plan import plan
+from willfit.scenario import ModelSpec, Scenario
 from willfit.units import format_bytes
 
 
@@ -79,12 +80,30 @@ def _require_fit(planned: Planned) -> None:
     scenario, estimate = planned.scenario, planned.choice.estimate
     if estimate.refused is not None:
         raise InputError(f"{scenario.model.id} is refused: {estimate.refused}")
-    where = describe(scenario.machine) if scenario.machine is not None else "this CPU's memory"
+    if scenario.machine is None:
+        limit = cpu_limit(planned.facts.here, planned.wanted) or 0
+        raise InputError(
+            f"{scenario.model.id} takes {format_bytes(cpu_bytes(estimate))} of this machine's "
+            f"memory and {format_bytes(limit)} may be used, whatever loading changes: shorten "
+            "context, or raise budget; as_given=True tries it all the same"
+        )
     raise InputError(
         f"{scenario.model.id} takes {format_bytes(estimate.binding.peak.device_bytes)} and does "
-        f"not fit on {where}, with none of the changes left to try: shorten context, or name "
-        "more GPUs; dry_run=True shows the parts, as_given=True tries it all the same"
+        f"not fit on {describe(scenario.machine)}, whatever loading changes{_hint(scenario)}; "
+        "dry_run=True shows the parts, as_given=True tries it all the same"
     )
+
+
+def _hint(scenario: Scenario) -> str:
+    """What a plan would change besides, or why nothing does."""
+    try:
+        planning = plan(scenario, top=1)
+    except WillfitError:
+        return ""
+    if planning.plans:
+        changes = ", ".join(step.change.id for step in planning.plans[0].steps)
+        return f": willfit plan makes it fit with {changes}"
+    return f": {planning.why_none}"
 
 
 def _dry(planned: Planned) -> Loaded:

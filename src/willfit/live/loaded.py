@@ -9,6 +9,7 @@ from typing import Any
 
 from willfit.errors import InputError
 from willfit.live.calls import written
+from willfit.live.planned import cpu_bytes
 from willfit.results import Estimate
 from willfit.scenario import Machine, Scenario
 from willfit.units import format_bytes
@@ -98,12 +99,12 @@ def _report(loaded: Loaded) -> Iterator[str]:
 
 
 def _peak(estimate: Estimate) -> str:
+    if estimate.scenario.machine is None:
+        return f"{format_bytes(cpu_bytes(estimate))} of host memory by {estimate.level}"
     binding = estimate.binding
     text = f"{format_bytes(binding.peak.device_bytes)} {binding.peak.name} by {estimate.level}"
-    if binding.budget_bytes is None:
-        return text
     verdict = (estimate.verdict or "").replace("_", " ")
-    return f"{text}, of {format_bytes(binding.budget_bytes)} on GPU {binding.index}: {verdict}"
+    return f"{text}, of {format_bytes(binding.budget_bytes or 0)} on GPU {binding.index}: {verdict}"
 
 
 def _calls(settings: Settings, indent: str) -> Iterator[str]:
