@@ -224,6 +224,22 @@ def _fits(scenario: Scenario, chosen: tuple[Any, ...], judge: Judge) -> bool:
     return judged is not None and judged.verdict == "fits"
 
 
+@pytest.mark.parametrize("name", ["colab-t4", "rtx-3060", "rtx-4090", "kaggle-t4x2"])
+def test_four_changes_are_found_where_two_do_not_do(name: str) -> None:
+    """Full training of 8B: no two changes do; what is found fits, and nothing of it is needless."""
+    training = Training(method="full", micro_batch_size=8, max_length=1024)
+    scenario = Scenario(model=resolve("llama-3-8b"), workload=Workload(training=training))
+    here, judge = at(scenario, place(name)), Judge()
+    found = quickest_search(here, Job(), judge)
+    assert found is not None and len(found.changes) > 2
+    made = plain_estimate(found.scenario)
+    assert made.fits and made.verdict == "fits"
+    assert not any(
+        _fits(here, tuple(c for c in found.changes if c is not left), judge)
+        for left in found.changes
+    )
+
+
 def test_what_fits_on_a_large_gpu_alone_is_found_without_asking_the_small_ones() -> None:
     """What is not searched because a larger GPU had no answer has none."""
     training = Training(method="full", micro_batch_size=8, max_length=1024)
