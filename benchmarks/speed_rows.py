@@ -67,6 +67,7 @@ def _step(timed: Timing, *, with_update: bool) -> Span:
 
 
 def scenario_of(row: Row) -> Scenario:
+    """The run as published; raises `UnsupportedError` on a method without a formula."""
     work = row["workload"]
     gpu = find_gpu(_GPUS.get(str(row["gpu"]), str(row["gpu"])))
     versions = {

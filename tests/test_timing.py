@@ -166,7 +166,8 @@ def test_tensor_parallel_is_faster_but_not_by_its_degree() -> None:
 def test_grouped_queries_and_windows_make_long_contexts_cheaper() -> None:
     """Qwen1.5-7B caches 32 heads, Llama-3-8B 8; Mistral-7B-v0.1 never more than 4,096 tokens."""
     growth = {
-        model: _decode(_infer(model, context_len=32000)) - _decode(_infer(model, context_len=4096))
+        model: _decode(_infer(model, context_len=32000, batch_size=8))
+        - _decode(_infer(model, context_len=4096, batch_size=8))
         for model in ("Qwen/Qwen1.5-7B-Chat", LLAMA, "mistralai/Mistral-7B-v0.1")
     }
     many, few, windowed = growth.values()
@@ -271,7 +272,7 @@ def test_grouping_by_length_pads_less(lengths: list[int], batch: int) -> None:
     random = padded(lengths, batch, None, grouped=False)
     grouped = padded(lengths, batch, None, grouped=True)
     assert random.mean >= random.real - 1e-9
-    assert grouped.mean <= random.mean * 1.02 + 1  # order statistics are taken by quantiles
+    assert random.real - 1e-9 <= grouped.mean <= random.mean + 1e-9
     assert 0 <= random.waste < 1
     per_row, seen = packed(lengths, 512)
     assert per_row == pytest.approx(512 * len(lengths) / sum(lengths))

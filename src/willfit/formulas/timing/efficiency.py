@@ -1,10 +1,10 @@
 """How much of a card's rates real code reaches, as ranges, and what the host spends per operator.
 
-Of the nominal column, products, attention, memory, cache and the host's time per operator are what
-eight published sources agree on: ``benchmarks/speed_fit.py`` finds them again with every source left
-out in turn and judges that source with the rest (docs/throughput.md). The others (int8, float32,
-eager, gemv, state, link) are taken from single measurements or from the datasheet, with a wide
-range. The ends hold what the best and the worst of those runs come to; the fast end of ``product``
+Of the nominal column, products, attention, memory, cache and the host's time per operator are
+what eight published sources agree on: ``benchmarks/speed_fit.py`` finds them again with every
+source left out in turn and judges that source with the rest (docs/throughput.md). The others (int8,
+float32, eager, gemv, state, link) are taken from single measurements, with a wide range.
+The ends hold what the best and the worst of those runs come to; the fast end of ``product``
 is the measured rate itself.
 """
 
