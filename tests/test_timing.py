@@ -352,3 +352,27 @@ def test_published_decoding_is_in_the_range_and_near(row: Any) -> None:
     assert timed is not None
     assert timed.low < speed < timed.high
     assert timed.nominal == pytest.approx(speed, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("packed_model", "original"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen3-4B-FP8", "Qwen/Qwen3-4B"),
+        ("TheBloke/Llama-2-7B-GPTQ", "meta-llama/Llama-2-7b-hf"),
+    ],
+)
+def test_a_packed_checkpoint_computes_what_its_original_does(
+    packed_model: str, original: str
+) -> None:
+    """Parameters before packing follow from the stated number and the bytes, to the last one."""
+    loading = Loading()
+    ours = _infer(packed_model, "H100", loading).flops
+    assert ours == pytest.approx(_infer(original, "H100", loading).flops, rel=1e-6)
+
+
+def test_quantising_changes_no_flops() -> None:
+    nf4 = replace(HALF, quantization=Quantization(scheme="nf4"))
+    assert _infer(loading=nf4).flops == _infer().flops
