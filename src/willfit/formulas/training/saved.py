@@ -11,7 +11,7 @@ from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.attention import AttentionShape, saved_bytes
-from willfit.formulas.training.lora import Adapter
+from willfit.formulas.training.lora import Adapter, input_of
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 
 _SAVING_ACTIVATIONS: Final = {"relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "bloom": 2}
@@ -47,7 +47,7 @@ def layer_bytes_per_token(
     kept = _norms(architecture, group, stream)
     kept += _linear_inputs(architecture, group, stream)
     if group.mlp is not None:
-        kept += _mlp(architecture, group.mlp, stream)
+        kept += mlp_bytes_per_token(architecture, group.mlp, stream)
     if architecture.dropout:  # native_dropout keeps a one-byte mask
         kept += 2 * architecture.hidden_size
         if architecture.relative_bias and group.mlp is not None:
@@ -105,7 +105,7 @@ def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream
     return e * h * (1 if shared else 2)
 
 
-def _mlp(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
+def mlp_bytes_per_token(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
     """Gated: gate, up and the activated gate, 3·I·e; trained: their product too.
 
     Ungated: the activation's input, and trained its output. Experts: the same for every one of
@@ -172,7 +172,7 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bo
     seen: set[tuple[int, str]] = set()
     total = 0.0
     for target in adapter.targets:
-        role = _input_of(target.role)
+        role = input_of(target.role)
         if role == "attention output":
             continue
         if shared:
@@ -182,16 +182,6 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bo
             seen.add(key)
         total += target.in_features * target.count / max(layers, 1)
     return total
-
-
-def _input_of(role: str) -> str:
-    if role in ("o_proj", "out_proj", "dense", "c_proj"):
-        return "attention output"
-    if role in ("down_proj", "w2", "fc2", "dense_4h_to_h"):
-        return "product"
-    if role in ("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h"):
-        return "MLP input"
-    return "attention input"
 
 
 def attention_saved(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from willfit.errors import InputError
 from willfit.formulas.attention import resolve_implementation
 from willfit.formulas.positions import require_positions
 from willfit.formulas.training.optimizers import (
@@ -79,6 +80,11 @@ def fill_training(
     if name is None:
         name = default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
         notes.append(f"optimizer {name}, the trainer's default")
+    if training.offload_activations and not trl:
+        raise InputError(
+            "--activation-offloading is a setting of TRL's SFTConfig: add --trainer trl, or leave "
+            "it out"
+        )
     packed = training.packing and trl
     if packed:
         seq_len, batch = seq_len * batch, 1
@@ -128,13 +134,15 @@ def _step_lengths(
 ) -> tuple[int, ...]:
     """Longest, short, middle, long, longest again: what the allocator finds is of other shapes.
 
-    The q-quantile of the longest of B lengths is the q^(1/B)-quantile of a length.
+    The q-quantile of the longest of B lengths is the q^(1/B)-quantile of a length; of B lengths
+    that are alike it is their own (the Trainer's `LengthGroupedSampler`, longest batch first).
     """
     lengths = sorted(min(length, longest) for length in training.lengths)
     if not lengths or lengths[0] == lengths[-1] or training.packing:
         return ()
     notes.append("batches of other lengths come before the longest, in order of a typical epoch")
-    typical = [lengths[int(q ** (1 / batch) * (len(lengths) - 1))] for q in QUANTILES]
+    alike = batch if not training.group_by_length else 1
+    typical = [lengths[int(q ** (1 / alike) * (len(lengths) - 1))] for q in QUANTILES]
     return (longest, *typical, longest)
 
 
