@@ -239,9 +239,10 @@ def test_chunked_prefill_costs_time_and_no_flops() -> None:
 
 
 def test_liger_and_offloading_move_time_the_way_they_should() -> None:
-    plain = _step(_train(micro_batch_size=4))
-    assert _step(_train(micro_batch_size=4, use_liger_kernel=True)) < plain
-    assert _step(_train(micro_batch_size=4, offload_activations=True)) > plain
+    settings: dict[str, Any] = {"micro_batch_size": 4, "trainer": "trl", "bf16": True}
+    plain = _step(_train(**settings))
+    assert _step(_train(use_liger_kernel=True, **settings)) < plain
+    assert _step(_train(offload_activations=True, **settings)) > plain
 
 
 def test_a_paged_optimizer_is_slow_at_the_slow_end_alone() -> None:
