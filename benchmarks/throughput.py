@@ -38,7 +38,8 @@ from willfit.sources.resolve import resolve
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DEFAULT_ROWS: Final = Path(__file__).resolve().parents[2] / "shared" / "measured"
 FILE: Final = "throughput.jsonl"
-_GPUS: Final = {"A100-80GB": "A100-SXM4-80GB", "H20-96GB": "H20", "H100": "H100 80GB HBM3",
+_GPUS: Final[dict[str, str]] = {"A100-80GB": "A100-SXM4-80GB", "H20-96GB": "H20",
+                                "H100": "H100 80GB HBM3",
                 "A6000": "RTX A6000", "4090": "RTX 4090"}  # fmt: skip
 WITHIN: Final = 0.25
 """Error that a source's median is meant to stay within."""
@@ -122,7 +123,7 @@ def _reading(row: Row, timed: Timing) -> Span:
 
 def _scenario(row: Row) -> Scenario:
     work = row["workload"]
-    gpu = find_gpu(_GPUS.get(row["gpu"], row["gpu"]))
+    gpu = find_gpu(_GPUS.get(str(row["gpu"]), str(row["gpu"])))
     versions = {
         name: ".".join(map(str, release(str(version).lstrip("~"))))
         for name, version in (row.get("stack") or {}).items()
@@ -137,7 +138,9 @@ def _scenario(row: Row) -> Scenario:
     )
     return Scenario(
         model=model,
-        workload=_inference(work, loading) if work["task"] == "inference" else _train(work, loading),
+        workload=_inference(work, loading)
+        if work["task"] == "inference"
+        else _train(work, loading),
         machine=Machine(gpus=(gpu,) * int(row["n_gpu"])),
         stack=Stack(versions={**TESTED, **versions}),
     )
@@ -289,7 +292,9 @@ def render(judged: Sequence[Judged], worst: int) -> str:
     lists: list[str] = []
     for summary, members in groups(judged):
         lines.append(_line(summary))
-        ranked = sorted((j for j in members if j.error is not None), key=lambda j: -abs(j.error or 0))
+        ranked = sorted(
+            (j for j in members if j.error is not None), key=lambda j: -abs(j.error or 0)
+        )
         lists += [
             f"- {j.error or 0:+.0%} `{j.id}` {j.what}: published {j.measured:.4g}, ours "
             f"{j.ours.nominal if j.ours else 0:.4g} ({j.limited_by})"

@@ -41,6 +41,7 @@ CHANGES: Final[tuple[Change, ...]] = (
     *adapter.FREEZE,
     *adapter.LORA,
     *batch.MICRO_BATCHES,
+    *attention.KERNELS,
     *placement.INFERENCE,
     *placement.TRAINING,
     *batch.LENGTHS,

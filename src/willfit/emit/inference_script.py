@@ -45,7 +45,7 @@ def inference_script(scenario: Scenario, *, to_file: bool = False) -> str:
     if needs_device(given) or given.launch.starter != "python":
         texts += device_lines(script, given)
     if given.launch.starter == "replicas" and inference is not None:
-        texts.append(f"TEXTS = TEXTS[RANK :: {given.launch.num_processes}]  # this replica's part")
+        texts.append(f"TEXTS = TEXTS[RANK::{given.launch.num_processes}]  # this replica's part")
     script.add(*texts)
     if inference is not None:
         side = "left" if auto_class(scenario) == CAUSAL and inference.batch_size > 1 else ""
@@ -126,7 +126,9 @@ def _run(script: Script, scenario: Scenario, given: Arguments, *, to_file: bool)
             '    file.writelines(json.dumps(result) + "\\n" for result in results)',
         )
     else:
-        script.add("for text, result in zip(TEXTS, results):", '    print(text, "→", result)')
+        script.add(
+            "for text, result in zip(TEXTS, results, strict=True):", '    print(text, "→", result)'
+        )
 
 
 _TOKENISED: Final = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Final
 
 from willfit.emit.arguments import Arguments, arguments
 from willfit.emit.code import literal, said
@@ -30,16 +31,22 @@ def kaggle_cell(scenario: Scenario) -> str:
         raise InputError(
             f"{given.launch.strategy} needs a config file: emit accelerate, or use --strategy ddp"
         )
+    gathers = not training and offline.workload.inference is not None
     blocks = [
         f'"""{said(scenario.model.id)}{machine_words(scenario)}: one notebook cell, offline."""',
-        "import json\nimport subprocess\nimport sys\nfrom pathlib import Path",
+        "\n".join(_imports(gathers)),
         "\n".join(_bundle(given, offline)),
         f"SCRIPT = r'''\n{script}'''",
         "\n".join(_start(given, file)),
     ]
-    if not training and offline.workload.inference is not None:
+    if gathers:
         blocks.append("\n".join(_gathered(given)))
     return "\n\n".join(blocks) + "\n"
+
+
+def _imports(gathers: bool) -> list[str]:
+    modules = ["json"] * gathers + ["subprocess", "sys"]
+    return [*(f"import {name}" for name in modules), "from pathlib import Path"]
 
 
 def _offline(scenario: Scenario) -> Scenario:
@@ -118,12 +125,14 @@ def _start(given: Arguments, file: str) -> list[str]:
     ]
 
 
+_READ: Final = 'Path(f"results-{rank}.jsonl").read_text(encoding="utf-8").splitlines()'
+
+
 def _gathered(given: Arguments) -> list[str]:
     count = given.launch.num_processes if given.launch.starter == "replicas" else 1
     return [
         "parts = [",
-        '    Path(f"results-{rank}.jsonl").read_text(encoding="utf-8").splitlines()',
-        f"    for rank in range({count})",
+        f"    {_READ} for rank in range({count})",
         "]",
         "count = sum(map(len, parts))",
         "results = [json.loads(parts[i % len(parts)][i // len(parts)]) for i in range(count)]",

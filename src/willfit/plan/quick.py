@@ -57,7 +57,7 @@ def _descended(
         candidate = descend(start, changes, judge, lambda _: 0.0)
     while candidate is not None and not _in_time(candidate.scenario, job):
         candidate = _faster(candidate, changes, judge)
-    if candidate is None or not candidate.changes:
+    if candidate is None or not candidate.changes or not _fits(judge, candidate.scenario):
         return None
     for change in sorted(candidate.changes, key=lambda change: -int(change.quality)):
         fewer = [kept for kept in candidate.changes if kept is not change]
@@ -86,8 +86,9 @@ def _faster(candidate: Candidate, changes: Sequence[Change], judge: Judge) -> Ca
 
 
 def _fits(judge: Judge, scenario: Scenario) -> bool:
+    """With the nominal amounts at least."""
     judged = judge(scenario)
-    return judged is not None and judged.verdict == "fits"
+    return judged is not None and judged.verdict != "does_not_fit" and judged.over_bytes <= 0
 
 
 def _fitting(

@@ -16,7 +16,7 @@ from willfit.scenario import Scenario
 
 MOST_CHANGES: Final = 4
 """Changes of a set up to which every set is looked at."""
-MOST_JUDGED: Final = 2_500
+MOST_JUDGED: Final = 2_000
 """Sets whose memory is computed before the search descends instead: half a second."""
 MOST_ENUMERATED: Final = 10_000
 """Sets of which `fastest` computes the time."""

@@ -27,7 +27,9 @@ class Efficiency:
     link: float
     """Part of PCIe's or NVLink's rate that a copy or a collective reaches."""
     overlap: float
-    """Part of communication that hides behind backward."""
+    """Part of communication and of copies beside the kernels that hides behind them."""
+    paged: float
+    """Part of paged optimizer states that has to come from the host and go back."""
 
 
 FAST: Final = Efficiency(
@@ -43,6 +45,7 @@ FAST: Final = Efficiency(
     backward_operator_seconds=6e-6,
     link=0.9,
     overlap=1.0,
+    paged=0.0,
 )  # fmt: skip
 NOMINAL: Final = Efficiency(
     compute={
@@ -57,6 +60,7 @@ NOMINAL: Final = Efficiency(
     backward_operator_seconds=16e-6,
     link=0.75,
     overlap=0.7,
+    paged=0.0,
 )  # fmt: skip
 SLOW: Final = Efficiency(
     compute={
@@ -71,4 +75,8 @@ SLOW: Final = Efficiency(
     backward_operator_seconds=28e-6,
     link=0.5,
     overlap=0.0,
+    paged=1.0,
 )  # fmt: skip
+
+LEVELS: Final = (FAST, NOMINAL, SLOW)
+"""The range, from its fast end to its slow one."""

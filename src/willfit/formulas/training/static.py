@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from willfit.allocator.rounding import round_block
@@ -42,7 +42,7 @@ class Trainable:
 
 
 def trainables(
-    weights: LoadedWeights, adapter: Adapter | None, freeze: Collection[str] = ()
+    weights: LoadedWeights, adapter: Adapter | None, freeze: tuple[str, ...] = ()
 ) -> tuple[Trainable, ...]:
     """The adapter's tensors, or every parameter of the model that is not frozen."""
     if adapter is not None:
