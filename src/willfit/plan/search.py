@@ -134,28 +134,34 @@ class _Looking:
 
 
 def smallest(
-    scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+    scenario: Scenario,
+    changes: Sequence[Change],
+    judge: JudgeOf,
+    time_of: TimeOf,
+    *,
+    most_changes: int = MOST_CHANGES,
 ) -> Found:
     """Minimal sets that fit: none contains another that does.
 
     Sets are looked at by quality and then by size, each once, so that what is found first costs
-    least; a set that could not be on the front any more is not judged. Where the sets of
-    `MOST_CHANGES` do not suffice, `descend` goes on.
+    least; a set that could not be on the front any more is not judged. Where the sets of up to
+    ``most_changes`` of a quality do not suffice, `descend` goes on before anything of worse quality
+    is looked at.
     """
     start = Candidate(changes=(), scenario=scenario, time_of=time_of)
     looking = _Looking(start=start, judge=judge, minimal=True)
     looking.look(start)
     for quality in Quality:
         usable = [change for change in changes if change.quality <= quality]
-        for candidate in subsets(start, usable, MOST_CHANGES, grows=looking.misses):
+        for candidate in subsets(start, usable, most_changes, grows=looking.misses):
             if looking.num_judged >= MOST_JUDGED:
                 break
             if candidate.quality == quality and not _hopeless(candidate, looking.fits):
                 looking.look(candidate)
-    if not looking.fits and not looking.tight:
-        deep = descend(start, changes, judge)
-        if deep is not None:
-            looking.look(deep)
+        if not looking.fits and not looking.tight:
+            deep = descend(start, usable, judge)
+            if deep is not None:
+                looking.look(deep)
     return looking.found()
 
 
