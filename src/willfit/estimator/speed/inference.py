@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from willfit.estimator.speed.prepared import Prepared, rates, weights_off_gpu
@@ -65,16 +64,16 @@ def _placed(scenario: Scenario, prepared: Prepared, work: Work, tokens: int) -> 
     """The pass of one GPU where the machine decides: weights off it, a part of every product."""
     host, disk = weights_off_gpu(scenario, prepared)
     if host or disk:
-        work = replace(work, host_bytes=work.host_bytes + host, disk_bytes=disk)
+        work = work._replace(host_bytes=work.host_bytes + host, disk_bytes=disk)
     inference = scenario.workload.inference
     if inference is not None and inference.engine in GRAPHED:
         pieces = tuple(piece for piece in work.pieces if piece.kind != "cache" or piece.flops)
-        work = replace(work, operators=0.0, pieces=pieces)
+        work = work._replace(operators=0.0, pieces=pieces)
     degree = len(gpus_of(scenario))
     if strategy_of(scenario) == "tp" and degree > 1:
         pieces = tuple(piece.times(1 / degree, 1 / degree) for piece in work.pieces)
         sent = tensor_parallel_bytes(prepared.anatomy, tokens, degree)
-        work = replace(work, pieces=pieces, link_bytes=sent)
+        work = work._replace(pieces=pieces, link_bytes=sent)
     return work
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import FLOAT32
@@ -101,8 +101,7 @@ class Generation:
             Tokens(batch=batch, q_len=1, kv_len=context, kept=batch, cross_len=cross)
         )
         moved, host = self._cache_traffic(context)
-        return replace(
-            passes,
+        return passes._replace(
             pieces=(*passes.pieces, Piece("cache", 0.0, 0.0, moved)),
             operators=passes.operators + TOKEN_OPERATORS,
             host_bytes=host,

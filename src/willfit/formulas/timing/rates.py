@@ -171,4 +171,4 @@ def multiprocessors(name: str) -> int:
 _NOTEBOOK_CARDS: Final = ("NVIDIA T4", "P100", "NVIDIA P4", "K80")
 NOTEBOOK_HOST: Final = 1.6
 """Cards that notebooks lend come with a few slow virtual cores: two reports of batch-1 decoding on
-a T4 give 22 and 32 µs an operator, where servers take 16."""
+a T4 give 22 and 32 µs an operator, where servers take 17."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
@@ -92,7 +92,7 @@ def step_work(
     behind = total(back)
     if trained.offloads:
         copied = _offloaded_bytes(anatomy, settings, tokens)
-        ahead, behind = replace(ahead, hidden_bytes=copied), replace(behind, hidden_bytes=copied)
+        ahead, behind = ahead._replace(hidden_bytes=copied), behind._replace(hidden_bytes=copied)
     return StepWork(
         forward=ahead,
         backward=behind,
@@ -132,7 +132,7 @@ def _recomputed(work: Work, products: float) -> Work:
     if products == 1.0:
         return work
     pieces = tuple(p.times(products, products) if p.kind in _PRODUCTS else p for p in work.pieces)
-    return replace(work, pieces=pieces)
+    return work._replace(pieces=pieces)
 
 
 def _adapts_tail(adapter: Adapter | None) -> bool:

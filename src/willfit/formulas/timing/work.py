@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from willfit.formulas.timing.efficiency import LEVELS, Efficiency, Kind
@@ -27,9 +26,8 @@ class Piece(NamedTuple):
         return Piece(self.kind, self.flops * flops, self.rate, self.num_bytes * num_bytes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one pass does on one GPU."""
+class Work(NamedTuple):
+    """What one pass does on one GPU (a tuple, as thousands are made a second)."""
 
     pieces: tuple[Piece, ...] = ()
     operators: float = 0.0
