@@ -351,12 +351,12 @@ def test_a_sample_keeps_the_ends_the_ranks_and_the_mean(data: list[int], most: i
         assert ordered[start] <= value <= ordered[stop - 1]
 
 
-@pytest.mark.parametrize(("longest", "most"), [(8000, SAMPLES[1]), (90_000, SAMPLES[-1])])
+@pytest.mark.parametrize(("longest", "most"), [(8000, SAMPLES[0]), (90_000, SAMPLES[-1])])
 def test_a_sample_is_as_large_as_the_mean_needs(longest: int, most: int) -> None:
     lengths = Lengths.of([*log_normal(200_000), longest])
     sample = lengths.sample()
     assert len(sample) == most and sample[-1] == longest
-    assert sum(sample) / len(sample) == pytest.approx(lengths.mean, rel=0.015)
+    assert sum(sample) / len(sample) == pytest.approx(lengths.mean, rel=0.02)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 400))
