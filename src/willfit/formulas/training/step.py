@@ -265,12 +265,12 @@ class Step:
         return kept + self.casts() + self.product_inputs()
 
     def head_cast(self) -> int:
-        """Autocast's copy of a float32 output head, outside every checkpoint: 2·V·h.
+        """Autocast's copy of an output head of another type, outside every checkpoint: 2·V·h.
 
         A frozen one's too: its product needs it for the gradient of its input.
         """
-        float32 = self.weights.dtype is FLOAT32 or self.kbit
-        if not self.stream.autocast or not float32 or self.model.classifier:
+        cast = self.weights.dtype is FLOAT32 or self.kbit or self.promotes
+        if not self.stream.autocast or not cast or self.model.classifier:
             return 0
         return 2 * self.architecture.vocab_size * self.architecture.hidden_size
 
@@ -316,16 +316,16 @@ class Step:
         return quantization.scheme == "int8" or not released
 
     def casts(self) -> int:
-        """Autocast's half-precision copies of float32 weights, adapters' too, kept for backward."""
+        """Autocast's copies of weights of another type, adapters' too, kept for backward."""
         if not self.stream.autocast:
             return 0
         adapter = self.adapter
         casts = 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
-        casts += self.head_cast() if self.weights.dtype is not FLOAT32 else 0
+        casts += self.head_cast() if self.kbit and self.weights.dtype is not FLOAT32 else 0
         return casts + sum(
             2 * loaded.row.num_elements * loaded.row.count
             for loaded in self.weights.rows
-            if loaded.dtype is FLOAT32
+            if (loaded.dtype is FLOAT32 or self.promotes)
             and loaded.row.module in ("Linear", "Conv1D")
             and loaded.row.name.endswith("weight")
             and not loaded.quantized
