@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from willfit.changes import changes_for
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
 from willfit.emit import TARGETS, arguments, emit, lines_to_change
@@ -189,7 +190,7 @@ REFUSED: list[tuple[str, Scenario, str]] = [
                      training=replace(THREAD, offload_activations=True)), "activation_offloading"),
     ("transformers", chat(attn="sdpa"), "Gemma2ForCausalLM has no SDPA path"),
     ("transformers", replace(chat(prefill_chunk_size=64), stack=Stack(
-        versions={**Stack().versions, "transformers": "4.46.3"})), "prefill_chunk_size came with"),
+        versions={**Stack().versions, "transformers": "4.46.3"})), "came with transformers 4.51"),
     ("transformers", chat(kv_dtype=DTYPES["q8_0"]), "holds no dynamic cache in q8_0"),
     ("transformers", chat(quantization=replace(INT8, double_quant=True)), "no bnb_8bit_"),
     ("transformers", chat(quantization=replace(INT8, compute_dtype=FLOAT16)), "no bnb_8bit_"),
@@ -250,6 +251,27 @@ def test_lines_to_change_name_what_a_change_sets(
     for part in parts:
         assert any(part in line for line in lines), lines
     assert len(lines) <= len(parts) + 4
+
+
+BASES = {
+    "classifier": classifier(gpu="T4x2"),
+    "chat": chat(),
+    "SFT": scenario(gpu="L4", loading=Loading(), training=Training(method="full", trainer="trl")),
+    "LoRA": scenario(gpu="L4", loading=Loading(), training=Training(method="lora")),
+    "loop": scenario(
+        gpu="L4x2", loading=Loading(), training=Training(method="full", trainer="loop")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_change_has_lines_of_code(name: str) -> None:
+    """A remedy that code cannot say would be advice that nobody can follow."""
+    applied = {change.id: change.apply(BASES[name]) for change in changes_for(BASES[name])}
+    made = {k: after for k, after in applied.items() if isinstance(after, Scenario)}
+    assert len(made) >= 5
+    silent = [k for k, after in made.items() if not lines_to_change(BASES[name], after)]
+    assert silent == []
 
 
 def test_nothing_changes_between_equals() -> None:

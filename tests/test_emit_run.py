@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 from tests.support.releases_2024 import AUTUMN_2024, autumn_2024
 from tests.support.tiny_models import tiny_folder
 
+from willfit.changes import changes_for
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
 from willfit.emit import arguments, emit
+from willfit.errors import InputError
 from willfit.scenario import (
     Inference,
     Loading,
@@ -252,6 +255,8 @@ def jobs_for(folders: Path, stack: str) -> list[dict[str, Any]]:
     llama = tiny_folder("llama", folders)
     for name, (made, target) in on_a_gpu_only(llama, stack).items():
         jobs.append({"name": f"alone: {name}", "calls": calls_of(made, target)})
+    for name, (made, target) in changed(llama, stack).items():
+        jobs.append({"name": f"change: {name}", "calls": calls_of(made, target)})
     return jobs + (rows_read(folders, stack) if stack == "today" else [])
 
 
@@ -379,6 +384,31 @@ def on_a_gpu_only(folder: Path, stack: str) -> dict[str, tuple[Scenario, str]]:
             "trl",
         )
     return made
+
+
+def changed(folder: Path, stack: str) -> dict[str, tuple[Scenario, str]]:
+    """Every change of two runs, where this stack can say it."""
+    bases = [
+        scenario(folder, stack, loading=Loading(), training=tuned("full", trainer="trl", padded=True)),
+        scenario(folder, stack, gpu="L4x2", loading=Loading(), inference=Inference(batch_size=8)),
+    ]  # fmt: skip
+    made = {}
+    for number, base in enumerate(bases):
+        for change in changes_for(base):
+            after, target = change.apply(base), ("trl", "transformers")[number]
+            if isinstance(after, Scenario):
+                with suppress(InputError):
+                    emit(after, target)
+                    made[f"{change.id} ({number})"] = (after, target)
+    return made
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_change_sets_keywords_that_the_library_has(stack: str, ran: Any) -> None:
+    answers = {k: v for k, v in ran(stack).items() if k.startswith("change: ")}
+    assert len(answers) >= 20
+    bad = {k: v.get("error", "")[-200:] or v for k, v in answers.items() if v.get("unknown") != []}
+    assert bad == {}
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -119,7 +119,8 @@ def _checkpointing(training: Training, stack: Stack, keywords: Keywords) -> None
 
 
 def _optimizer(training: Training, stack: Stack, keywords: Keywords) -> None:
-    name = training.optimizer or default_optimizer(stack)
+    default = "adamw_torch" if training.trainer == "loop" else default_optimizer(stack)
+    name = training.optimizer or default
     name = name.strip().lower().removeprefix("optimizernames.")
     optimizer = find_optimizer(name)
     if name == "lorafa":
