@@ -137,7 +137,9 @@ def _scenario(row: Row) -> Scenario:
     )
     return Scenario(
         model=model,
-        workload=_inference(work, loading) if work["task"] == "inference" else _train(work, loading),
+        workload=_inference(work, loading)
+        if work["task"] == "inference"
+        else _train(work, loading),
         machine=Machine(gpus=(gpu,) * int(row["n_gpu"])),
         stack=Stack(versions={**TESTED, **versions}),
     )
@@ -289,7 +291,9 @@ def render(judged: Sequence[Judged], worst: int) -> str:
     lists: list[str] = []
     for summary, members in groups(judged):
         lines.append(_line(summary))
-        ranked = sorted((j for j in members if j.error is not None), key=lambda j: -abs(j.error or 0))
+        ranked = sorted(
+            (j for j in members if j.error is not None), key=lambda j: -abs(j.error or 0)
+        )
         lists += [
             f"- {j.error or 0:+.0%} `{j.id}` {j.what}: published {j.measured:.4g}, ours "
             f"{j.ours.nominal if j.ours else 0:.4g} ({j.limited_by})"

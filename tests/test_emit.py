@@ -198,6 +198,9 @@ REFUSED: list[tuple[str, Scenario, str]] = [
     ("vllm", chat(), "to nf4 alone, not to int8"),
     ("vllm", chat(quantization=replace(NF4, double_quant=True)), "not to nf4 twice"),
     ("vllm", chat(gpu="T4", quantization=None), "does not fit there in vLLM"),
+    ("vllm", scenario(gpu="T4", loading=Loading(dtype=BFLOAT16), inference=Inference()),
+     "bfloat16 from compute capability 8.0"),
+    ("vllm", chat(gpu="L4x3", quantization=None), "do not divide by 3 GPUs"),
     ("llama-server", chat(), "reads GGUF files and google/gemma-2-9b is none"),
     ("axolotl", classifier(), "causal language models"),
     ("accelerate", chat(), "launches training"),
@@ -215,6 +218,20 @@ def test_what_a_library_cannot_do_is_refused_with_the_reason(
         emit(made, target)
 
 
+def test_ddp_does_not_look_for_unused_adapters() -> None:
+    made = distributed("ddp", "qlora", quantization=NF4)
+    lora = replace(made.workload, training=replace(THREAD, fp16=False))
+    call = arguments(replace(made, workload=lora)).training
+    assert call is not None and call.arguments["ddp_find_unused_parameters"] is False
+    alone = arguments(classifier()).training
+    assert alone is not None and "ddp_find_unused_parameters" not in alone.arguments
+
+
+def test_arguments_are_there_before_the_model_so_that_zero_3_shards_while_loading() -> None:
+    text = emit(distributed("zero3"), "transformers")
+    assert text.index("arguments = TrainingArguments(") < text.index(".from_pretrained(\n    MODEL")
+
+
 def test_bettertransformer_s_name_is_what_it_became() -> None:
     made = scenario(inference=Inference(attn="bettertransformer"))
     assert arguments(made).load.arguments["attn_implementation"] == "sdpa"
@@ -223,9 +240,9 @@ def test_bettertransformer_s_name_is_what_it_became() -> None:
 def test_the_thread_s_change_is_these_lines() -> None:
     training = replace(THREAD, gradient_checkpointing=True)
     assert lines_to_change(classifier(), classifier(training)) == (
-        "model.enable_input_require_grads()  # the embeddings are frozen",
         "gradient_checkpointing=True,  # keeps layer inputs, computes the rest again",
         'gradient_checkpointing_kwargs={"use_reentrant": False},',
+        "model.enable_input_require_grads()  # the embeddings are frozen",
     )
 
 

@@ -50,9 +50,9 @@ def training_script(scenario: Scenario, trainer: TrainerClass) -> str:
     script.add(*_sample(scenario))
     script.add(*_reader(script))
     script.add(*tokenizer_lines(script, scenario))
+    script.add(*_arguments(script, given))  # before the model: ZeRO-3 shards while loading
     script.add(*_model(script, scenario, given, training))
     script.add(*_data(script, scenario, trainer))
-    script.add(*_arguments(script, given))
     script.add(*_trainer(script, scenario, trainer))
     script.add(*_train(script, given))
     if auto_class(scenario) == CLASSIFIER:
@@ -150,6 +150,8 @@ def _model(script: Script, scenario: Scenario, given: Arguments, training: Train
     lines.append("model.config.use_cache = False  # no keys and values are kept in training")
     if given.freeze:
         lines += _frozen(given.freeze)
+        if checkpointing_of(training):
+            lines.append(_INPUTS)
     if given.prepare is not None:
         script.use("peft", given.prepare.name)
         lines += ["# float32 for all that is not quantised, embeddings and head included"]
@@ -159,12 +161,16 @@ def _model(script: Script, scenario: Scenario, given: Arguments, training: Train
     return lines
 
 
+_INPUTS: Final = "model.enable_input_require_grads()  # the embeddings are frozen"
+"""Without it reentrant checkpointing finds no input that asks for a gradient."""
+
+
 def _adapted(script: Script, given: Arguments, training: Training) -> list[str]:
     lines = adapter_lines(script, given)
     if given.trainable_dtype is not None:
         lines += _cast(given.trainable_dtype, training)
     if checkpointing_of(training):
-        lines.append("model.enable_input_require_grads()  # the embeddings are frozen")
+        lines.append(_INPUTS)
     return [*lines, "model.print_trainable_parameters()"]
 
 
