@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from willfit.cli.options import add_scenario_options
-from willfit.cli.parser import Parser, positive_float, positive_int, with_dashes
+from willfit.cli.parser import Parser, positive_float, positive_int
 from willfit.cli.plan import duration_seconds
 from willfit.errors import InputError
 
 if TYPE_CHECKING:
-    from willfit.changes import Change
     from willfit.cli.build import Request
     from willfit.devices.places import Place
     from willfit.plan.result import Job
-    from willfit.plan.stay import Handover, Stay, Where
-    from willfit.plan.where import Asking, Bettering
+    from willfit.plan.stay import Stay, Where
+    from willfit.plan.where import Asking
     from willfit.scenario import Scenario
 
 DONE: Final = 0
 FITS_NOWHERE: Final = 3
 NO_TRUSTWORTHY_NUMBER: Final = 4
-
-_INHERITED: Final = (
-    "model", "revision", "library_name", "auto_class", "num_labels", "trust_remote_code", "stack",
-)  # fmt: skip
-"""Settings that the job after the first has of it, where it names none of its own."""
 
 
 def configure(parser: Parser) -> None:
@@ -88,55 +79,53 @@ def run(arguments: argparse.Namespace) -> int:
 def compute(arguments: argparse.Namespace) -> Where:
     """The job over the places of parsed arguments."""
     from willfit.cli.build import build_request
+    from willfit.cli.handover import handover_of
     from willfit.plan.stay import Where
+    from willfit.plan.where import stays
 
     request = build_request(arguments)
-    asking = _asking(arguments, request)
-    then = _then(arguments, request)
-    stays = _stays(request.scenario, _places(arguments, request.scenario), asking)
+    asking = asking_of(arguments, request)
+    then = handover_of(arguments, request)
+    places = places_of(arguments, request.scenario)
+    found = stays(request.scenario, places, asking, _progress(len(places)))
     return Where(
         scenario=request.scenario,
         job=asking.job,
-        stays=stays,
+        stays=found,
         then=then,
-        assumptions=tuple(
-            dict.fromkeys(
-                [
-                    *(f"{topic}: {text}" for topic, text in request.notes.items()),
-                    *_assumed(stays, request),
-                ]
-            )
-        ),
+        notes=request.notes,
+        assumptions=_assumed(found, request),
         ignored_settings=request.ignored_settings,
     )
 
 
 def _assumed(stays: Sequence[Stay], request: Request) -> tuple[str, ...]:
     """Of the first place with a number: what its memory and its time were computed with."""
+    said = list(request.assumptions)
     for stay in stays:
         if stay.estimate is not None:
-            return (*stay.estimate.assumptions, *stay.assumptions)
-    return request.assumptions
+            said += [*stay.estimate.assumptions, *stay.assumptions]
+            break
+    return tuple(dict.fromkeys(said))
 
 
-def _stays(scenario: Scenario, places: Sequence[Place], asking: Asking) -> tuple[Stay, ...]:
-    """One place after the other, said where it takes more than a second."""
-    from willfit.plan.where import stay
+def _progress(count: int) -> Callable[[int], None]:
+    """Says on stderr how far it is, where that takes more than a second."""
+    told = time.monotonic()
 
-    began, made = time.monotonic(), []
-    for number, place in enumerate(places, 1):
-        made.append(stay(scenario, place, asking))
-        if time.monotonic() - began > 1 and number < len(places):
-            began = time.monotonic()
-            print(f"willfit: {number} of {len(places)} places", file=sys.stderr)
-    asked = [stay for stay in made if stay.status != "cannot_run"]
-    if asked and all(stay.status == "refused" for stay in asked):
-        raise InputError(asked[0].reason)  # the settings are wrong, not the places
-    return tuple(made)
+    def say(number: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 1 and number < count:
+            told = time.monotonic()
+            print(f"willfit: {number} of {count} places", file=sys.stderr)
+
+    return say
 
 
-def _asking(arguments: argparse.Namespace, request: Request) -> Asking:
+def asking_of(arguments: argparse.Namespace, request: Request) -> Asking:
+    """The job, the prices and how estimates are made."""
     from willfit.estimator import estimate
+    from willfit.plan.better import Better
     from willfit.plan.where import Asking
     from willfit.results import Estimate
 
@@ -155,43 +144,8 @@ def _asking(arguments: argparse.Namespace, request: Request) -> Asking:
         job=job,
         prices=prices,
         estimating=estimating,
-        bettering=None if arguments.no_changes else _bettering(),
+        bettering=None if arguments.no_changes else Better(),
     )
-
-
-def _bettering() -> Bettering:
-    """The cheapest change of a scenario; places of the same machine are searched once."""
-    from willfit.errors import WillfitError
-    from willfit.plan.judge import Judge
-    from willfit.plan.quick import quickest_search
-    from willfit.plan.where import Best, plain_estimate
-
-    judge = Judge()
-    known: dict[tuple[Any, ...], Best | None] = {}
-
-    def better(scenario: Scenario, job: Job) -> Best | None:
-        machine = scenario.machine
-        assert machine is not None
-        cards = tuple((gpu.name, gpu.capacity_bytes) for gpu in machine.gpus)
-        key = (cards, machine.in_use_bytes, machine.ram_bytes, machine.disk_bytes, job)
-        if key not in known:
-            found = quickest_search(scenario, job, judge)
-            known[key] = None
-            if found is not None:
-                with contextlib.suppress(WillfitError):
-                    titles = tuple(_title(change) for change in found.changes)
-                    made = plain_estimate(found.scenario)
-                    known[key] = Best(scenario=found.scenario, estimate=made, changes=titles)
-        return known[key]
-
-    return better
-
-
-def _title(change: Change) -> str:
-    from willfit.changes import Quality
-
-    felt = change.quality == Quality.REAL
-    return change.title + (" (this is felt: check the result)" if felt else "")
 
 
 def _job(arguments: argparse.Namespace, request: Request) -> tuple[Job, Mapping[str, float]]:
@@ -237,7 +191,7 @@ def _prices(words: Sequence[str]) -> tuple[float | None, dict[str, float]]:
     return every, prices
 
 
-def _places(arguments: argparse.Namespace, scenario: Scenario) -> tuple[Place, ...]:
+def places_of(arguments: argparse.Namespace, scenario: Scenario) -> tuple[Place, ...]:
     """Those named, or all; the machine of ``--gpu`` before them."""
     from willfit.devices.places import all_places, find_places
 
@@ -265,51 +219,3 @@ def _given(arguments: argparse.Namespace, scenario: Scenario) -> tuple[Place, ..
             sources={"gpus": "given"},
         ),
     )
-
-
-def _then(arguments: argparse.Namespace, request: Request) -> Handover | None:
-    """The job after the first, where one is asked for."""
-    if arguments.then is None and arguments.infer_on is None:
-        return None
-    from willfit.cli.build import build_request
-    from willfit.plan.where import handover
-
-    training = request.scenario.workload.training
-    if training is None:
-        raise InputError("--then is the job after a training: add --train lora, qlora or full")
-    later = _later(arguments)
-    second = build_request(later)
-    if second.scenario.workload.inference is None:
-        raise InputError("--then is an inference: leave out --train and --task in it")
-    scenario = second.scenario
-    loading, first = scenario.workload.loading, request.scenario.workload.loading
-    if later.quantize is None and later.dtype is None:
-        loading = replace(loading, quantization=first.quantization, dtype=first.dtype)
-        scenario = replace(scenario, workload=replace(scenario.workload, loading=loading))
-    places = _places(later, scenario)
-    return handover(request.scenario, scenario, places[0], _asking(later, second))
-
-
-def _later(arguments: argparse.Namespace) -> argparse.Namespace:
-    """Settings of the second job: its own, and what it has of the first."""
-    parser = Parser(prog="willfit where --then", add_help=False)
-    configure(parser)
-    try:
-        words = with_dashes(shlex.split(arguments.then or ""))
-    except ValueError as error:
-        raise InputError(f"cannot read --then: {str(error).lower()}") from None
-    later = parser.parse_args(words)
-    if later.then is not None or later.infer_on is not None:
-        raise InputError("--then holds one job: leave out --then and --infer-on in it")
-    for name in _INHERITED:
-        if getattr(later, name) is None:
-            setattr(later, name, getattr(arguments, name))
-    if arguments.infer_on is not None:
-        later.place = [arguments.infer_on]
-        later.gpu = None
-    if later.place is None and later.gpu is None:
-        raise InputError("the job after it needs a place: add --infer-on kaggle-submission, say")
-    if later.context is None and arguments.max_length is not None:
-        later.context = arguments.max_length
-    later.no_changes = arguments.no_changes
-    return later

@@ -50,14 +50,21 @@ class Clock:
         return relative_time(first, second)
 
     def in_time(self, scenario: Scenario) -> bool | None:
-        """Whether the job's nominal time is within the limit; None without a limit."""
+        """Whether the job's nominal time is within the limit; None without a limit or a time."""
+        whole = self._whole(scenario)
+        return None if whole is None else whole <= 1
+
+    def lateness(self, scenario: Scenario) -> float:
+        """By what part of the limit the job takes longer; what has no time is not late."""
+        return (self._whole(scenario) or 0.0) - 1
+
+    def _whole(self, scenario: Scenario) -> float | None:
+        """Nominal time of the job over the limit."""
         limit, samples = self.job.time_limit_seconds, self.job.samples
-        if limit is None or samples is None:
+        timed = self._timing(scenario) if limit is not None and samples is not None else None
+        if timed is None or limit is None or samples is None:
             return None
-        timed = self._timing(scenario)
-        if timed is None:
-            return None
-        return job_seconds(timed, samples=samples, epochs=self.job.epochs).nominal <= limit
+        return job_seconds(timed, samples=samples, epochs=self.job.epochs).nominal / limit
 
     def _timing(self, scenario: Scenario) -> Timing | None:
         try:

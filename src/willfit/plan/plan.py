@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from willfit.changes import Change, Quality, changes_for, why_not
+from willfit.changes import Change, changes_for, why_not
 from willfit.errors import InputError, WillfitError
 from willfit.estimator import estimate
+from willfit.plan.aim import aim_fastest, aim_smallest
 from willfit.plan.clock import Clock
 from willfit.plan.elsewhere import where_else
-from willfit.plan.judge import Judge, Judgement
+from willfit.plan.judge import Judge
 from willfit.plan.result import Goal, Job, Plan, Planning, Step
-from willfit.plan.search import Candidate, Found, fastest, smallest
+from willfit.plan.search import Candidate, Found
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 from willfit.units import format_bytes
@@ -101,30 +102,15 @@ class _Planner:
         )
 
     def _search(self) -> Found:
-        """In memory, and in time where a limit was given; the fastest where that cannot be met.
-
-        For time nothing is given up that the model would learn or read.
-        """
-        seconds = self.clock.seconds
-        if self.goal == "smallest-change" and self.job.time_limit_seconds is None:
-            thrifty = [change for change in self.changes if not change.spends]
-            return smallest(self.scenario, thrifty, self.judge, seconds)
-        mild = [change for change in self.changes if change.quality < Quality.REAL]
-        if self.goal == "smallest-change":
-            found = smallest(self.scenario, mild, self._within_time, seconds)
-            if found.verdict != "does_not_fit":
-                return found
-        found = fastest(self.scenario, mild, self.judge, seconds, 2 * self.top)
-        if found.verdict != "does_not_fit":
+        """By the goal; the fastest too where a time limit cannot be met."""
+        asked = (self.scenario, self.changes, self.judge, self.clock)
+        if self.goal == "fastest":
+            return aim_fastest(*asked, 2 * self.top)
+        found = aim_smallest(*asked)
+        late = all(self.clock.in_time(made.scenario) is False for made in found.candidates)
+        if self.job.time_limit_seconds is None or not found.candidates or not late:
             return found
-        return smallest(self.scenario, self.changes, self.judge, seconds)
-
-    def _within_time(self, scenario: Scenario) -> Judgement | None:
-        """Too slow for the limit does not fit either."""
-        judged = self.judge(scenario)
-        if judged is None or self.clock.in_time(scenario) is not False:
-            return judged
-        return replace(judged, verdict="does_not_fit", over_bytes=max(judged.over_bytes, 1))
+        return aim_fastest(*asked, 2 * self.top)
 
     def _confirmed(self, found: Found) -> Iterator[Plan]:
         """The first ``top`` of what was found, less what a trace refutes."""

@@ -1,128 +1,127 @@
-"""A quick search, for many places: the cheapest one or two changes, or a descent to more."""
+"""A quick search, for many places: a cheap set of changes that fits, in a fraction of a second."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from willfit.changes import Change, Quality, changes_for
-from willfit.errors import WillfitError
-from willfit.estimator.timing import job_seconds, timing
-from willfit.plan.judge import Judge, Judgement
+from willfit.plan.aim import mild
+from willfit.plan.clock import Clock
+from willfit.plan.judge import Judge, Within
 from willfit.plan.result import Job
-from willfit.plan.search import SAME_TIME, Candidate, applied, descend, front, subsets, with_change
+from willfit.plan.search import Candidate, JudgeOf, applied, front
 from willfit.scenario import Scenario
 
-MOST_CHANGES: Final = 2
-"""Changes of a set that every set is looked at of; `plan` looks at larger ones."""
+_SETS: Final = (
+    (False, 1, False),
+    (False, 2, False),
+    (True, 1, False),
+    (False, 2, True),
+    (True, 2, True),
+)
+"""Sets in the order of their cost: whether on top of what helps already, of how many changes, and
+whether more than one may be felt."""
 
 
 def quickest_search(scenario: Scenario, job: Job, judge: Judge) -> Candidate | None:
-    """A cheap set of changes that fits, in memory and in the job's time; None where none is found.
+    """A cheap set of changes that fits, in time too where that can be; None where none is found.
 
-    For each quality, the best first: the cheapest of all sets of one change, then of two (effort,
-    then time, as in `plan`); where those do not suffice, the set that a descent in memory and then
-    in time finds. Of changes that are felt the mildest that will do is taken, not the fastest.
+    As in `aim_smallest`, for time nothing is given up that the model would learn or read.
     """
-
-    def judged(asked: Scenario) -> Judgement | None:
-        """Too slow does not fit either."""
-        found = judge(asked)
-        if found is None or found.verdict == "does_not_fit" or _in_time(asked, job):
+    clock = Clock(job=job)
+    start = Candidate(changes=(), scenario=scenario, time_of=clock.seconds)
+    if job.time_limit_seconds is not None:
+        spending = mild(changes_for(scenario, spends=True, ahead=True))
+        found = _Quick(judge=Within(judge, clock), start=start).search(spending)
+        if found is not None:
             return found
-        return replace(found, verdict="does_not_fit", over_bytes=max(found.over_bytes, 1))
-
-    start = Candidate(changes=(), scenario=scenario, seconds=_seconds(scenario))
-    limited = job.time_limit_seconds is not None
-    changes = [change for change in changes_for(scenario) if limited or not change.spends]
-    for quality in Quality:
-        for size in range(1, MOST_CHANGES + 1):
-            fitting = _fitting(start, changes, quality, size, judged)
-            if fitting:
-                return fitting[0] if quality == Quality.REAL else front(fitting)[0]
-        usable = [change for change in changes if change.quality <= quality]
-        deep = _descended(start, usable, judge, job)
-        if deep is not None:
-            return deep
-    return None
+    return _Quick(judge=judge, start=start).search(changes_for(scenario, ahead=True))
 
 
-def _descended(
-    start: Candidate, changes: Sequence[Change], judge: Judge, job: Job
-) -> Candidate | None:
-    """Changes added until it fits in memory, then until it is in time; the needless ones out."""
-    candidate: Candidate | None = start
-    if not _fits(judge, start.scenario):
-        candidate = descend(start, changes, judge, lambda _: 0.0)
-    while candidate is not None and not _in_time(candidate.scenario, job):
-        candidate = _faster(candidate, changes, judge)
-    if candidate is None or not candidate.changes:
+@dataclass(frozen=True, kw_only=True)
+class _Quick:
+    judge: JudgeOf
+    start: Candidate
+
+    def search(self, changes: Sequence[Change]) -> Candidate | None:
+        """For each quality, the best first: sets of one change, of two, then on top of a descent.
+
+        The descent takes what helps most with less loss, again and again. What is needless in the
+        end is taken out. Of changes that are felt the mildest goes first, the table's order.
+        """
+        base = self.start
+        for quality in Quality:
+            usable = [change for change in changes if change.quality <= quality]
+            for on_top, size, several in _SETS:
+                onto, most = base if on_top else self.start, size * quality if several else quality
+                found = self.few(onto, usable, quality, size, most)
+                if found is not None:
+                    return self.pruned(found)
+            base = self.steepest(base, usable)
+            if base.changes and self.over(base) <= 0:
+                return self.pruned(base)
         return None
-    for change in sorted(candidate.changes, key=lambda change: -int(change.quality)):
-        fewer = [kept for kept in candidate.changes if kept is not change]
-        made = applied(start, fewer, lambda _: 0.0)
-        if made is not None and _fits(judge, made.scenario) and _in_time(made.scenario, job):
-            candidate = made
-    return candidate
 
+    def over(self, candidate: Candidate) -> float:
+        """Bytes too many, lateness included; endless where refused, or no number is known."""
+        judged = self.judge(candidate.scenario)
+        if judged is None:
+            return math.inf
+        refused = judged.verdict == "does_not_fit" and judged.over_bytes <= 0
+        return math.inf if refused else judged.over_bytes
 
-def _faster(candidate: Candidate, changes: Sequence[Change], judge: Judge) -> Candidate | None:
-    """With the change that makes it fastest and still fit; None where none gains a tenth."""
-    taken = {change.setting for change in candidate.changes}
-    larger = [
-        made
-        for change in changes
-        if change.setting not in taken
-        and (made := with_change(candidate, change, _seconds)) is not None
-    ]
-    before = _seconds(candidate.scenario)
-    for made in sorted(larger, key=lambda made: made.seconds):
-        if made.seconds * SAME_TIME > before:
-            return None
-        if _fits(judge, made.scenario):
-            return made
-    return None
+    def fits(self, candidate: Candidate) -> bool:
+        """With the whole range."""
+        judged = self.judge(candidate.scenario)
+        return judged is not None and judged.verdict == "fits"
 
+    def few(
+        self, base: Candidate, changes: Sequence[Change], quality: Quality, size: int, most: int
+    ) -> Candidate | None:
+        """The base with the cheapest set of so many changes, the worst of that quality.
 
-def _fits(judge: Judge, scenario: Scenario) -> bool:
-    judged = judge(scenario)
-    return judged is not None and judged.verdict == "fits"
+        ``most``: what their qualities may add up to.
+        """
+        chosen = (
+            few
+            for few in combinations(changes, size)
+            if max(change.quality for change in few) == quality
+            and sum(change.quality for change in few) <= most
+            and len({change.setting for change in few}) == size
+        )
+        fitting = filter(self.fits, filter(None, (self.changed(base, few) for few in chosen)))
+        if quality == Quality.REAL:
+            return next(fitting, None)
+        return next(iter(front(fitting)), None)
 
+    def changed(self, base: Candidate, few: Sequence[Change]) -> Candidate | None:
+        """The base with these changes, in place of its own of the same settings."""
+        settings = {change.setting for change in few}
+        kept = [change for change in base.changes if change.setting not in settings]
+        openers_first = sorted(few, key=lambda change: not change.opens)
+        return applied(self.start, [*kept, *openers_first])
 
-def _fitting(
-    start: Candidate,
-    changes: Sequence[Change],
-    quality: Quality,
-    size: int,
-    judge: Callable[[Scenario], Judgement | None],
-) -> list[Candidate]:
-    """Sets of that size whose worst change is of that quality and which fit, with their times."""
-    usable = [change for change in changes if change.quality <= quality]
-    found = []
-    for candidate in subsets(start, usable, lambda _: 0.0, size):
-        if len(candidate.changes) == size and candidate.quality == quality:
-            judged = judge(candidate.scenario)
-            if judged is not None and judged.verdict == "fits":
-                found.append(replace(candidate, seconds=_seconds(candidate.scenario)))
-    return found
+    def steepest(self, candidate: Candidate, changes: Sequence[Change]) -> Candidate:
+        """With the change that helps most, until it fits or none helps."""
+        over = self.over(candidate)
+        while over > 0:
+            made = (self.changed(candidate, [c]) for c in changes if c not in candidate.changes)
+            steps = ((self.over(m), number, m) for number, m in enumerate(filter(None, made)))
+            best = min(steps, default=None, key=lambda step: step[:2])
+            if best is None or best[0] >= over:
+                break
+            over, _, candidate = best
+        return candidate
 
-
-def _seconds(scenario: Scenario) -> float:
-    """Nominal seconds of a sample; endless where no time is known."""
-    try:
-        rate = timing(scenario).samples_per_second
-    except WillfitError:
-        return float("inf")
-    return 1 / rate.nominal if rate is not None and rate.nominal > 0 else float("inf")
-
-
-def _in_time(scenario: Scenario, job: Job) -> bool:
-    """Whether the nominal time is within the limit; what has no time is not refused for it."""
-    if job.time_limit_seconds is None or job.samples is None:
-        return True
-    try:
-        seconds = job_seconds(timing(scenario), samples=job.samples, epochs=job.epochs)
-    except WillfitError:
-        return True
-    return seconds.nominal <= job.time_limit_seconds
+    def pruned(self, candidate: Candidate) -> Candidate:
+        """Without the changes that are not needed, the costliest tried first."""
+        costly_first = sorted(candidate.changes, key=lambda c: (-int(c.quality), -int(c.effort)))
+        for change in costly_first:
+            fewer = applied(self.start, [kept for kept in candidate.changes if kept is not change])
+            if fewer is not None and fewer.changes and self.over(fewer) <= 0:
+                candidate = fewer
+        return candidate

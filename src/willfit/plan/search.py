@@ -16,7 +16,7 @@ from willfit.scenario import Scenario
 
 MOST_CHANGES: Final = 4
 """Changes of a set up to which every set is looked at."""
-MOST_JUDGED: Final = 2_500
+MOST_JUDGED: Final = 2_000
 """Sets whose memory is computed before the search descends instead: half a second."""
 MOST_ENUMERATED: Final = 10_000
 """Sets of which `fastest` computes the time."""
@@ -134,28 +134,34 @@ class _Looking:
 
 
 def smallest(
-    scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+    scenario: Scenario,
+    changes: Sequence[Change],
+    judge: JudgeOf,
+    time_of: TimeOf,
+    *,
+    most_changes: int = MOST_CHANGES,
 ) -> Found:
     """Minimal sets that fit: none contains another that does.
 
     Sets are looked at by quality and then by size, each once, so that what is found first costs
-    least; a set that could not be on the front any more is not judged. Where the sets of
-    `MOST_CHANGES` do not suffice, `descend` goes on.
+    least; a set that could not be on the front any more is not judged. Where the sets of up to
+    ``most_changes`` of a quality do not suffice, `descend` goes on before anything of worse quality
+    is looked at.
     """
     start = Candidate(changes=(), scenario=scenario, time_of=time_of)
     looking = _Looking(start=start, judge=judge, minimal=True)
     looking.look(start)
     for quality in Quality:
         usable = [change for change in changes if change.quality <= quality]
-        for candidate in subsets(start, usable, MOST_CHANGES, grows=looking.misses):
+        for candidate in subsets(start, usable, most_changes, grows=looking.misses):
             if looking.num_judged >= MOST_JUDGED:
                 break
             if candidate.quality == quality and not _hopeless(candidate, looking.fits):
                 looking.look(candidate)
-    if not looking.fits and not looking.tight:
-        deep = descend(start, changes, judge)
-        if deep is not None:
-            looking.look(deep)
+        if not looking.fits and not looking.tight:
+            deep = descend(start, usable, judge)
+            if deep is not None:
+                looking.look(deep)
     return looking.found()
 
 
@@ -187,7 +193,9 @@ def _by_time(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
     best = min((item.seconds for item in candidates), default=0.0)
 
     def step(item: Candidate) -> int:
-        return NO_TIME if item.seconds == math.inf else _bucket(max(item.seconds / best, 1.0))
+        if item.seconds == math.inf or best <= 0:
+            return NO_TIME
+        return math.floor(math.log(max(item.seconds / best, 1.0)) / math.log(SAME_TIME))
 
     order = sorted(candidates, key=lambda c: (c.quality is Quality.REAL, step(c), c.pains))
     kept: list[Candidate] = []

@@ -27,10 +27,10 @@ def too_large(made: Estimate) -> str:
     if made.refused is not None:
         return made.refused
     binding = made.binding
-    if binding.headroom_bytes is not None and made.verdict == "does_not_fit":
-        if binding.headroom_bytes < 0:
-            phase = "while loading" if binding.peak.name == "load" else f"in {binding.peak.name}"
-            return f"{format_bytes(-binding.headroom_bytes)} too much {phase}"
+    if binding.headroom_bytes is not None and binding.headroom_bytes < 0:
+        phase = "while loading" if binding.peak.name == "load" else f"in {binding.peak.name}"
+        return f"{format_bytes(-binding.headroom_bytes)} too much {phase}"
+    if made.verdict == "does_not_fit":
         return f"needs {' and '.join(_host_short(made)) or 'more of the host'}"
     if made.off_gpu_bytes and not made.scenario.workload.loading.max_memory:
         return f"{format_bytes(made.off_gpu_bytes)} of weights would stay off the GPU"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from willfit.devices.places import Place
-from willfit.errors import UnsupportedError, WillfitError
+from willfit.errors import InputError, UnsupportedError, WillfitError
 from willfit.estimator import estimate
 from willfit.estimator.timing import job_seconds, timing
 from willfit.formulas.timing.span import Span
@@ -51,6 +51,31 @@ class Asking:
     estimating: Estimating = plain_estimate
     bettering: Bettering | None = None
     """None where the job is to stay as it is."""
+
+
+def stays(
+    scenario: Scenario,
+    places: Sequence[Place],
+    asking: Asking,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[Stay, ...]:
+    """The job at each place, in the given order; ``progress`` is told how many are done.
+
+    Raises `InputError` where the settings are refused wherever they could be tried.
+    """
+    found: dict[str, Stay] = {}
+    for number, place in enumerate(sorted(places, key=_size, reverse=True), 1):
+        found[place.name] = stay(scenario, place, asking)
+        progress(number)
+    tried = [stay for stay in found.values() if stay.status != "cannot_run"]
+    if tried and all(stay.status == "refused" for stay in tried):
+        raise InputError(tried[0].reason)
+    return tuple(found[place.name] for place in places)
+
+
+def _size(place: Place) -> tuple[int, int]:
+    """Large machines first: what fits on none of them is not searched on smaller ones."""
+    return len(place.gpus), min((gpu.capacity_bytes for gpu in place.gpus), default=0)
 
 
 def stay(scenario: Scenario, place: Place, asking: Asking) -> Stay:

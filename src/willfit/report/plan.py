@@ -20,7 +20,7 @@ NOT_IN_TIME: Final = (
 )
 _VERDICT: Final = {
     "fits": ("fits as asked", "green"),
-    "tight": ("is tight as asked: inside the range of what is not known", "yellow"),
+    "tight": ("is tight as asked", "yellow"),
     "does_not_fit": ("does not fit as asked", "red"),
 }
 

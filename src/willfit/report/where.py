@@ -9,10 +9,18 @@ from willfit.formulas.timing.span import Span
 from willfit.plan.stay import Handover, Stay, Where
 from willfit.report.contract import plain
 from willfit.report.text import Style, table, wrapped
-from willfit.units import format_bytes
+from willfit.units import GIB, format_bytes
 
 SCHEMA: Final = "willfit.where/1"
 HOUR: Final = 3600.0
+_UNITS: Final = (
+    (96 * HOUR, 24 * HOUR, "d"),
+    (HOUR, HOUR, "h"),
+    (60.0, 60.0, "min"),
+    (0.0, 1.0, "s"),
+)
+"""From how many seconds on a time is told in which unit."""
+_QUICK: Final = "changes are the first that do, found quickly: willfit plan looks at more of them"
 _WORDS: Final = {
     "fits": ("as asked", "green"),
     "fits_changed": ("changed", "green"),
@@ -30,10 +38,15 @@ def render_where(where: Where, style: Style | None = None) -> str:
     lines = [f"{style.paint(where.scenario.model.id, 'bold')}: {_job(where)}", ""]
     lines += _painted(_table(where.stays), where.stays, style)
     lines += ["", *_remarks(where.stays)]
+    if any(stay.changes for stay in where.stays):
+        lines += wrapped(_QUICK, first="", rest="  ")
     if where.then is not None:
         lines += ["", *_handover(where.then, style)]
-    lines += [""] if where.assumptions or where.ignored_settings else []
-    for title, items in (("assumed", where.assumptions), ("ignored", where.ignored_settings)):
+    notes = [f"{topic}: {text}" for topic, text in where.notes.items()]
+    lines += [""] if notes or where.assumptions or where.ignored_settings else []
+    for title, items in (
+        ("note", notes), ("assumed", where.assumptions), ("ignored", where.ignored_settings),
+    ):  # fmt: skip
         for item in items:
             lines += wrapped(item, first=f"{title}: ", rest="  ")
     return "\n".join(lines).rstrip() + "\n"
@@ -77,27 +90,35 @@ def _painted(lines: list[str], stays: Sequence[Stay], style: Style) -> list[str]
 
 def _peak(stay: Stay) -> str:
     made = stay.estimate
-    return "" if made is None or made.refused else format_bytes(made.binding.peak.device_bytes)
+    return "" if made is None or made.refused else _amount(made.binding.peak.device_bytes)
 
 
 def _headroom(stay: Stay) -> str:
     made = stay.estimate
     if made is None or made.refused or made.binding.headroom_bytes is None:
         return ""
-    return format_bytes(made.binding.headroom_bytes)
+    return _amount(made.binding.headroom_bytes)
+
+
+def _amount(num_bytes: int) -> str:
+    """Hundreds of GiB without decimals: the table has 80 columns."""
+    large = abs(num_bytes) >= 100 * GIB
+    return f"{num_bytes / GIB:,.0f} GiB" if large else format_bytes(num_bytes)
 
 
 def _hours(seconds: Span | None) -> str:
-    """``8.9 h (7.1–12)``; days where it takes more than four."""
+    """``8.9 h (7.1–12)``; minutes below one hour, days above four."""
     if seconds is None:
         return ""
-    unit, name = (HOUR, "h") if seconds.nominal < 96 * HOUR else (24 * HOUR, "d")
+    unit, name = next(
+        (unit, name) for least, unit, name in _UNITS if seconds.nominal >= least or unit == 1
+    )
     low, nominal, high = (_short(s / unit) for s in (seconds.low, seconds.nominal, seconds.high))
     return f"{nominal} {name} ({low}–{high})"
 
 
 def _short(number: float) -> str:
-    return f"{number:.2f}" if number < 1 else f"{number:.1f}" if number < 10 else f"{number:,.0f}"
+    return f"{number:.1f}" if number < 10 else f"{number:,.0f}"
 
 
 def _remarks(stays: Sequence[Stay]) -> list[str]:
@@ -164,6 +185,7 @@ def where_json(where: Where) -> dict[str, Any]:
             "handover_notes": list(then.notes),
         },
         "fits": where.fits,
+        "notes": dict(where.notes),
         "assumptions": list(where.assumptions),
         "ignored_settings": list(where.ignored_settings),
     }

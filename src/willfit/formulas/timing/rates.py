@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from willfit.dtypes import DType
+from willfit.formulas.timing.efficiency import LEVELS, Kind
 from willfit.scenario.machine import Gpu
 
 TENSOR_CORES_SINCE: Final = 70
@@ -36,6 +38,17 @@ class Rates:
     """Host time per operator against that of the servers that the efficiencies were judged on."""
     known: bool
     """Whether the catalogue has this card's rates; else they are a stand-in's."""
+
+    @cached_property
+    def slowness(self) -> dict[Kind, tuple[tuple[float, ...], tuple[float, ...]]]:
+        """By kind of work: (seconds a byte, 1 / part of the FLOP/s) at each efficiency."""
+        return {
+            kind: (
+                tuple(1 / (self.bandwidth * level.memory[kind]) for level in LEVELS),
+                tuple(1 / level.compute[kind] for level in LEVELS),
+            )
+            for kind in LEVELS[0].memory
+        }
 
     def product(self, dtype: DType) -> float:
         """FLOP/s of products whose inputs are of this type."""
@@ -158,4 +171,4 @@ def multiprocessors(name: str) -> int:
 _NOTEBOOK_CARDS: Final = ("NVIDIA T4", "P100", "NVIDIA P4", "K80")
 NOTEBOOK_HOST: Final = 1.6
 """Cards that notebooks lend come with a few slow virtual cores: two reports of batch-1 decoding on
-a T4 give 22 and 32 µs an operator, where servers take 16."""
+a T4 give 22 and 32 µs an operator, where servers take 17."""
