@@ -101,6 +101,7 @@ JOBS: dict[str, tuple[str, str, int | None, dict[str, Any], dict[str, Any]]] = {
          "training": tuned("qlora", trainer="trl", lora=ALL, gradient_checkpointing=False)},
         {"class": "LlamaForCausalLM", "dtype": "torch.bfloat16", "quant_type": "nf4",
          "nested": False, "compute_dtype": "torch.bfloat16", "target_modules": LINEAR,
+         "trained_dtypes": ["torch.float32"],
          "trainer": "SFTTrainer", "checkpointing": False, "longest_row": 48, "args.bf16": True,
          "args.gradient_checkpointing": False, "args.packing": False, "use_cache": False},
     ),
