@@ -188,6 +188,10 @@ REFUSED: list[tuple[str, Scenario, str]] = [
     ("trl", scenario(gpu="L4", stack="trl=0.8.6", loading=Loading(), training=THREAD), "trl 0.9"),
     ("trl", scenario(gpu="L4", stack="trl=0.16.1", loading=Loading(),
                      training=replace(THREAD, offload_activations=True)), "activation_offloading"),
+    ("transformers", scenario(resolve("facebook/dinov2-base"), inference=Inference()),
+     "Dinov2Model reads more than text"),
+    ("trl", scenario(resolve("google-bert/bert-base-uncased"), loading=Loading(auto_class="AutoModel"),
+                     training=Training(method="full")), "has no training script here"),
     ("transformers", chat(attn="sdpa"), "Gemma2ForCausalLM has no SDPA path"),
     ("transformers", replace(chat(prefill_chunk_size=64), stack=Stack(
         versions={**Stack().versions, "transformers": "4.46.3"})), "came with transformers 4.51"),

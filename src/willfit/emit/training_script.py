@@ -10,7 +10,7 @@ from willfit.emit.adapters import checkpointing_of
 from willfit.emit.arguments import Arguments, arguments
 from willfit.emit.call import Call
 from willfit.emit.code import assignment, call_lines
-from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class
+from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
 from willfit.emit.script import (
     Script,
     adapter_lines,
@@ -38,9 +38,10 @@ def training_script(scenario: Scenario, trainer: TrainerClass) -> str:
     training = scenario.workload.training
     if training is None:
         raise InputError("trl and peft are training scripts and the scenario has none: add --train")
-    if auto_class(scenario) not in (CAUSAL, CLASSIFIER, SEQ2SEQ, MASKED):
+    known = auto_class(scenario) in (CAUSAL, CLASSIFIER, SEQ2SEQ, MASKED)
+    if not known or not reads_text_alone(scenario):
         raise InputError(
-            f"{auto_class(scenario)} has no training script here: causal, masked and "
+            f"{scenario.model.model_class} has no training script here: causal, masked and "
             "sequence-to-sequence language models and sequence classifiers have"
         )
     if auto_class(scenario) != CAUSAL:
