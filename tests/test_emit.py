@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from willfit.changes import changes_for
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
 from willfit.emit import TARGETS, arguments, emit, lines_to_change
@@ -187,9 +188,13 @@ REFUSED: list[tuple[str, Scenario, str]] = [
     ("trl", scenario(gpu="L4", stack="trl=0.8.6", loading=Loading(), training=THREAD), "trl 0.9"),
     ("trl", scenario(gpu="L4", stack="trl=0.16.1", loading=Loading(),
                      training=replace(THREAD, offload_activations=True)), "activation_offloading"),
+    ("transformers", scenario(resolve("facebook/dinov2-base"), inference=Inference()),
+     "Dinov2Model reads more than text"),
+    ("trl", scenario(resolve("google-bert/bert-base-uncased"), loading=Loading(auto_class="AutoModel"),
+                     training=Training(method="full")), "has no training script here"),
     ("transformers", chat(attn="sdpa"), "Gemma2ForCausalLM has no SDPA path"),
     ("transformers", replace(chat(prefill_chunk_size=64), stack=Stack(
-        versions={**Stack().versions, "transformers": "4.46.3"})), "prefill_chunk_size came with"),
+        versions={**Stack().versions, "transformers": "4.46.3"})), "came with transformers 4.51"),
     ("transformers", chat(kv_dtype=DTYPES["q8_0"]), "holds no dynamic cache in q8_0"),
     ("transformers", chat(quantization=replace(INT8, double_quant=True)), "no bnb_8bit_"),
     ("transformers", chat(quantization=replace(INT8, compute_dtype=FLOAT16)), "no bnb_8bit_"),
@@ -197,6 +202,9 @@ REFUSED: list[tuple[str, Scenario, str]] = [
     ("vllm", chat(), "to nf4 alone, not to int8"),
     ("vllm", chat(quantization=replace(NF4, double_quant=True)), "not to nf4 twice"),
     ("vllm", chat(gpu="T4", quantization=None), "does not fit there in vLLM"),
+    ("vllm", scenario(gpu="T4", loading=Loading(dtype=BFLOAT16), inference=Inference()),
+     "bfloat16 from compute capability 8.0"),
+    ("vllm", chat(gpu="L4x3", quantization=None), "do not divide by 3 GPUs"),
     ("llama-server", chat(), "reads GGUF files and google/gemma-2-9b is none"),
     ("axolotl", classifier(), "causal language models"),
     ("accelerate", chat(), "launches training"),
@@ -214,6 +222,20 @@ def test_what_a_library_cannot_do_is_refused_with_the_reason(
         emit(made, target)
 
 
+def test_ddp_does_not_look_for_unused_adapters() -> None:
+    made = distributed("ddp", "qlora", quantization=NF4)
+    lora = replace(made.workload, training=replace(THREAD, fp16=False))
+    call = arguments(replace(made, workload=lora)).training
+    assert call is not None and call.arguments["ddp_find_unused_parameters"] is False
+    alone = arguments(classifier()).training
+    assert alone is not None and "ddp_find_unused_parameters" not in alone.arguments
+
+
+def test_arguments_are_there_before_the_model_so_that_zero_3_shards_while_loading() -> None:
+    text = emit(distributed("zero3"), "transformers")
+    assert text.index("arguments = TrainingArguments(") < text.index(".from_pretrained(\n    MODEL")
+
+
 def test_bettertransformer_s_name_is_what_it_became() -> None:
     made = scenario(inference=Inference(attn="bettertransformer"))
     assert arguments(made).load.arguments["attn_implementation"] == "sdpa"
@@ -222,9 +244,9 @@ def test_bettertransformer_s_name_is_what_it_became() -> None:
 def test_the_thread_s_change_is_these_lines() -> None:
     training = replace(THREAD, gradient_checkpointing=True)
     assert lines_to_change(classifier(), classifier(training)) == (
-        "model.enable_input_require_grads()  # the embeddings are frozen",
         "gradient_checkpointing=True,  # keeps layer inputs, computes the rest again",
         'gradient_checkpointing_kwargs={"use_reentrant": False},',
+        "model.enable_input_require_grads()  # the embeddings are frozen",
     )
 
 
@@ -250,6 +272,27 @@ def test_lines_to_change_name_what_a_change_sets(
     for part in parts:
         assert any(part in line for line in lines), lines
     assert len(lines) <= len(parts) + 4
+
+
+BASES = {
+    "classifier": classifier(gpu="T4x2"),
+    "chat": chat(),
+    "SFT": scenario(gpu="L4", loading=Loading(), training=Training(method="full", trainer="trl")),
+    "LoRA": scenario(gpu="L4", loading=Loading(), training=Training(method="lora")),
+    "loop": scenario(
+        gpu="L4x2", loading=Loading(), training=Training(method="full", trainer="loop")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_change_has_lines_of_code(name: str) -> None:
+    """A remedy that code cannot say would be advice that nobody can follow."""
+    applied = {change.id: change.apply(BASES[name]) for change in changes_for(BASES[name])}
+    made = {k: after for k, after in applied.items() if isinstance(after, Scenario)}
+    assert len(made) >= 5
+    silent = [k for k, after in made.items() if not lines_to_change(BASES[name], after)]
+    assert silent == []
 
 
 def test_nothing_changes_between_equals() -> None:

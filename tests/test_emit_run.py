@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 from tests.support.releases_2024 import AUTUMN_2024, autumn_2024
 from tests.support.tiny_models import tiny_folder
 
+from willfit.changes import changes_for
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
 from willfit.emit import arguments, emit
+from willfit.errors import InputError
 from willfit.scenario import (
     Inference,
     Loading,
@@ -98,6 +101,7 @@ JOBS: dict[str, tuple[str, str, int | None, dict[str, Any], dict[str, Any]]] = {
          "training": tuned("qlora", trainer="trl", lora=ALL, gradient_checkpointing=False)},
         {"class": "LlamaForCausalLM", "dtype": "torch.bfloat16", "quant_type": "nf4",
          "nested": False, "compute_dtype": "torch.bfloat16", "target_modules": LINEAR,
+         "trained_dtypes": ["torch.float32"],
          "trainer": "SFTTrainer", "checkpointing": False, "longest_row": 48, "args.bf16": True,
          "args.gradient_checkpointing": False, "args.packing": False, "use_cache": False},
     ),
@@ -229,20 +233,6 @@ def jobs_of(stack: str) -> dict[str, Any]:
     return {**JOBS, **ONLY_TODAY} if stack == "today" else JOBS
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Answers of one process a stack, made on first use."""
-    folders, answers = tmp_path_factory.mktemp("tiny"), {}
-
-    def of(stack: str) -> dict[str, Any]:
-        if stack not in answers:
-            place = tmp_path_factory.mktemp(f"runs-{stack}")
-            answers[stack] = run(jobs_for(folders, stack), place, stack)
-        return answers[stack]
-
-    return of
-
-
 def jobs_for(folders: Path, stack: str) -> list[dict[str, Any]]:
     jobs = []
     for name, (family, target, labels, workload, _) in jobs_of(stack).items():
@@ -252,6 +242,8 @@ def jobs_for(folders: Path, stack: str) -> list[dict[str, Any]]:
     llama = tiny_folder("llama", folders)
     for name, (made, target) in on_a_gpu_only(llama, stack).items():
         jobs.append({"name": f"alone: {name}", "calls": calls_of(made, target)})
+    for name, (made, target) in changed(llama, stack).items():
+        jobs.append({"name": f"change: {name}", "calls": calls_of(made, target)})
     return jobs + (rows_read(folders, stack) if stack == "today" else [])
 
 
@@ -309,36 +301,6 @@ def run(jobs: list[dict[str, Any]], place: Path, stack: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-NAMES = [(stack, name) for stack in STACKS for name in jobs_of(stack)]
-
-
-@pytest.mark.parametrize(("stack", "name"), NAMES)
-def test_what_a_script_leaves_has_every_setting_of_its_scenario(
-    stack: str, name: str, ran: Any
-) -> None:
-    answer = ran(stack)[name]
-    assert "error" not in answer, answer["error"]
-    expected = dict(jobs_of(stack)[name][4])
-    if expected.get("environment") is True:
-        setting = "PYTORCH_ALLOC_CONF" if stack == "today" else "PYTORCH_CUDA_ALLOC_CONF"
-        expected["environment"] = {setting: "expandable_segments:True"}
-    changed = TODAY if stack == "today" else IN_2024
-    expected |= {key: changed[key] for key in RENAMED.get(name, ()) if key in changed}
-    assert {key: looked_up(answer, key) for key in expected} == expected
-
-
-def looked_up(answer: dict[str, Any], key: str) -> Any:
-    head, _, rest = key.partition(".")
-    return answer[head][rest] if rest else answer[head]
-
-
-@pytest.mark.parametrize(("stack", "name"), NAMES)
-def test_every_keyword_is_one_that_the_library_has(stack: str, name: str, ran: Any) -> None:
-    answer = ran(stack)[f"keywords of {name}"]
-    assert "error" not in answer, answer["error"]
-    assert answer["unknown"] == []
-
-
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     # what the Trainer makes of the name, without a GPU to run it on
     "paged_adamw_32bit": {"optimizer": "AdamW", "is_paged": True, "optim_bits": 32},
@@ -381,22 +343,64 @@ def on_a_gpu_only(folder: Path, stack: str) -> dict[str, tuple[Scenario, str]]:
     return made
 
 
+def changed(folder: Path, stack: str) -> dict[str, tuple[Scenario, str]]:
+    """Every change of two runs, where this stack can say it."""
+    bases = [
+        scenario(folder, stack, loading=Loading(), training=tuned("full", trainer="trl", padded=True)),
+        scenario(folder, stack, gpu="L4x2", loading=Loading(), inference=Inference(batch_size=8)),
+    ]  # fmt: skip
+    made = {}
+    for number, base in enumerate(bases):
+        for change in changes_for(base):
+            after, target = change.apply(base), ("trl", "transformers")[number]
+            if isinstance(after, Scenario):
+                with suppress(InputError):
+                    emit(after, target)
+                    made[f"{change.id} ({number})"] = (after, target)
+    return made
+
+
 @pytest.mark.parametrize("stack", STACKS)
-def test_what_needs_a_gpu_is_known_to_the_library_too(stack: str, ran: Any) -> None:
-    answers = {k: v for k, v in ran(stack).items() if k.startswith("alone: ")}
-    assert len(answers) >= 10
-    for name, answer in answers.items():
-        assert "error" not in answer, (name, answer["error"])
-        assert answer["unknown"] == [], name
-        expected = OPTIMIZERS.get(name.rpartition(" ")[2], {})
-        assert {key: answer[key] for key in expected} == expected
+def test_scripts_leave_objects_with_every_setting_of_their_scenarios(
+    stack: str, tmp_path: Path
+) -> None:
+    """One process a stack; each text is run, each keyword looked up. What is wrong, by name."""
+    folders, place = tmp_path / "tiny", tmp_path / "runs"
+    folders.mkdir()
+    place.mkdir()
+    answers = run(jobs_for(folders, stack), place, stack)
+    failed = {name: answer["error"] for name, answer in answers.items() if "error" in answer}
+    assert failed == {}
+    ignored = {name: a["unknown"] for name, a in answers.items() if a.get("unknown")}
+    assert ignored == {}
+    wrong = {name: differing(answers[name], expected_of(name, stack)) for name in jobs_of(stack)}
+    assert {name: pairs for name, pairs in wrong.items() if pairs} == {}
+    for name, expected in OPTIMIZERS.items():
+        assert differing(answers[f"alone: optim {name}"], expected) == {}
+    assert sum(name.startswith("change: ") for name in answers) >= 20
+    for name in (name for name in answers if name.startswith("rows of ")):
+        assert differing(answers[name], {"rows": 3, "probability_sums": [1.0]}) == {}
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_the_user_s_rows_are_read(kind: str, ran: Any) -> None:
-    answer = ran("today")[f"rows of {kind}"]
-    assert "error" not in answer, answer["error"]
-    assert (answer["rows"], answer["probability_sums"]) == (3, [1.0])
+def expected_of(name: str, stack: str) -> dict[str, Any]:
+    """What the table says, under the names of the stack's releases."""
+    expected = dict(jobs_of(stack)[name][4])
+    if expected.get("environment") is True:
+        setting = "PYTORCH_ALLOC_CONF" if stack == "today" else "PYTORCH_CUDA_ALLOC_CONF"
+        expected["environment"] = {setting: "expandable_segments:True"}
+    names = TODAY if stack == "today" else IN_2024
+    return expected | {key: names[key] for key in RENAMED.get(name, ()) if key in names}
+
+
+def differing(answer: dict[str, Any], expected: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """(Found, expected) of every setting that is not as it should be."""
+    found = {key: looked_up(answer, key) for key in expected}
+    return {key: (found[key], value) for key, value in expected.items() if found[key] != value}
+
+
+def looked_up(answer: dict[str, Any], key: str) -> Any:
+    head, _, rest = key.partition(".")
+    return answer[head][rest] if rest else answer[head]
 
 
 def test_a_notebook_cell_runs_its_replicas_and_gathers_them(tmp_path: Path) -> None:

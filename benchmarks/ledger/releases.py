@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -93,15 +94,20 @@ def side_directory(requirement: str) -> Path | str:
         return f"no side directory is known for {requirement}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     wanted = [requirement, *COMPANIONS[requirement]]
+    unfinished = directory.with_name(f"{directory.name}.{os.getpid()}")
     try:
         done = subprocess.run(
-            [*pip, str(directory), *wanted], capture_output=True, timeout=SECONDS, check=False
+            [*pip, str(unfinished), *wanted], capture_output=True, timeout=SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"pip cannot fetch {requirement}: {type(error).__name__}"
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         return f"pip cannot fetch {requirement}: {' '.join(last)}"
+    try:
+        unfinished.rename(directory)
+    except OSError:  # another process was faster
+        shutil.rmtree(unfinished)
     return directory
 
 

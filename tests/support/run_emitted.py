@@ -78,6 +78,7 @@ def _unknown(call: dict[str, Any]) -> list[str]:
 
 def _of_optimizer(calls: list[dict[str, Any]]) -> dict[str, Any]:
     """The class and settings that the Trainer takes for ``optim``, from the real arguments."""
+    import torch
     from transformers import Trainer
 
     names = ("TrainingArguments", "SFTConfig")
@@ -89,7 +90,13 @@ def _of_optimizer(calls: list[dict[str, Any]]) -> dict[str, Any]:
     kept = {k: v for k, v in given["arguments"].items() if k != "report_to"}  # "none" is []
     changed = {k: v for k, v in kept.items() if _plain(getattr(arguments, k)) != v}
     assert not changed, changed
-    optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    try:
+        layer = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+    except (ImportError, ValueError) as error:  # its package is not installed here
+        if "install" not in str(error):
+            raise
+        return {}
     kept = {k: v for k, v in settings.items() if k in ("is_paged", "optim_bits", "fused")}
     return {"optimizer": optimizer.__name__, **kept}
 

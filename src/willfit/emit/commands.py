@@ -31,6 +31,7 @@ def vllm_command(scenario: Scenario) -> str:
     inference = _inference(scenario, "vllm")
     if scenario.model.library == "gguf":
         raise InputError("vLLM reads GGUF files only experimentally: emit llama-server for them")
+    _refuse_vllm(scenario)
     options = {
         "--dtype": _vllm_dtype(scenario),
         "--max-model-len": str(_context(scenario, inference)),
@@ -64,6 +65,29 @@ def _context(scenario: Scenario, inference: Inference) -> int:
         scenario.model.architecture, inference, working_dtype(scenario), scenario.stack
     )
     return filled.context_len
+
+
+def _refuse_vllm(scenario: Scenario) -> None:
+    """What vLLM checks before it starts: the card's bfloat16, heads that divide."""
+    gpus = scenario.machine.gpus if scenario.machine is not None else ()
+    for gpu in gpus:
+        if working_dtype(scenario).name == "bfloat16" and gpu.sm < 80:
+            raise InputError(
+                f"vLLM runs bfloat16 from compute capability 8.0 and {gpu.name} has "
+                f"{gpu.sm / 10:.1f}: add --dtype float16"
+            )
+    architecture = scenario.model.architecture
+    heads = {
+        group.attention.num_heads
+        for group in (architecture.layers if architecture is not None else ())
+        if group.attention is not None
+    }
+    split = scenario.workload.loading.strategy in ("tp", None)
+    if split and any(count % max(len(gpus), 1) for count in heads):
+        raise InputError(
+            f"vLLM splits attention heads evenly and {sorted(heads)} do not divide by {len(gpus)} "
+            "GPUs: use another number of them"
+        )
 
 
 def _vllm_dtype(scenario: Scenario) -> str:

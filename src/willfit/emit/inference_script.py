@@ -7,7 +7,7 @@ from typing import Final
 from willfit.emit.arguments import Arguments, arguments
 from willfit.emit.code import assignment, call_lines
 from willfit.emit.generation import generates, prompt_length
-from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class
+from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
 from willfit.emit.script import (
     Script,
     adapter_lines,
@@ -68,10 +68,11 @@ def _refuse(scenario: Scenario, inference: Inference | None) -> None:
             f"the scenario runs in {inference.engine}: emit "
             f"{'vllm' if inference.engine == 'vllm' else 'llama-server'} instead of transformers"
         )
-    if inference is not None and auto_class(scenario) not in _TEXT_CLASSES:
+    text = auto_class(scenario) in _TEXT_CLASSES and reads_text_alone(scenario)
+    if inference is not None and not text:
         raise InputError(
-            f"{auto_class(scenario)} reads more than text, and emitted scripts are of text alone: "
-            "use --task load for the loading code"
+            f"{scenario.model.model_class} reads more than text, and emitted scripts are of text "
+            "alone: use --task load for the loading code"
         )
 
 

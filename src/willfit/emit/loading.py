@@ -75,6 +75,18 @@ _SPEECH: Final = "AutoModelForSpeechSeq2Seq"
 _IMAGE_TEXT: Final = "AutoModelForImageTextToText"
 
 
+def reads_text_alone(scenario: Scenario) -> bool:
+    """Whether a tokenizer makes all of the model's inputs, as far as its config tells."""
+    config = scenario.model.config
+    return "vocab_size" in config and not any(key in config for key in _OTHER_INPUTS)
+
+
+_OTHER_INPUTS: Final = (
+    "vision_config", "audio_config", "image_size", "patch_size", "num_mel_bins", "conv_stride",
+)  # fmt: skip
+"""Settings of models that see or hear."""
+
+
 def working_dtype(scenario: Scenario) -> DType:
     """Type that unquantised weights are loaded in."""
     return loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)[0]

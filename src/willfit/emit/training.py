@@ -7,6 +7,7 @@ from typing import Final, Literal
 from willfit.dtypes import FLOAT16
 from willfit.emit.adapters import checkpointing_of
 from willfit.emit.call import Call, Keywords
+from willfit.emit.launch import launch
 from willfit.emit.loading import CAUSAL, CLASSIFIER, auto_class, working_dtype
 from willfit.emit.versions import (
     EVAL_STRATEGY_SINCE,
@@ -49,6 +50,8 @@ def training_call(scenario: Scenario, trainer: TrainerClass | None = None) -> Ca
         keywords.set("use_liger_kernel", True, "the loss without whole logits (liger-kernel)")
     if training.group_by_length:
         _grouped(stack, keywords)
+    if _all_adapters_used(scenario):
+        keywords.set("ddp_find_unused_parameters", False, "every adapter is used in every step")
     if trainer == "trl":
         _sft(scenario, training, keywords)
     recent = stack.at_least("transformers", EVAL_STRATEGY_SINCE)
@@ -100,6 +103,22 @@ def _refuse(scenario: Scenario, training: Training, trainer: TrainerClass) -> No
         require(scenario.stack, "SFTConfig")
 
 
+def _all_adapters_used(scenario: Scenario) -> bool:
+    """Whether DDP can skip its search, which reentrant checkpointing under PEFT does not survive.
+
+    Experts that no token goes to are unused.
+    """
+    architecture = scenario.model.architecture
+    how = launch(scenario)
+    return (
+        _training(scenario).lora is not None
+        and how.strategy == "ddp"
+        and how.num_processes > 1
+        and architecture is not None
+        and not any(group.mlp and group.mlp.num_experts for group in architecture.layers)
+    )
+
+
 def _batches(training: Training, keywords: Keywords) -> None:
     batch = training.micro_batch_size or DEFAULT_BATCH
     steps = training.gradient_accumulation_steps
@@ -119,7 +138,8 @@ def _checkpointing(training: Training, stack: Stack, keywords: Keywords) -> None
 
 
 def _optimizer(training: Training, stack: Stack, keywords: Keywords) -> None:
-    name = training.optimizer or default_optimizer(stack)
+    default = "adamw_torch" if training.trainer == "loop" else default_optimizer(stack)
+    name = training.optimizer or default
     name = name.strip().lower().removeprefix("optimizernames.")
     optimizer = find_optimizer(name)
     if name == "lorafa":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from willfit.dtypes import DType
+from willfit.dtypes import FLOAT32, DType
 from willfit.emit.adapters import checkpointing_of
 from willfit.emit.arguments import Arguments, arguments
 from willfit.emit.call import Call
 from willfit.emit.code import assignment, call_lines
-from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class
+from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
 from willfit.emit.script import (
     Script,
     adapter_lines,
@@ -38,9 +38,10 @@ def training_script(scenario: Scenario, trainer: TrainerClass) -> str:
     training = scenario.workload.training
     if training is None:
         raise InputError("trl and peft are training scripts and the scenario has none: add --train")
-    if auto_class(scenario) not in (CAUSAL, CLASSIFIER, SEQ2SEQ, MASKED):
+    known = auto_class(scenario) in (CAUSAL, CLASSIFIER, SEQ2SEQ, MASKED)
+    if not known or not reads_text_alone(scenario):
         raise InputError(
-            f"{auto_class(scenario)} has no training script here: causal, masked and "
+            f"{scenario.model.model_class} has no training script here: causal, masked and "
             "sequence-to-sequence language models and sequence classifiers have"
         )
     if auto_class(scenario) != CAUSAL:
@@ -50,10 +51,10 @@ def training_script(scenario: Scenario, trainer: TrainerClass) -> str:
     script.add(*_sample(scenario))
     script.add(*_reader(script))
     script.add(*tokenizer_lines(script, scenario))
+    script.add(*_arguments(script, given))  # before the model: ZeRO-3 shards while loading
     script.add(*_model(script, scenario, given, training))
     script.add(*_data(script, scenario, trainer))
-    script.add(*_arguments(script, given))
-    script.add(*_trainer(script, scenario, trainer))
+    script.add(*_trainer(script, scenario, training, trainer))
     script.add(*_train(script, given))
     if auto_class(scenario) == CLASSIFIER:
         script.add(*_probabilities())
@@ -150,6 +151,8 @@ def _model(script: Script, scenario: Scenario, given: Arguments, training: Train
     lines.append("model.config.use_cache = False  # no keys and values are kept in training")
     if given.freeze:
         lines += _frozen(given.freeze)
+        if checkpointing_of(training):
+            lines.append(_INPUTS)
     if given.prepare is not None:
         script.use("peft", given.prepare.name)
         lines += ["# float32 for all that is not quantised, embeddings and head included"]
@@ -159,17 +162,22 @@ def _model(script: Script, scenario: Scenario, given: Arguments, training: Train
     return lines
 
 
+_INPUTS: Final = "model.enable_input_require_grads()  # the embeddings are frozen"
+"""Without it reentrant checkpointing finds no input that asks for a gradient."""
+
+
 def _adapted(script: Script, given: Arguments, training: Training) -> list[str]:
     lines = adapter_lines(script, given)
     if given.trainable_dtype is not None:
-        lines += _cast(given.trainable_dtype, training)
+        scaled = "fp16 training scales float32 gradients alone"
+        why = scaled if training.fp16 else "the adapter's type"
+        lines += _cast(given.trainable_dtype, why)
     if checkpointing_of(training):
-        lines.append("model.enable_input_require_grads()  # the embeddings are frozen")
+        lines.append(_INPUTS)
     return [*lines, "model.print_trainable_parameters()"]
 
 
-def _cast(dtype: DType, training: Training) -> list[str]:
-    why = "fp16 training scales float32 gradients alone" if training.fp16 else "the adapter's type"
+def _cast(dtype: DType, why: str) -> list[str]:
     return [
         f"for parameter in model.parameters():  # {why}",
         "    if parameter.requires_grad:",
@@ -245,7 +253,9 @@ _HALF: Final = re.compile(r"^    (dtype|torch_dtype)=torch\.float16,")
 """float16 weights, which only train under the scaler of ``fp16``; a CPU has it not."""
 
 
-def _trainer(script: Script, scenario: Scenario, trainer: TrainerClass) -> list[str]:
+def _trainer(
+    script: Script, scenario: Scenario, training: Training, trainer: TrainerClass
+) -> list[str]:
     name, library = ("SFTTrainer", "trl") if trainer == "trl" else ("Trainer", "transformers")
     script.use(library, name)
     since = SFT_PROCESSING_CLASS_SINCE if trainer == "trl" else PROCESSING_CLASS_SINCE
@@ -259,7 +269,17 @@ def _trainer(script: Script, scenario: Scenario, trainer: TrainerClass) -> list[
     ]
     if trainer != "trl":
         lines.append("    data_collator=collator,")
-    return [*lines, ")"]
+    lines.append(")")
+    lora = training.lora
+    if trainer == "trl" and lora is not None and _quantised(scenario):
+        lines += _cast(
+            lora.dtype or FLOAT32, "SFTTrainer makes adapters of packed weights bfloat16"
+        )
+    return lines
+
+
+def _quantised(scenario: Scenario) -> bool:
+    return bool(scenario.workload.loading.quantization or scenario.model.quantization)
 
 
 def _train(script: Script, given: Arguments) -> list[str]:
