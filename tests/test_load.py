@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,13 @@ from willfit.units import GIB, MIB
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without CUDA, also where there is a GPU."""
+    found = replace(look(), gpus=(), in_use_bytes=(), holders=())
+    monkeypatch.setattr("willfit.live.load.look", lambda: found)
 
 
 @pytest.fixture(scope="module")
@@ -507,6 +515,14 @@ def test_adapters_take_the_type_that_they_are_given(folder: Path) -> None:
 def test_a_revision_reaches_the_library() -> None:
     asked = Asked(model=willfit.find_model("facebook/opt-125m"), revision="abc", context=32)
     assert plan_load(asked, Here()).calls().load.arguments["revision"] == "abc"
+
+
+def test_no_class_of_transformers_is_torch_s_encoder(folder: Path) -> None:
+    """Whose fast path BetterTransformer was; what it became is SDPA."""
+    torch_s = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer)
+    model = load(tiny(folder, "bert", "float32"), better_transformer=True, context=32).model
+    assert not any(isinstance(module, torch_s) for module in model.modules())
+    assert not hasattr(model, "to_bettertransformer")
 
 
 def test_better_transformer_s_methods_are_kept(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.support.tiny import tiny
 
 from willfit.live.combinations import COMBINATIONS, MACHINES, Combination, judge
+from willfit.live.here import look
 from willfit.live.load import load
 from willfit.scenario.stack import TESTED
 
@@ -99,6 +101,13 @@ REAL = [c for c in COMBINATIONS if WORKS[c.id][2] and c.model in FAMILIES]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without CUDA, also where there is a GPU."""
+    found = replace(look(), gpus=(), in_use_bytes=(), holders=())
+    monkeypatch.setattr("willfit.live.load.look", lambda: found)
 
 
 @pytest.mark.parametrize("combination", REAL, ids=lambda combination: combination.id)

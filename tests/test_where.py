@@ -19,6 +19,7 @@ from willfit.devices import parse_machine
 from willfit.devices.places import Place, all_places, find_places
 from willfit.estimator.timing import job_seconds, timing
 from willfit.formulas.timing.span import Span
+from willfit.plan.better import Better
 from willfit.plan.judge import Judge
 from willfit.plan.quick import quickest_search
 from willfit.plan.result import Job
@@ -102,6 +103,18 @@ def test_numbers_are_those_of_estimate_and_timing(capsys: pytest.CaptureFixture[
     )  # fmt: skip
     seconds = job_seconds(timing(at(scenario, place("l40s"))), samples=1000, epochs=2)
     assert found["total_time_seconds"]["nominal"] == pytest.approx(seconds.nominal)
+
+
+def test_nominal_amounts_over_the_budget_are_no_fit() -> None:
+    """Where the low end alone is within it, the estimate is tight, and the job does not fit."""
+    made = plain_estimate(at(small(), place("rtx-4070-ti-super")))
+    card = place("rtx-4070-ti-super").gpus[0]
+    budget = made.binding.peak.device_bytes - 1
+    assert made.binding.low_device_bytes <= budget
+    short = replace(place("rtx-4070-ti-super"), gpus=(replace(card, capacity_bytes=budget),))
+    found = stay(small(), short, Asking())
+    assert found.estimate is not None and found.estimate.verdict == "tight"
+    assert found.status == "does_not_fit"
 
 
 def test_ram_and_disk_are_budgets() -> None:
@@ -209,6 +222,34 @@ def _fits(scenario: Scenario, chosen: tuple[Any, ...], judge: Judge) -> bool:
         scenario = made
     judged = judge(scenario)
     return judged is not None and judged.verdict == "fits"
+
+
+@pytest.mark.parametrize("name", ["colab-t4", "rtx-3060", "rtx-4090", "kaggle-t4x2"])
+def test_four_changes_are_found_where_two_do_not_do(name: str) -> None:
+    """Full training of 8B: no two changes do; what is found fits, and nothing of it is needless."""
+    training = Training(method="full", micro_batch_size=8, max_length=1024)
+    scenario = Scenario(model=resolve("llama-3-8b"), workload=Workload(training=training))
+    here, judge = at(scenario, place(name)), Judge()
+    found = quickest_search(here, Job(), judge)
+    assert found is not None and len(found.changes) > 2
+    made = plain_estimate(found.scenario)
+    assert made.fits and made.verdict == "fits"
+    assert not any(
+        _fits(here, tuple(c for c in found.changes if c is not left), judge)
+        for left in found.changes
+    )
+
+
+def test_what_fits_on_a_large_gpu_alone_is_found_without_asking_the_small_ones() -> None:
+    """What is not searched because a larger GPU had no answer has none."""
+    training = Training(method="full", micro_batch_size=8, max_length=1024)
+    scenario = Scenario(model=resolve("llama-3.1-405b"), workload=Workload(training=training))
+    better = Better()
+    for name in ("l40s", "rtx-4090", "colab-t4"):
+        here = at(scenario, place(name))
+        assert better(here, Job()) is None
+        assert quickest_search(here, Job(), Judge()) is None
+    assert len(better.known) < 3
 
 
 def test_too_slow_is_no_fit_and_is_changed() -> None:

@@ -20,6 +20,7 @@ _UNITS: Final = (
     (0.0, 1.0, "s"),
 )
 """From how many seconds on a time is told in which unit."""
+_QUICK: Final = "changes are the first that do, found quickly: willfit plan looks at more of them"
 _WORDS: Final = {
     "fits": ("as asked", "green"),
     "fits_changed": ("changed", "green"),
@@ -37,6 +38,8 @@ def render_where(where: Where, style: Style | None = None) -> str:
     lines = [f"{style.paint(where.scenario.model.id, 'bold')}: {_job(where)}", ""]
     lines += _painted(_table(where.stays), where.stays, style)
     lines += ["", *_remarks(where.stays)]
+    if any(stay.changes for stay in where.stays):
+        lines += wrapped(_QUICK, first="", rest="  ")
     if where.then is not None:
         lines += ["", *_handover(where.then, style)]
     lines += [""] if where.assumptions or where.ignored_settings else []
