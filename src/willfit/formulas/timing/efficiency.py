@@ -1,6 +1,6 @@
 """How much of a card's rates real code reaches, as ranges, and what the host spends per operator.
 
-Of the nominal column, products, attention, memory, cache and the host's time per operator are
+Of the nominal column, products and their weights, attention, memory, cache and the host's time are
 what eight published sources agree on: ``benchmarks/speed_fit.py`` finds them again with every
 source left out in turn and judges that source with the rest (docs/throughput.md). The others (int8,
 float32, eager, gemv, state, link) are taken from single measurements, with a wide range.
@@ -61,7 +61,7 @@ NOMINAL: Final = Efficiency(
         "eager": 0.45, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
     },
     memory={
-        "product": 0.80, "dequantized": 0.80, "int8": 0.70, "float32": 0.80, "attention": 0.80,
+        "product": 0.70, "dequantized": 0.70, "int8": 0.70, "float32": 0.80, "attention": 0.80,
         "eager": 0.72, "memory": 0.72, "gemv": 0.50, "state": 0.80, "cache": 0.33,
     },
     operator_seconds=17e-6,
@@ -76,7 +76,7 @@ SLOW: Final = Efficiency(
         "eager": 0.25, "memory": 1.0, "gemv": 1.0, "state": 1.0, "cache": 1.0,
     },
     memory={
-        "product": 0.60, "dequantized": 0.60, "int8": 0.50, "float32": 0.60, "attention": 0.50,
+        "product": 0.50, "dequantized": 0.50, "int8": 0.50, "float32": 0.60, "attention": 0.50,
         "eager": 0.50, "memory": 0.50, "gemv": 0.30, "state": 0.60, "cache": 0.20,
     },
     operator_seconds=28e-6,
