@@ -167,7 +167,7 @@ def _quantized(scheme: str, title: str, reason: str, dominated_by: str = "") -> 
         quality=Quality.SLIGHT,
         quality_reason=reason,
         dominated_by=dominated_by,
-        opens=True,
+        opens=scheme == "int8",
     )
 
 
