@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -21,16 +21,9 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
     weights, split = loaded.weights, loaded.split
     results = [
         replace(rest, phases=(load, *rest.phases))
-        for load, rest in zip(
-            loaded.phases,
-            (work_of(scenario, share, len(split.shares)) for share in split.shares),
-            strict=True,
-        )
+        for load, rest in zip(loaded.phases, _works(scenario, split.shares), strict=True)
     ]
-    gpus = tuple(
-        _gpu(scenario, share, phases, overheads)
-        for share, phases, overheads in zip(split.shares, results, loaded.overheads, strict=True)
-    )
+    gpus = tuple(_gpus(scenario, split.shares, results, loaded.overheads))
     every = reduce(_merged, results)
     return Outcome(
         level="formula",
@@ -47,6 +40,18 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         refused=split.refused,
         off_gpu=(split.host_weight_bytes, split.disk_weight_bytes),
     )
+
+
+def _works(scenario: Scenario, shares: Sequence[Share]) -> Iterator[Phases]:
+    """What each GPU does; equal GPUs with the same part of the model are computed once."""
+    done: dict[tuple[object, ...], Phases] = {}
+    gathers = strategy_of(scenario) == "dp"
+    for share in shares:
+        first = gathers and share.index == 0
+        same = (id(share.weights), share.gpu and share.gpu.name, id(share.stage), first)
+        if same not in done:
+            done[same] = work_of(scenario, share, len(shares))
+        yield done[same]
 
 
 def work_of(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
@@ -95,6 +100,24 @@ def _work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
             share.stage,
         )
     return Phases(phases=())
+
+
+def _gpus(
+    scenario: Scenario,
+    shares: Sequence[Share],
+    results: Sequence[Phases],
+    overheads: Sequence[Overheads],
+) -> Iterator[GpuEstimate]:
+    """One after the other; one that is as the last in all but its number is that again."""
+    machine = scenario.machine
+    last: tuple[object, ...] = ()
+    for share, phases, overhead in zip(shares, results, overheads, strict=True):
+        in_use = machine.in_use(share.index) if machine is not None else 0
+        same = (share.gpu and share.gpu.name, share.layers, in_use, overhead, phases.phases)
+        if same != last:
+            made = _gpu(scenario, share, phases, overhead)
+        last = same
+        yield replace(made, index=share.index)
 
 
 def _gpu(scenario: Scenario, share: Share, phases: Phases, overheads: Overheads) -> GpuEstimate:

@@ -17,6 +17,7 @@ from typing import Final
 from willfit.dtypes import FLOAT32, DType
 from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
+from willfit.identity import by_identity
 from willfit.scenario.collapse import split_row
 from willfit.scenario.model import ModelSpec, TensorRow
 from willfit.scenario.workload import Lora
@@ -84,6 +85,7 @@ class Adapter:
         return sum(t.count for t in self.targets) / max(num_layers, 1)
 
 
+@by_identity(256)
 def build_adapter(model: ModelSpec, lora: Lora) -> tuple[Adapter, tuple[str, ...]]:
     """The adapters that PEFT would inject; raises `InputError` where no module matches."""
     names, note = _target_names(model, lora)
@@ -94,7 +96,7 @@ def build_adapter(model: ModelSpec, lora: Lora) -> tuple[Adapter, tuple[str, ...
         )
     targets = tuple(
         Target(name=part.name, count=part.count, in_features=shape[1], out_features=shape[0])
-        for row in model.tensors
+        for row in _linear_rows(model)
         for part, shape in _matching(row, names, model)
     )
     if not targets:
@@ -160,7 +162,7 @@ def _matching(
     row: TensorRow, names: Sequence[str], model: ModelSpec
 ) -> list[tuple[TensorRow, tuple[int, int]]]:
     """The part of a row whose modules are targets, with its (out, in)."""
-    if row not in _linear_rows(model) or len(row.shape) != 2:
+    if len(row.shape) != 2:
         return []
     everything = "all-linear" in names
     if everything and (row.owner in OUTPUT_EMBEDDINGS or row.owner == "score"):
