@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import torch
+import transformers
+from torch.autograd.graph import saved_tensors_hooks
 
 from willfit.cli.main import main
 from willfit.devices import parse_machine
@@ -29,6 +35,7 @@ from willfit.scenario import (
     Workload,
 )
 from willfit.sources.resolve import resolve
+from willfit.trace.offloading import _Offloading
 from willfit.units import MIB
 
 LLAMA, SMALL = "meta-llama/Meta-Llama-3-8B", "Qwen/Qwen3-0.6B"
@@ -137,6 +144,60 @@ def test_offloading_moves_activations_from_the_gpu_to_pinned_memory() -> None:
     without = made(SMALL, **train("lora", trainer="trl"))
     assert without.host.pinned_bytes == 0
     assert result.binding.peak.allocated_bytes < without.binding.peak.allocated_bytes
+
+
+class Device(SimpleNamespace):
+    """A device module whose streams have done everything at once."""
+
+    Stream = MagicMock
+
+    def current_stream(self) -> MagicMock:
+        return MagicMock()
+
+    def stream(self, _: object) -> nullcontext[None]:
+        return nullcontext()
+
+    def empty_cache(self) -> None: ...
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_offloaded_is_what_trl_offloads(
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    """TRL's own hooks on a small Llama, streams apart: the same tensors go, in the same order."""
+    pytest.importorskip("trl")
+    from trl.models.activation_offloading import OffloadActivations
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(torch, "get_device_module", lambda *_: Device())
+    config = transformers.AutoConfig.for_model(
+        "llama", hidden_size=64, intermediate_size=160, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, num_hidden_layers=2, vocab_size=300,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    tokens = torch.zeros(2, 32, dtype=torch.int64)
+    theirs = OffloadActivations(use_pin_memory=False)
+    theirs.update_model_params(model)
+    with theirs:
+        model(tokens, use_cache=False)
+        gone = [(tuple(entry[4]), entry[1]) for entry in theirs.tracker.values() if entry[1]]
+        stayed = sum(not entry[1] for entry in theirs.tracker.values())
+        theirs.tracker.clear()
+    ours = _Offloading(model)
+    packed: list[Any] = []
+
+    def pack(tensor: torch.Tensor) -> Any:
+        packed.append(ours.pack(tensor))
+        return packed[-1]
+
+    with saved_tensors_hooks(pack, ours.unpack):
+        model(tokens, use_cache=False)
+    away = [part for part in packed if not isinstance(part, torch.Tensor)]
+    assert [tuple(part.tensor.shape) for part in away] == [shape for shape, _ in gone]
+    assert len(packed) - len(away) == stayed
+    assert len(away) >= (3 if checkpointing else 20)
 
 
 def test_pinned_blocks_are_powers_of_two() -> None:
