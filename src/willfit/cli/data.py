@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from willfit.formulas.training import padding
 from willfit.formulas.training.settings import DEFAULT_BATCH
@@ -14,6 +14,12 @@ from willfit.scenario.lengths import Lengths
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Training
 from willfit.settings.lengths import Counter, ReadLengths, by_characters, by_tokenizer, read_lengths
+
+_EMBEDDINGS: Final = (
+    "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
+    "shared.weight", "tok_embeddings.weight",
+)  # fmt: skip
+"""Names of the input embedding in transformers' models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,13 @@ def _counter(given: str | None, model: str | None, spec: ModelSpec) -> Counter:
             return by_tokenizer(own, spec.id)
         except WillfitError:
             pass  # nobody asked for it: the estimate says how to
-    architecture = spec.architecture
-    return by_characters(architecture.vocab_size if architecture is not None else None)
+    return by_characters(vocab_size_of(spec))
+
+
+def vocab_size_of(spec: ModelSpec) -> int | None:
+    """Rows of the input embedding (a classification head has no vocabulary); None without one."""
+    tables = (row for row in spec.tensors if row.name.endswith(_EMBEDDINGS))
+    return max((row.shape[0] for row in tables if len(row.shape) == 2), default=None)
 
 
 def data_notes(data: Data, training: Training) -> dict[str, str]:

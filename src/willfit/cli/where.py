@@ -93,24 +93,20 @@ def compute(arguments: argparse.Namespace) -> Where:
         job=asking.job,
         stays=found,
         then=then,
-        assumptions=tuple(
-            dict.fromkeys(
-                [
-                    *(f"{topic}: {text}" for topic, text in request.notes.items()),
-                    *_assumed(found, request),
-                ]
-            )
-        ),
+        notes=request.notes,
+        assumptions=_assumed(found, request),
         ignored_settings=request.ignored_settings,
     )
 
 
 def _assumed(stays: Sequence[Stay], request: Request) -> tuple[str, ...]:
     """Of the first place with a number: what its memory and its time were computed with."""
+    said = list(request.assumptions)
     for stay in stays:
         if stay.estimate is not None:
-            return (*stay.estimate.assumptions, *stay.assumptions)
-    return request.assumptions
+            said += [*stay.estimate.assumptions, *stay.assumptions]
+            break
+    return tuple(dict.fromkeys(said))
 
 
 def _progress(count: int) -> Callable[[int], None]:

@@ -193,7 +193,9 @@ def _by_time(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
     best = min((item.seconds for item in candidates), default=0.0)
 
     def step(item: Candidate) -> int:
-        return NO_TIME if item.seconds == math.inf else _bucket(max(item.seconds / best, 1.0))
+        if item.seconds == math.inf or best <= 0:
+            return NO_TIME
+        return math.floor(math.log(max(item.seconds / best, 1.0)) / math.log(SAME_TIME))
 
     order = sorted(candidates, key=lambda c: (c.quality is Quality.REAL, step(c), c.pains))
     kept: list[Candidate] = []

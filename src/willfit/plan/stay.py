@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from willfit.devices.places import Place
@@ -69,6 +70,8 @@ class Where:
     job: Job
     stays: tuple[Stay, ...]
     then: Handover | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Of the user's data, by topic."""
     assumptions: tuple[str, ...] = ()
     ignored_settings: tuple[str, ...] = ()
 

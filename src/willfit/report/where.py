@@ -42,8 +42,11 @@ def render_where(where: Where, style: Style | None = None) -> str:
         lines += wrapped(_QUICK, first="", rest="  ")
     if where.then is not None:
         lines += ["", *_handover(where.then, style)]
-    lines += [""] if where.assumptions or where.ignored_settings else []
-    for title, items in (("assumed", where.assumptions), ("ignored", where.ignored_settings)):
+    notes = [f"{topic}: {text}" for topic, text in where.notes.items()]
+    lines += [""] if notes or where.assumptions or where.ignored_settings else []
+    for title, items in (
+        ("note", notes), ("assumed", where.assumptions), ("ignored", where.ignored_settings),
+    ):  # fmt: skip
         for item in items:
             lines += wrapped(item, first=f"{title}: ", rest="  ")
     return "\n".join(lines).rstrip() + "\n"
@@ -182,6 +185,7 @@ def where_json(where: Where) -> dict[str, Any]:
             "handover_notes": list(then.notes),
         },
         "fits": where.fits,
+        "notes": dict(where.notes),
         "assumptions": list(where.assumptions),
         "ignored_settings": list(where.ignored_settings),
     }

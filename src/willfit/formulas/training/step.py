@@ -61,12 +61,22 @@ class Step:
         """Whether the model was prepared for k-bit training; only callers do that, no trainer."""
         return bool(self.training.prepare_kbit)
 
+    @property
+    def promotes(self) -> bool:
+        """Whether autocast's 16-bit type is not the weights': their sums are float32.
+
+        torch's type promotion: bfloat16 + float16 is float32, so the first layer's residual sum is,
+        and every stream after it.
+        """
+        autocast, own = self.settings.autocast, self.weights.dtype
+        return autocast is not None and own is not FLOAT32 and autocast is not own
+
     @cached_property
     def stream(self) -> Stream:
         """Types that the layers work in."""
         quantized = self.weights.quantization is not None or self.model.quantization is not None
-        residual = FLOAT32 if self.kbit else self.weights.dtype
         autocast = self.settings.autocast
+        residual = FLOAT32 if self.kbit or self.promotes else self.weights.dtype
         return Stream(
             residual=residual,
             compute=autocast or residual,

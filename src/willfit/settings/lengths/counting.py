@@ -15,7 +15,7 @@ CHARS_PER_TOKEN: Final = 3.94
 """English text in Llama 3's vocabulary of 128,000 (The Llama 3 Herd of Models, section 3.2)."""
 CHARS_PER_TOKEN_SMALL: Final = 3.17
 """The same text in Llama 2's vocabulary of 32,000 (the same sentence)."""
-SMALL_VOCABULARY: Final = 64_000
+SMALL_VOCABULARY: Final = 40_000
 MAX_TOKENIZER_BYTES: Final = 256 * MIB
 """A ``tokenizer.json``; Gemma's 256,000 tokens take 33 MB."""
 
