@@ -133,6 +133,27 @@ def test_checkpointing_saves_what_the_notebook_read_after_forward(shared: Path) 
         assert saved == pytest.approx(without - with_it, rel=0.03), row["seq"]
 
 
+def test_4_bit_saves_what_the_notebook_read_after_moving_the_model(shared: Path) -> None:
+    """The earlier notebook, LoRA against QLoRA: 2,323 and 876 MB of weights, within 1 %."""
+    read: dict[bool, tuple[int, dict[str, Any]]] = {}
+    for row in rows_of(shared, "fsdp_qlora_profile_nb"):
+        small = row["arch"]["hidden_size"] < 1024 or not row["peft"]
+        if small or row["seq"] != 1024 or "hqq" in row["repo_path"] or row["grad_ckpt"]:
+            continue
+        moved = next(m["bytes"] for m in row["measured"] if "model.to" in m["kind"])
+        backward = any("after backward" in m["kind"] for m in row["measured"])
+        if backward:
+            read[bool(row["quant"])] = (moved, row)
+    (plain, row), (packed, _) = read[False], read[True]
+    arch = {**row["arch"], "tie_word_embeddings": False}
+    before = adapter_run(row, spec_of_model(meta_model("llama", **arch), BFLOAT16))
+    amounts = [
+        load_weights(s.model, s.workload.loading, s.stack).allocated_bytes
+        for s in (before, changed(before, "quantize=nf4"))
+    ]
+    assert amounts[0] - amounts[1] == pytest.approx(plain - packed, rel=0.01)
+
+
 def test_sdpa_saves_the_square_of_the_length_as_in_transformers_tables(shared: Path) -> None:
     """hf_sdpa_tables, training without an optimizer, 1,024 and 2,048 tokens: within 6 %.
 

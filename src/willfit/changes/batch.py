@@ -6,10 +6,11 @@ from functools import partial
 from typing import Final
 
 from willfit.changes.change import Change, Edit, Guard, Quality, guarded
-from willfit.changes.current import implementation_of, length_of, micro_batch_of, optimizer_of
+from willfit.changes.current import implementation_of, length_of, micro_batch_of, optimizer_name
 from willfit.changes.edit import training_of, with_training
 from willfit.changes.guards import trains
 from willfit.changes.numbers import powers
+from willfit.formulas.training.optimizers import OPTIMIZERS
 from willfit.formulas.training.settings import VARLEN
 from willfit.scenario import Scenario
 
@@ -46,7 +47,8 @@ def _smaller(value: int) -> Guard:
         now = micro_batch_of(training_of(scenario))
         if now <= value:
             return f"the micro-batch is {now}"
-        if optimizer_of(scenario, training_of(scenario)).gradients_freed:
+        optimizer = OPTIMIZERS.get(optimizer_name(scenario, training_of(scenario)))
+        if optimizer is not None and optimizer.gradients_freed:
             return "LOMO steps inside backward and cannot accumulate"
         return None
 

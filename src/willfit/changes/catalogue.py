@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from willfit.changes import (
@@ -50,6 +50,7 @@ CHANGES: Final[tuple[Change, ...]] = (
     *batch.PACKING,
     *training.UNCHECKPOINTED,
     *batch.LARGER_BATCHES,
+    *inference.LARGER_BATCHES,
     *placement.FASTER,
     *offload.MAX_MEMORY,
 )
@@ -65,24 +66,29 @@ def changes_for(
     """The changes that can be made to a scenario, cheapest kind first, always in that order.
 
     ``spends``: also those that can only save time. ``dominated``: also those that another beats.
-    ``ahead``: also those that apply only after one of these (flash attention after bfloat16).
+    ``ahead``: also those that apply only after one or two of these (flash attention after
+    bfloat16).
     """
     rows = [
         change
         for change in CHANGES
         if (spends or not change.spends) and (dominated or not change.dominated_by)
     ]
-    found = {change.id for change in rows if _applies(change, scenario)}
-    if ahead:
-        for opener in [change for change in rows if change.opens and change.id in found]:
-            after = opener.apply(scenario)
-            if isinstance(after, Scenario):
-                found |= {c.id for c in rows if c.setting != opener.setting and _applies(c, after)}
+    found = _found(rows, scenario, frozenset(), deeper=2 if ahead else 0)
     return tuple(sorted((c for c in rows if c.id in found), key=_cost))
 
 
-def _applies(change: Change, scenario: Scenario) -> bool:
-    return isinstance(change.apply(scenario), Scenario)
+def _found(
+    rows: Sequence[Change], scenario: Scenario, settled: frozenset[str], *, deeper: int
+) -> set[str]:
+    """Ids of what applies now, and after up to ``deeper`` others that open the way."""
+    outcomes = [(c, c.apply(scenario)) for c in rows if c.setting not in settled]
+    applied = [(c, after) for c, after in outcomes if isinstance(after, Scenario)]
+    found = {change.id for change, _ in applied}
+    for change, after in applied if deeper else ():
+        if change.opens:
+            found |= _found(rows, after, settled | {change.setting}, deeper=deeper - 1)
+    return found
 
 
 def _cost(change: Change) -> tuple[bool, int, int, int]:

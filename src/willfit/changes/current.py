@@ -6,7 +6,7 @@ from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.estimator.spread import strategy_of
 from willfit.formulas.attention import default_implementation, resolve_implementation
 from willfit.formulas.inference.settings import DEFAULT_CONTEXT
-from willfit.formulas.training.optimizers import Optimizer, default_optimizer, find_optimizer
+from willfit.formulas.training.optimizers import default_optimizer
 from willfit.formulas.training.settings import DEFAULT_BATCH, DEFAULT_LENGTH
 from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Gpu, Scenario, Training
@@ -81,11 +81,6 @@ def optimizer_name(scenario: Scenario, training: Training) -> str:
     if training.optimizer is not None:
         return training.optimizer.strip().lower().removeprefix("optimizernames.")
     return default_optimizer(scenario.stack) if training.trainer != "loop" else "adamw_torch"
-
-
-def optimizer_of(scenario: Scenario, training: Training) -> Optimizer:
-    """The optimizer that is taken; raises `InputError` on an unknown name."""
-    return find_optimizer(optimizer_name(scenario, training))
 
 
 def micro_batch_of(training: Training) -> int:

@@ -32,6 +32,25 @@ def on_transformers(scenario: Scenario) -> str | None:
     return None
 
 
+def loads_in_a_type(scenario: Scenario) -> str | None:
+    """For transformers and vLLM, which load a checkpoint in the type that is asked for."""
+    inference = scenario.workload.inference
+    if inference is not None and inference.engine == "llama.cpp":
+        return "llama.cpp keeps the types of its file"
+    library = scenario.model.library
+    return None if library == "transformers" else f"{library} has no such setting"
+
+
+def quantises_on_loading(scenario: Scenario) -> str | None:
+    """For transformers with bitsandbytes; engines have ways of their own."""
+    inference = scenario.workload.inference
+    if inference is not None and inference.engine == "vllm":
+        return "vllm quantises in its own ways (--quantization), which are not known here"
+    if inference is not None and inference.engine == "llama.cpp":
+        return "llama.cpp runs files that are quantised already: name another file"
+    return on_transformers(scenario)
+
+
 def with_bitsandbytes(scenario: Scenario) -> str | None:
     """Bitsandbytes is there and has kernels for the GPU.
 

@@ -38,6 +38,24 @@ def _batch(value: int) -> Change:
     )
 
 
+def _batch_under(value: int) -> Guard:
+    def guard(scenario: Scenario) -> str | None:
+        now = inference_of(scenario).batch_size
+        return None if now < value else f"the batch is {now}"
+
+    return guard
+
+
+def _larger_batch(value: int) -> Change:
+    return Change(
+        id=f"batch_size={value}:larger",
+        setting="batch_size",
+        title=f"Run {value} sequences at a time, where there are so many",
+        apply=guarded(_sets(batch_size=value), infers, _batch_under(value)),
+        spends=True,
+    )
+
+
 def _context_over(value: int) -> Guard:
     def guard(scenario: Scenario) -> str | None:
         now, new = context_of(scenario), inference_of(scenario).max_new_tokens or 1
@@ -213,6 +231,7 @@ def _has_adapter(*, quantized: bool) -> Guard:
 
 
 BATCHES: Final = tuple(map(_batch, powers(1, 256)))
+LARGER_BATCHES: Final = tuple(map(_larger_batch, reversed(powers(2, 256))))
 CONTEXTS: Final = tuple(map(_context, powers(SMALLEST_CONTEXT, 1 << 19)))
 CHUNKS: Final = tuple(map(_chunk, (2048, 512)))
 LOGITS: Final = (

@@ -8,7 +8,14 @@ from typing import Final
 from willfit.changes.change import Change, Edit, Guard, Quality, guarded
 from willfit.changes.current import dtype_of, half_of, lowest_sm, model_type
 from willfit.changes.edit import with_loading, with_training
-from willfit.changes.guards import full, on_transformers, trains, with_bitsandbytes
+from willfit.changes.guards import (
+    full,
+    loads_in_a_type,
+    on_transformers,
+    quantises_on_loading,
+    trains,
+    with_bitsandbytes,
+)
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.scenario import Quantization, Scenario
 
@@ -95,7 +102,7 @@ def _dtype(dtype: DType, reason: str) -> Change:
         title=f"Load the weights in {dtype.name}",
         apply=guarded(
             lambda scenario: with_loading(scenario, dtype=dtype),
-            on_transformers, _native(dtype), _shorter(dtype), _frozen,
+            loads_in_a_type, _native(dtype), _shorter(dtype), _frozen,
             *((in_range,) if dtype is FLOAT16 else ()),
         ),
         quality=Quality.SLIGHT,
@@ -163,11 +170,13 @@ def _quantized(scheme: str, title: str, reason: str, dominated_by: str = "") -> 
         id=f"quantize={scheme}",
         setting="quantize",
         title=title,
-        apply=guarded(_quantize(scheme), on_transformers, _quantizable(scheme), with_bitsandbytes),
+        apply=guarded(
+            _quantize(scheme), quantises_on_loading, _quantizable(scheme), with_bitsandbytes
+        ),
         quality=Quality.SLIGHT,
         quality_reason=reason,
         dominated_by=dominated_by,
-        opens=True,
+        opens=scheme == "int8",
     )
 
 

@@ -42,6 +42,13 @@ def _shards_more(strategy: Strategy) -> Guard:
     return guard
 
 
+def _has_ranks(scenario: Scenario) -> str | None:
+    inference = scenario.workload.inference
+    if inference is not None and inference.engine == "llama.cpp":
+        return "llama.cpp splits by layers or rows in ways of its own"
+    return None
+
+
 def _splits_heads(scenario: Scenario) -> str | None:
     architecture, degree = scenario.model.architecture, len(gpus(scenario))
     if _quantized(scenario):
@@ -84,7 +91,7 @@ INFERENCE: Final = (
     _strategy("device_map", 'Split the layers over the GPUs there are (device_map="auto")',
               infers, on_transformers),
     _strategy("tp", "Split every layer over the GPUs there are (tensor parallel)", infers,
-              _splits_heads, _equal_gpus, effort=Effort.INSTALL),
+              _has_ranks, _splits_heads, _equal_gpus, effort=Effort.INSTALL),
 )  # fmt: skip
 TRAINING: Final = (
     _strategy("zero1", "Share the optimizer's states among the GPUs (DeepSpeed ZeRO-1)", trains,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from willfit.errors import MissingLibraryError, UnsupportedError
+from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
@@ -112,7 +112,7 @@ def _on_host(scenario: Scenario, loaded: Loaded) -> tuple[int, int]:
     known = scenario.model.architecture is not None
     try:
         outcome = outcome_by_formula(scenario, loaded) if known else None
-    except UnsupportedError:
+    except (InputError, UnsupportedError):  # what the formulas refuse may run all the same
         outcome = None
     if outcome is not None:
         return outcome.host_bytes, outcome.pinned_bytes

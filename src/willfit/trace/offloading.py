@@ -6,6 +6,7 @@ of what goes and when a copy on the GPU ends, by saved-tensor hooks of the same 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -27,17 +28,31 @@ class _Away(NamedTuple):
     stride: tuple[int, ...]
 
 
+class _Stashed(NamedTuple):
+    """A tensor, or its contiguous copy, whose copy to the host is under way."""
+
+    tensor: torch.Tensor
+    key: _Key
+    origin: weakref.ref[Any]
+    """The storage that was saved, which may be gone, and its address another's."""
+
+    def is_of(self, key: _Key) -> bool:
+        """Whether a tensor of this key is the one that was saved."""
+        return self.key == key and self.origin() is not None
+
+
 class _Offloading:
     """The hooks of one step.
 
-    Of several saved tensors with the same storage the first goes, and those that come while it is
-    still in the stash stay on the GPU, as TRL has it.
+    Of several saved tensors with the same storage the first goes; one that comes while it is still
+    in the stash stays on the GPU, and so do all later ones, as TRL has it.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-        self._stash: dict[int, tuple[torch.Tensor, _Key]] = {}
+        self._stash: dict[int, _Stashed] = {}
         """The last ones, whose copies are still under way."""
+        self._staying: set[_Key] = set()
         self._back: list[torch.Tensor] = []
         """Those brought back for the operator at work; gone once the next one has run."""
         self._node: Any = None
@@ -49,14 +64,17 @@ class _Offloading:
         storage = tensor.untyped_storage()._cdata
         key = (storage, tensor.storage_offset(), tensor.dtype)
         small = tensor.numel() * tensor.element_size() < SMALLEST
-        stashed = any(key == other for _, other in self._stash.values())
-        if stashed or small or storage in self._parameters or tensor.device.type == HOST:
+        if key in self._staying or any(other.is_of(key) for other in self._stash.values()):
+            self._staying.add(key)
             return tensor
+        if small or storage in self._parameters or tensor.device.type == HOST:
+            return tensor
+        origin = weakref.ref(tensor.untyped_storage())
         if not tensor.is_contiguous() or tensor.storage_offset():
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         for number in [n for n in self._stash if n <= self._number - STASH]:
             del self._stash[number]
-        self._stash[self._number] = (tensor, key)
+        self._stash[self._number] = _Stashed(tensor, key, origin)
         return _Away(self._number, tensor.to(HOST), tensor.stride())
 
     def unpack(self, packed: torch.Tensor | _Away) -> torch.Tensor:
@@ -68,7 +86,7 @@ class _Offloading:
         if node is not self._node:
             self._node, before, self._back = node, self._back, []
         if packed.number in self._stash:
-            tensor = self._stash[packed.number][0]
+            tensor = self._stash[packed.number].tensor
         else:
             away = packed.tensor
             tensor = torch.empty_strided(away.shape, packed.stride, dtype=away.dtype, device="cpu")
@@ -85,6 +103,7 @@ class _Offloading:
     def clear(self) -> None:
         """What is held of a step that is over."""
         self._stash.clear()
+        self._staying.clear()
         self._back.clear()
         self._node = None
 
