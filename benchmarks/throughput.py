@@ -21,7 +21,7 @@ from willfit.estimator.timing import Span, Timing, timing
 from willfit.scenario import Scenario
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-DEFAULT_ROWS: Final = Path(__file__).resolve().parents[2] / "shared" / "measured"
+DEFAULT_ROWS: Final = Path(__file__).resolve().parents[1] / "tests" / "data" / "measured"
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "throughput.md"
 FILE: Final = "throughput.jsonl"
 WITHIN: Final = 0.25
