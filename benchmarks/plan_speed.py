@@ -20,8 +20,8 @@ from willfit.changes import changes_for
 from willfit.cli import plan as command
 from willfit.cli.build import build_request
 from willfit.cli.parser import Parser
-from willfit.plan.judge import Judge
-from willfit.plan.search import Candidate, subsets
+from willfit.planning.judge import Judge
+from willfit.planning.search import Candidate, subsets
 from willfit.scenario import Scenario
 
 CASES: Final = (

@@ -334,7 +334,7 @@ def test_public_names() -> None:
         [
             "Estimate", "InputError", "Loaded", "Machine", "ModelSpec", "Pipeline", "Scenario",
             "Stack", "UnsupportedError", "WillfitError", "Workload", "__version__", "estimate",
-            "find_gpu", "find_model", "load", "parse_machine",
+            "Job", "emit", "find_gpu", "find_model", "load", "parse_machine", "plan",
         ]
     )  # fmt: skip
     for name in willfit.__all__:

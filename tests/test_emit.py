@@ -17,8 +17,8 @@ import yaml
 from willfit.changes import changes_for
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
-from willfit.emit import TARGETS, arguments, emit, lines_to_change
-from willfit.emit.accelerate_config import accelerate_config, deepspeed_config
+from willfit.emitting import TARGETS, arguments, emit, lines_to_change
+from willfit.emitting.accelerate_config import accelerate_config, deepspeed_config
 from willfit.errors import InputError
 from willfit.estimator import estimate
 from willfit.scenario import (

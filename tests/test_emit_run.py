@@ -20,7 +20,7 @@ from tests.support.tiny_models import tiny_folder
 from willfit.changes import changes_for
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
-from willfit.emit import arguments, emit
+from willfit.emitting import arguments, emit
 from willfit.errors import InputError
 from willfit.scenario import (
     Inference,

@@ -18,14 +18,14 @@ import willfit
 from willfit.changes import changes_for
 from willfit.devices import context_of
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from willfit.emit.call import Variable
+from willfit.emitting.call import Variable
 from willfit.errors import InputError, ModelAccessError, ModelNotFoundError
 from willfit.live.asked import Asked
 from willfit.live.here import Here, look
 from willfit.live.load import load, require_ram
 from willfit.live.planned import cpu_bytes, plan_load
 from willfit.live.wanted import wanted
-from willfit.plan import plan
+from willfit.planning import plan
 from willfit.units import GIB, MIB
 
 torch = pytest.importorskip("torch")

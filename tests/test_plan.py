@@ -13,7 +13,7 @@ from willfit.cli import plan as command
 from willfit.cli.build import build_request
 from willfit.cli.main import main
 from willfit.cli.parser import Parser
-from willfit.plan import Job, plan
+from willfit.planning import Job, plan
 from willfit.report.plan import plan_json, render_plan
 
 THREAD = (

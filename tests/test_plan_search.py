@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from willfit.changes import Change, Effort, NotApplicable, Quality
-from willfit.plan.judge import Judgement
-from willfit.plan.search import (
+from willfit.planning.judge import Judgement
+from willfit.planning.search import (
     Candidate,
     Found,
     applied,

@@ -19,13 +19,13 @@ from willfit.devices import parse_machine
 from willfit.devices.places import Place, all_places, find_places
 from willfit.estimator.timing import job_seconds, timing
 from willfit.formulas.timing.span import Span
-from willfit.plan.better import Better
-from willfit.plan.judge import Judge
-from willfit.plan.quick import quickest_search
-from willfit.plan.result import Job
-from willfit.plan.sessions import sessions_of
-from willfit.plan.terms import trained_bytes
-from willfit.plan.where import Asking, at, plain_estimate, stay
+from willfit.planning.better import Better
+from willfit.planning.judge import Judge
+from willfit.planning.quick import quickest_search
+from willfit.planning.result import Job
+from willfit.planning.sessions import sessions_of
+from willfit.planning.terms import trained_bytes
+from willfit.planning.where import Asking, at, plain_estimate, stay
 from willfit.scenario import (
     Inference,
     Loading,

@@ -19,10 +19,12 @@ from willfit._version import __version__
 
 if TYPE_CHECKING:
     from willfit.devices import find_gpu, parse_machine
+    from willfit.emitting import emit
     from willfit.errors import InputError, UnsupportedError, WillfitError
     from willfit.estimator import estimate
     from willfit.live.load import load
     from willfit.live.loaded import Loaded
+    from willfit.planning import Job, plan
     from willfit.results import Estimate
     from willfit.scenario import Machine, ModelSpec, Pipeline, Scenario, Stack, Workload
     from willfit.sources.resolve import resolve as find_model
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate",
     "InputError",
+    "Job",
     "Loaded",
     "Machine",
     "ModelSpec",
@@ -40,16 +43,19 @@ __all__ = [
     "WillfitError",
     "Workload",
     "__version__",
+    "emit",
     "estimate",
     "find_gpu",
     "find_model",
     "load",
     "parse_machine",
+    "plan",
 ]
 
 _HOMES = {
     "Estimate": ("willfit.results", "Estimate"),
     "InputError": ("willfit.errors", "InputError"),
+    "Job": ("willfit.planning", "Job"),
     "Loaded": ("willfit.live.loaded", "Loaded"),
     "Machine": ("willfit.scenario", "Machine"),
     "ModelSpec": ("willfit.scenario", "ModelSpec"),
@@ -59,11 +65,13 @@ _HOMES = {
     "UnsupportedError": ("willfit.errors", "UnsupportedError"),
     "WillfitError": ("willfit.errors", "WillfitError"),
     "Workload": ("willfit.scenario", "Workload"),
+    "emit": ("willfit.emitting", "emit"),
     "estimate": ("willfit.estimator", "estimate"),
     "find_gpu": ("willfit.devices", "find_gpu"),
     "find_model": ("willfit.sources.resolve", "resolve"),
     "load": ("willfit.live.load", "load"),
     "parse_machine": ("willfit.devices", "parse_machine"),
+    "plan": ("willfit.planning", "plan"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from willfit.changes.catalogue import CHANGES, apply_all, changes_for, why_not
+from willfit.changes.catalogue import CHANGES, apply_all, changes_for, in_order, why_not
 from willfit.changes.change import Apply, Change, Effort, NotApplicable, Quality
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Quality",
     "apply_all",
     "changes_for",
+    "in_order",
     "why_not",
 ]

@@ -101,9 +101,14 @@ def why_not(scenario: Scenario) -> Mapping[str, str]:
     return {name: out.reason for name, out in outcomes if isinstance(out, NotApplicable)}
 
 
+def in_order(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """The changes in the order in which they are made together: what another needs comes first."""
+    return tuple(sorted(changes, key=lambda change: _POSITION[change.id]))
+
+
 def apply_all(scenario: Scenario, changes: Iterable[Change]) -> Scenario | NotApplicable:
     """The changes made one after the other, in the order of `CHANGES` whatever theirs."""
-    for change in sorted(changes, key=lambda change: _POSITION[change.id]):
+    for change in in_order(changes):
         changed = change.apply(scenario)
         if isinstance(changed, NotApplicable):
             return NotApplicable(reason=f"{change.id}: {changed.reason}")

@@ -12,7 +12,7 @@ from willfit.errors import InputError
 
 if TYPE_CHECKING:
     from willfit.cli.build import Request
-    from willfit.plan.stay import Handover
+    from willfit.planning.stay import Handover
 
 _INHERITED: Final = (
     "model", "revision", "library_name", "auto_class", "num_labels", "trust_remote_code", "stack",
@@ -26,7 +26,7 @@ def handover_of(arguments: argparse.Namespace, request: Request) -> Handover | N
         return None
     from willfit.cli.build import build_request
     from willfit.cli.where import asking_of, places_of
-    from willfit.plan.where import handover
+    from willfit.planning.where import handover
 
     training = request.scenario.workload.training
     if training is None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser, positive_float, positive_int
-from willfit.errors import InputError
+from willfit.errors import InputError, WillfitError
 
 if TYPE_CHECKING:
-    from willfit.plan.result import Job, Planning
+    from willfit.planning.result import Job, Planning
     from willfit.scenario import Scenario
 
 DONE: Final = 0
@@ -62,18 +62,22 @@ def duration_seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def job_of(arguments: argparse.Namespace) -> Job:
-    """The job of parsed arguments; raises `InputError` on settings that lack their other half."""
-    from willfit.plan.result import Job
+def job_of(arguments: argparse.Namespace, rows: int | None = None) -> Job:
+    """The job of parsed arguments, its samples the data's ``rows`` where none are given.
 
-    if arguments.samples is None:
+    Raises `InputError` on settings that lack their other half.
+    """
+    from willfit.planning.result import Job
+
+    samples = arguments.samples or rows
+    if samples is None:
         for name in ("epochs", "time_limit", "price_per_hour"):
             if getattr(arguments, name) is not None:
                 raise InputError(
                     f"--{name.replace('_', '-')} needs --samples: say how many rows there are"
                 )
     return Job(
-        samples=arguments.samples,
+        samples=samples,
         epochs=1.0 if arguments.epochs is None else arguments.epochs,
         time_limit_seconds=arguments.time_limit,
         price_per_hour=arguments.price_per_hour,
@@ -82,6 +86,8 @@ def job_of(arguments: argparse.Namespace) -> Job:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plans; 0 where one fits, 3 where none does, 4 without a trustworthy number."""
+    if arguments.emit is not None:
+        _refuse_target(arguments.emit)
     planning = compute(arguments)
     codes = [_code(plan.scenario, arguments.emit) for plan in planning.plans]
     if arguments.json:
@@ -106,13 +112,13 @@ def compute(arguments: argparse.Namespace) -> Planning:
 
     from willfit.cli.build import build_request
     from willfit.cli.estimate import estimated, traced, traced_once
-    from willfit.plan import plan
+    from willfit.planning import plan
     from willfit.results import Estimate
 
-    job = job_of(arguments)
     if not arguments.gpu and not arguments.live:
         raise InputError("a plan is made for a GPU: name it with --gpu, such as --gpu T4")
     request = build_request(arguments)
+    job = job_of(arguments, request.data.lengths.num_samples if request.data else None)
 
     def estimating(scenario: Scenario) -> Estimate:
         asked = replace(request, scenario=scenario)
@@ -130,12 +136,23 @@ def compute(arguments: argparse.Namespace) -> Planning:
     )
 
 
+def _refuse_target(target: str) -> None:
+    from willfit.emitting import TARGETS
+
+    if target not in TARGETS:
+        raise InputError(f"--emit {target[:40]} is no target: use one of {', '.join(TARGETS)}")
+
+
 def _code(scenario: Scenario, target: str | None) -> dict[str, str] | None:
     if target is None:
         return None
-    from willfit.emit import emit
+    from willfit.emitting import emit
 
-    return {"target": target, "text": emit(scenario, target)}
+    try:
+        text = emit(scenario, target)
+    except WillfitError as refusal:
+        text = f"# {target}: {refusal}\n"
+    return {"target": target, "text": text}
 
 
 def exit_code(planning: Planning) -> int:

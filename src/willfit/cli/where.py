@@ -16,9 +16,9 @@ from willfit.errors import InputError
 if TYPE_CHECKING:
     from willfit.cli.build import Request
     from willfit.devices.places import Place
-    from willfit.plan.result import Job
-    from willfit.plan.stay import Stay, Where
-    from willfit.plan.where import Asking
+    from willfit.planning.result import Job
+    from willfit.planning.stay import Stay, Where
+    from willfit.planning.where import Asking
     from willfit.scenario import Scenario
 
 DONE: Final = 0
@@ -80,8 +80,8 @@ def compute(arguments: argparse.Namespace) -> Where:
     """The job over the places of parsed arguments."""
     from willfit.cli.build import build_request
     from willfit.cli.handover import handover_of
-    from willfit.plan.stay import Where
-    from willfit.plan.where import stays
+    from willfit.planning.stay import Where
+    from willfit.planning.where import stays
 
     request = build_request(arguments)
     asking = asking_of(arguments, request)
@@ -125,8 +125,8 @@ def _progress(count: int) -> Callable[[int], None]:
 def asking_of(arguments: argparse.Namespace, request: Request) -> Asking:
     """The job, the prices and how estimates are made."""
     from willfit.estimator import estimate
-    from willfit.plan.better import Better
-    from willfit.plan.where import Asking
+    from willfit.planning.better import Better
+    from willfit.planning.where import Asking
     from willfit.results import Estimate
 
     def estimating(scenario: Scenario) -> Estimate:
@@ -150,7 +150,7 @@ def asking_of(arguments: argparse.Namespace, request: Request) -> Asking:
 
 def _job(arguments: argparse.Namespace, request: Request) -> tuple[Job, Mapping[str, float]]:
     """The job, its samples those of the data where none are given, and prices by place."""
-    from willfit.plan.result import Job
+    from willfit.planning.result import Job
 
     samples = arguments.samples
     if samples is None and request.data is not None:
@@ -204,7 +204,7 @@ def places_of(arguments: argparse.Namespace, scenario: Scenario) -> tuple[Place,
 def _given(arguments: argparse.Namespace, scenario: Scenario) -> tuple[Place, ...]:
     """The machine that the user described, as a place."""
     from willfit.devices.places import Place
-    from willfit.plan.where import GIVEN
+    from willfit.planning.where import GIVEN
 
     if scenario.machine is None:
         return ()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from willfit.dtypes import DType
-from willfit.emit.adapters import adapter_call, trainable_dtype
-from willfit.emit.call import Call, Variable
-from willfit.emit.loading import load_call
+from willfit.emitting.adapters import adapter_call, trainable_dtype
+from willfit.emitting.call import Call, Variable
+from willfit.emitting.loading import load_call
 from willfit.live.adapter import Adapter
 from willfit.live.facts import FLASH
 from willfit.live.here import Here

@@ -15,8 +15,8 @@ from willfit.dtypes import BFLOAT16, FLOAT16, DType
 from willfit.errors import InputError, UnsupportedError
 from willfit.estimator import estimate
 from willfit.formulas.weights import loading_dtype
-from willfit.plan import plan
-from willfit.plan.result import Step
+from willfit.planning import plan
+from willfit.planning.result import Step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Quantization, Scenario
 from willfit.units import format_bytes

@@ -13,7 +13,7 @@ from willfit.live.here import look
 from willfit.live.loaded import Loaded, describe
 from willfit.live.planned import Planned, cpu_bytes, cpu_limit, plan_load
 from willfit.live.realise import load_model, load_tokenizer, put_adapter, source_of
-from willfit.plan import plan
+from willfit.planning import plan
 from willfit.scenario import ModelSpec, Scenario
 from willfit.units import format_bytes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from willfit.dtypes import DType
-from willfit.emit.call import Call, Variable
+from willfit.emitting.call import Call, Variable
 from willfit.errors import InputError, ModelAccessError, UnsupportedError
 from willfit.live.adapter import Adapter
 from willfit.live.calls import Calls

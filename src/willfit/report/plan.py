@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from willfit.changes import Quality
-from willfit.plan.result import Duration, Job, Plan, Planning
+from willfit.planning.result import Duration, Job, Plan, Planning
 from willfit.report.contract import estimate_json, plain
 from willfit.report.text import Style, bar, wrapped
 from willfit.results import Estimate
@@ -50,6 +50,8 @@ def _plan(plan: Plan, code: dict[str, str] | None) -> dict[str, Any]:
                 "saves_bytes": step.saves_bytes,
                 "quality_cost": QUALITY[step.change.quality],
                 "quality_reason": step.change.quality_reason,
+                "remark": step.remark,
+                "lines": list(step.lines),
             }
             for step in plan.steps
         ],
@@ -128,8 +130,8 @@ def _shown(number: int, plan: Plan, planning: Planning, style: Style) -> list[st
         sign = "saves" if step.saves_bytes >= 0 else "takes"
         amount = f"{sign} {format_bytes(abs(step.saves_bytes))}"
         lines += wrapped(f"{amount:<17} {step.change.title}", first="  + ", rest=" " * 22)
-        if step.change.quality_reason:
-            lines += wrapped(step.change.quality_reason, first=" " * 24, rest=" " * 24)
+        for text in filter(None, (step.remark, step.change.quality_reason)):
+            lines += wrapped(text, first=" " * 24, rest=" " * 24)
     if not plan.steps:
         lines.append("  as it is")
     if plan.duration is not None:

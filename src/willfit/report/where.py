@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from willfit.formulas.timing.span import Span
-from willfit.plan.stay import Handover, Stay, Where
+from willfit.planning.stay import Handover, Stay, Where
 from willfit.report.contract import plain
 from willfit.report.text import Style, table, wrapped
 from willfit.units import GIB, format_bytes

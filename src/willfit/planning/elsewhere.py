@@ -8,7 +8,7 @@ from typing import Final
 
 from willfit.devices import all_gpus
 from willfit.formulas.weights import load_weights
-from willfit.plan.judge import Judge
+from willfit.planning.judge import Judge
 from willfit.scenario import Machine, Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.workload import Strategy

@@ -10,7 +10,7 @@ from itertools import combinations, islice
 from typing import Final
 
 from willfit.changes import Change, NotApplicable, Quality
-from willfit.plan.judge import Judgement
+from willfit.planning.judge import Judgement
 from willfit.results import Verdict
 from willfit.scenario import Scenario
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from willfit.dtypes import FLOAT16, FLOAT32, DType
-from willfit.emit.call import Call, Keywords
-from willfit.emit.loading import auto_class, working_dtype
-from willfit.emit.versions import require
+from willfit.emitting.call import Call, Keywords
+from willfit.emitting.loading import auto_class, working_dtype
+from willfit.emitting.versions import require
 from willfit.errors import InputError, WillfitError
 from willfit.formulas.training.lora import build_adapter
 from willfit.scenario import Lora, Scenario, Training

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from willfit.emit.arguments import Arguments, arguments
-from willfit.emit.code import assignment, call_lines
-from willfit.emit.generation import generates, prompt_length
-from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
-from willfit.emit.script import (
+from willfit.emitting.arguments import Arguments, arguments
+from willfit.emitting.code import assignment, call_lines
+from willfit.emitting.generation import generates, prompt_length
+from willfit.emitting.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
+from willfit.emitting.script import (
     Script,
     adapter_lines,
     device_lines,

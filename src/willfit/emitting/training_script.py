@@ -6,12 +6,12 @@ import re
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.emit.adapters import checkpointing_of
-from willfit.emit.arguments import Arguments, arguments
-from willfit.emit.call import Call
-from willfit.emit.code import assignment, call_lines
-from willfit.emit.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
-from willfit.emit.script import (
+from willfit.emitting.adapters import checkpointing_of
+from willfit.emitting.arguments import Arguments, arguments
+from willfit.emitting.call import Call
+from willfit.emitting.code import assignment, call_lines
+from willfit.emitting.loading import CAUSAL, CLASSIFIER, SEQ2SEQ, auto_class, reads_text_alone
+from willfit.emitting.script import (
     Script,
     adapter_lines,
     device_lines,
@@ -25,8 +25,8 @@ from willfit.emit.script import (
     pad_lines,
     tokenizer_lines,
 )
-from willfit.emit.training import TrainerClass, length_of
-from willfit.emit.versions import PROCESSING_CLASS_SINCE, SFT_PROCESSING_CLASS_SINCE
+from willfit.emitting.training import TrainerClass, length_of
+from willfit.emitting.versions import PROCESSING_CLASS_SINCE, SFT_PROCESSING_CLASS_SINCE
 from willfit.errors import InputError
 from willfit.scenario import Scenario, Training
 

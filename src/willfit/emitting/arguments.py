@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from willfit.dtypes import DType
-from willfit.emit.adapters import adapter_call, prepare_call, trainable_dtype
-from willfit.emit.call import Call
-from willfit.emit.generation import KERNELS, generate_call
-from willfit.emit.launch import Launch, environment, launch
-from willfit.emit.loading import load_call
-from willfit.emit.training import TrainerClass, trainer_class, training_call
-from willfit.emit.versions import require
+from willfit.emitting.adapters import adapter_call, prepare_call, trainable_dtype
+from willfit.emitting.call import Call
+from willfit.emitting.generation import KERNELS, generate_call
+from willfit.emitting.launch import Launch, environment, launch
+from willfit.emitting.loading import load_call
+from willfit.emitting.training import TrainerClass, trainer_class, training_call
+from willfit.emitting.versions import require
 from willfit.scenario import Scenario
 
 

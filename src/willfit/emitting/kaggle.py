@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
-from willfit.emit.arguments import Arguments, arguments
-from willfit.emit.code import literal, said
-from willfit.emit.inference_script import inference_script
-from willfit.emit.script import machine_words
-from willfit.emit.training import trainer_class
-from willfit.emit.training_script import training_script
+from willfit.emitting.arguments import Arguments, arguments
+from willfit.emitting.code import literal, said
+from willfit.emitting.inference_script import inference_script
+from willfit.emitting.script import machine_words
+from willfit.emitting.training import trainer_class
+from willfit.emitting.training_script import training_script
 from willfit.errors import InputError
 from willfit.scenario import Scenario
 

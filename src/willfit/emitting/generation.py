@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from willfit.emit.call import Call, Keywords
-from willfit.emit.loading import CAUSAL, SEQ2SEQ, auto_class, working_dtype
-from willfit.emit.versions import require
+from willfit.emitting.call import Call, Keywords
+from willfit.emitting.loading import CAUSAL, SEQ2SEQ, auto_class, working_dtype
+from willfit.emitting.versions import require
 from willfit.errors import InputError
 from willfit.formulas.inference.settings import fill_defaults
 from willfit.scenario import Inference, Scenario

@@ -8,7 +8,7 @@ from typing import Final
 
 from willfit.errors import WillfitError
 from willfit.estimator.timing import Timing, job_seconds, relative_time, timing
-from willfit.plan.result import Duration, Job
+from willfit.planning.result import Duration, Job
 from willfit.scenario import Scenario
 
 UNKNOWN: Final = math.inf

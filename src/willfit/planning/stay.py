@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from willfit.devices.places import Place
 from willfit.formulas.timing.span import Span
-from willfit.plan.result import Job
+from willfit.planning.result import Job
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from willfit.emit.code import said
-from willfit.emit.launch import environment
-from willfit.emit.loading import working_dtype
-from willfit.emit.script import machine_words
+from willfit.emitting.code import said
+from willfit.emitting.launch import environment
+from willfit.emitting.loading import working_dtype
+from willfit.emitting.script import machine_words
 from willfit.errors import InputError
 from willfit.estimator import estimate
 from willfit.formulas.inference.settings import fill_defaults

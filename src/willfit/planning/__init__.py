@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from willfit.plan.plan import plan
-from willfit.plan.result import Duration, Goal, Job, Plan, Planning, Step
+from willfit.planning.plan import plan
+from willfit.planning.result import Duration, Goal, Job, Plan, Planning, Step
 
 __all__ = ["Duration", "Goal", "Job", "Plan", "Planning", "Step", "plan"]

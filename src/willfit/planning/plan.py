@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from willfit.changes import Change, changes_for, why_not
+from willfit.changes import Change, changes_for, in_order, why_not
+from willfit.emitting import lines_to_change
 from willfit.errors import InputError, WillfitError
 from willfit.estimator import estimate
-from willfit.plan.aim import aim_fastest, aim_smallest
-from willfit.plan.clock import Clock
-from willfit.plan.elsewhere import where_else
-from willfit.plan.judge import Judge
-from willfit.plan.result import Goal, Job, Plan, Planning, Step
-from willfit.plan.search import Candidate, Found
+from willfit.planning.aim import aim_fastest, aim_smallest
+from willfit.planning.clock import Clock
+from willfit.planning.elsewhere import where_else
+from willfit.planning.judge import Judge
+from willfit.planning.result import Goal, Job, Plan, Planning, Step
+from willfit.planning.search import Candidate, Found
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 from willfit.units import format_bytes
@@ -52,7 +53,9 @@ def plan(
         job=job or Job(),
         top=top,
         changes=tuple(
-            changes if changes is not None else changes_for(scenario, spends=True, ahead=True)
+            changes
+            if changes is not None
+            else in_order(changes_for(scenario, spends=True, ahead=True))
         ),
         estimating=estimating or (lambda asked: estimate(asked, trace=trace)),
         traced=trace,
@@ -133,10 +136,7 @@ class _Planner:
         total = duration.total_seconds if duration is not None else None
         rate = self.job.price_per_hour
         return Plan(
-            steps=tuple(
-                Step(change=change, saves_bytes=before - after)
-                for change, before, after in zip(candidate.changes, peaks, peaks[1:], strict=False)
-            ),
+            steps=tuple(self._steps(candidate.changes, peaks)),
             scenario=candidate.scenario,
             estimate=final,
             quality=candidate.quality,
@@ -145,6 +145,18 @@ class _Planner:
             in_time=self.clock.in_time(candidate.scenario),
             price=total.nominal / 3600 * rate if total is not None and rate is not None else None,
         )
+
+    def _steps(self, changes: tuple[Change, ...], peaks: Sequence[int]) -> Iterator[Step]:
+        scenario = self.scenario
+        for change, before, after in zip(changes, peaks, peaks[1:], strict=False):
+            changed = _applied(scenario, [change])
+            yield Step(
+                change=change,
+                saves_bytes=before - after,
+                remark=change.remark(scenario) if change.remark is not None else "",
+                lines=_lines(scenario, changed),
+            )
+            scenario = changed
 
     def _peaks(self, changes: tuple[Change, ...], final: Estimate) -> Iterator[int]:
         """Peaks before the first change, between changes and after the last.
@@ -201,3 +213,11 @@ def _applied(scenario: Scenario, changes: Sequence[Change]) -> Scenario:
         assert isinstance(changed, Scenario)
         scenario = changed
     return scenario
+
+
+def _lines(before: Scenario, after: Scenario) -> tuple[str, ...]:
+    """The code of a change; none where no code can be emitted for it."""
+    try:
+        return lines_to_change(before, after)
+    except WillfitError:
+        return ()

@@ -9,11 +9,11 @@ from itertools import combinations
 from typing import Final
 
 from willfit.changes import Change, Quality, changes_for
-from willfit.plan.aim import mild
-from willfit.plan.clock import Clock
-from willfit.plan.judge import Judge, Within
-from willfit.plan.result import Job
-from willfit.plan.search import Candidate, JudgeOf, applied, front
+from willfit.planning.aim import mild
+from willfit.planning.clock import Clock
+from willfit.planning.judge import Judge, Within
+from willfit.planning.result import Job
+from willfit.planning.search import Candidate, JudgeOf, applied, front
 from willfit.scenario import Scenario
 
 _SETS: Final = (

@@ -8,7 +8,7 @@ from typing import Final
 from willfit.errors import WillfitError
 from willfit.estimator.evaluator import Evaluator
 from willfit.estimator.outcome import Outcome
-from willfit.plan.clock import Clock
+from willfit.planning.clock import Clock
 from willfit.results import Verdict
 from willfit.scenario import Scenario
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from willfit.changes import Change, Quality
-from willfit.plan.clock import Clock
-from willfit.plan.judge import Judge, Within
-from willfit.plan.search import MOST_CHANGES, Found, fastest, smallest
+from willfit.planning.clock import Clock
+from willfit.planning.judge import Judge, Within
+from willfit.planning.search import MOST_CHANGES, Found, fastest, smallest
 from willfit.scenario import Scenario
 
 

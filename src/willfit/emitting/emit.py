@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from willfit.emit.accelerate_config import accelerate_text
-from willfit.emit.axolotl_config import axolotl_yaml
-from willfit.emit.commands import llama_server_command, vllm_command
-from willfit.emit.inference_script import inference_script
-from willfit.emit.kaggle import kaggle_cell
-from willfit.emit.training import trainer_class
-from willfit.emit.training_script import training_script
+from willfit.emitting.accelerate_config import accelerate_text
+from willfit.emitting.axolotl_config import axolotl_yaml
+from willfit.emitting.commands import llama_server_command, vllm_command
+from willfit.emitting.inference_script import inference_script
+from willfit.emitting.kaggle import kaggle_cell
+from willfit.emitting.training import trainer_class
+from willfit.emitting.training_script import training_script
 from willfit.errors import InputError
 from willfit.scenario import Scenario
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import yaml
 
-from willfit.emit.adapters import adapter_call
-from willfit.emit.code import said
-from willfit.emit.launch import environment, launch
-from willfit.emit.loading import load_call
-from willfit.emit.script import machine_words
+from willfit.emitting.adapters import adapter_call
+from willfit.emitting.code import said
+from willfit.emitting.launch import environment, launch
+from willfit.emitting.loading import load_call
+from willfit.emitting.script import machine_words
 from willfit.errors import InputError
 from willfit.scenario import Scenario, Training
 

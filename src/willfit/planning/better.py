@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from willfit.changes import Change, Quality
 from willfit.errors import WillfitError
-from willfit.plan.judge import Judge
-from willfit.plan.quick import quickest_search
-from willfit.plan.result import Job
-from willfit.plan.where import Best, plain_estimate
+from willfit.planning.judge import Judge
+from willfit.planning.quick import quickest_search
+from willfit.planning.result import Job
+from willfit.planning.where import Best, plain_estimate
 from willfit.scenario import Machine, Scenario
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from willfit.emit.adapters import adapter_call, checkpointing_of
-from willfit.emit.loading import CAUSAL, auto_class, load_call
-from willfit.emit.training import length_of, training_call
+from willfit.emitting.adapters import adapter_call, checkpointing_of
+from willfit.emitting.loading import CAUSAL, auto_class, load_call
+from willfit.emitting.training import length_of, training_call
 from willfit.errors import InputError
 from willfit.scenario import Scenario, Training
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from willfit.emit.arguments import Arguments
-from willfit.emit.call import Call, Variable
-from willfit.emit.code import assignment, call_lines, imports, literal, said
-from willfit.emit.loading import CAUSAL, auto_class
+from willfit.emitting.arguments import Arguments
+from willfit.emitting.call import Call, Variable
+from willfit.emitting.code import assignment, call_lines, imports, literal, said
+from willfit.emitting.loading import CAUSAL, auto_class
 from willfit.scenario import Scenario
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from willfit.dtypes import FLOAT16
-from willfit.emit.adapters import checkpointing_of
-from willfit.emit.call import Call, Keywords
-from willfit.emit.launch import launch
-from willfit.emit.loading import CAUSAL, CLASSIFIER, auto_class, working_dtype
-from willfit.emit.versions import (
+from willfit.emitting.adapters import checkpointing_of
+from willfit.emitting.call import Call, Keywords
+from willfit.emitting.launch import launch
+from willfit.emitting.loading import CAUSAL, CLASSIFIER, auto_class, working_dtype
+from willfit.emitting.versions import (
     EVAL_STRATEGY_SINCE,
     MAX_LENGTH_SINCE,
     SAMPLING_STRATEGY_SINCE,

@@ -10,10 +10,10 @@ from willfit.errors import InputError, UnsupportedError, WillfitError
 from willfit.estimator import estimate
 from willfit.estimator.timing import job_seconds, timing
 from willfit.formulas.timing.span import Span
-from willfit.plan.result import Job
-from willfit.plan.sessions import HOUR, Sessions, sessions_of
-from willfit.plan.stay import Handover, Stay
-from willfit.plan.terms import cannot_run, terms, too_large, trained_bytes
+from willfit.planning.result import Job
+from willfit.planning.sessions import HOUR, Sessions, sessions_of
+from willfit.planning.stay import Handover, Stay
+from willfit.planning.terms import cannot_run, terms, too_large, trained_bytes
 from willfit.results import Estimate
 from willfit.scenario import Machine, Scenario
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.emit.call import Call, Keywords, Variable
-from willfit.emit.launch import launch
-from willfit.emit.versions import DTYPE_SINCE, require
+from willfit.emitting.call import Call, Keywords, Variable
+from willfit.emitting.launch import launch
+from willfit.emitting.versions import DTYPE_SINCE, require
 from willfit.errors import InputError
 from willfit.formulas.attention import resolve_implementation
 from willfit.formulas.weights import loading_dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from willfit.emit.versions import ALLOC_CONF_SINCE
+from willfit.emitting.versions import ALLOC_CONF_SINCE
 from willfit.scenario import Scenario
 from willfit.scenario.workload import Strategy
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from willfit.dtypes import DType
-from willfit.emit.call import Call, Variable
+from willfit.emitting.call import Call, Variable
 
 WIDTH: Final = 100
 """Characters a line."""

@@ -32,6 +32,10 @@ class Step:
     change: Change
     saves_bytes: int
     """Device bytes on the binding GPU less than before it; negative where it takes more."""
+    remark: str = ""
+    """What is to be said of it in this scenario, such as how many rows it cuts."""
+    lines: tuple[str, ...] = ()
+    """Lines of code that it adds or alters."""
 
 
 @dataclass(frozen=True, kw_only=True)
