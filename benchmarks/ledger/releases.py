@@ -31,7 +31,14 @@ COMPANIONS: Final[dict[str, tuple[str, ...]]] = {
     "transformers==4.50.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
     "transformers==4.57.6": ("tokenizers==0.22.1", "huggingface_hub==0.36.0"),
     "peft==0.20.0": (),
-}
+    "peft==0.13.2": (),
+    "trl==0.12.1": (),
+    "accelerate==1.1.1": (),
+    "datasets==4.4.1": (
+        "multiprocess==0.70.18", "dill==0.4.0", "httpx==0.28.1", "httpcore==1.0.9", "h11==0.16.0",
+        "anyio==4.11.0", "sniffio==1.3.1",
+    ),
+}  # fmt: skip
 """Releases that a side directory can be made for."""
 _LIBRARIES: Final = ("transformers", "peft")
 SECONDS: Final = 600

@@ -39,6 +39,10 @@ class NotApplicable:
 
 
 Apply = Callable[[Scenario], Scenario | NotApplicable]
+Edit = Callable[[Scenario], Scenario]
+"""Makes a change, given that nothing speaks against it."""
+Guard = Callable[[Scenario], "str | None"]
+"""What speaks against a change, in a few words; None where nothing does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +64,24 @@ class Change:
     quality_reason: str = ""
     """What is lost and where that was found; empty for `Quality.NONE`."""
     effort: Effort = Effort.SETTING
+    spends: bool = False
+    """Whether it can only save time: it costs memory or leaves it as it is."""
+    opens: bool = False
+    """Whether other changes apply after it that did not before (a type that a kernel needs)."""
+    dominated_by: str = ""
+    """Id of a change that takes the same bytes and time and loses less: no search needs both."""
+    remark: Callable[[Scenario], str] | None = None
+    """What to say of it in this scenario, such as how many rows of the data it cuts."""
+
+
+def guarded(edit: Edit, *guards: Guard) -> Apply:
+    """Applies ``edit`` where none of the guards, asked in their order, has an objection."""
+
+    def apply(scenario: Scenario) -> Scenario | NotApplicable:
+        for guard in guards:
+            reason = guard(scenario)
+            if reason is not None:
+                return NotApplicable(reason=reason)
+        return edit(scenario)
+
+    return apply

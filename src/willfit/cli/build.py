@@ -114,7 +114,15 @@ def _merged(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], l
 
 
 def _workload_given(options: Mapping[str, Any]) -> bool:
-    inference = ("batch_size", "padded", "attn", "quantize", "dtype", *INFERENCE_ONLY)
+    inference = (
+        "batch_size",
+        "padded",
+        "attn",
+        "quantize",
+        "dtype",
+        "sdpa_kernel",
+        *INFERENCE_ONLY,
+    )
     return bool(options.get("train")) or any(options.get(name) is not None for name in inference)
 
 
@@ -250,7 +258,23 @@ def _inference(options: Mapping[str, Any], spec: ModelSpec) -> Inference:
         attn=options.get("attn"),
         engine=engine_of(options, spec),
         full_logits=bool(options.get("full_logits")),
+        prefill_chunk_size=options.get("prefill_chunk_size"),
+        sdpa_kernel=options.get("sdpa_kernel"),
+        lora=_lora_to_run(options["adapter"]) if options.get("adapter") else None,
+        merge_adapter=bool(options.get("merge_adapter")),
     )
+
+
+def _lora_to_run(path: str) -> Lora:
+    """The LoRA of an ``adapter_config.json``; raises `InputError` on another method."""
+    from willfit.settings import read_settings
+
+    flags = read_settings(path).flags
+    if "lora_r" not in flags:
+        raise InputError(
+            f"{path[:200]} is no adapter_config.json of a LoRA: --adapter runs a LoRA adapter"
+        )
+    return _lora(flags)
 
 
 def _training(options: Mapping[str, Any]) -> Training:
@@ -275,6 +299,10 @@ def _training(options: Mapping[str, Any]) -> Training:
         max_grad_norm=options["max_grad_norm"] if options.get("max_grad_norm") is not None else 1.0,
         use_liger_kernel=bool(options.get("use_liger_kernel")),
         attn=options.get("attn"),
+        sdpa_kernel=options.get("sdpa_kernel"),
+        offload_activations=bool(options.get("activation_offloading")),
+        freeze=tuple(options.get("freeze") or ()),
+        group_by_length=bool(options.get("group_by_length")),
     )
 
 

@@ -53,6 +53,24 @@ def refuse_contradictions(options: Mapping[str, Any]) -> None:
             "cache"
         )
         and options.get("engine") not in (None, "transformers"),
+        f"--freeze is for --train full, {train} leaves every weight as it is": options.get("freeze")
+        and train != "full",
+        "--activation-offloading is TRL's, add --trainer trl": options.get("activation_offloading")
+        and options.get("trainer") != "trl",
+        "--group-by-length contradicts --packing": options.get("group_by_length")
+        and options.get("packing"),
+        "--merge-adapter needs --adapter": options.get("merge_adapter")
+        and not options.get("adapter"),
+        "--prefill-chunk-size is of generate and contradicts --full-logits": options.get(
+            "prefill_chunk_size"
+        )
+        and options.get("full_logits"),
+        **{
+            f"--{name.replace('_', '-')} is transformers' and contradicts --engine "
+            f"{options.get('engine')}": options.get(name)
+            and options.get("engine") not in (None, "transformers")
+            for name in ("prefill_chunk_size", "sdpa_kernel", "adapter")
+        },
         "--bnb-4bit-compute-dtype needs --quantize nf4 or fp4": options.get(
             "bnb_4bit_compute_dtype"
         )
@@ -98,6 +116,7 @@ def refuse_values(options: Mapping[str, Any], model: ModelSpec, machine: Machine
             )
     _refuse_names("llm_int8_skip_modules", options.get("llm_int8_skip_modules"), model)
     _refuse_names("modules_to_save", options.get("modules_to_save"), model)
+    _refuse_names("freeze", options.get("freeze"), model)
 
 
 def _refuse_cache_type(options: Mapping[str, Any], model: ModelSpec) -> None:

@@ -14,6 +14,7 @@ QUANTIZE: Final = ("int8", "nf4", "fp4", "nf4-double", "fp4-double")
 
 INFERENCE_ONLY: Final = (
     "context", "max_new_tokens", "kv_dtype", "cache", "engine", "full_logits",
+    "prefill_chunk_size", "adapter", "merge_adapter",
 )  # fmt: skip
 """Settings that make no sense with ``--train``."""
 
@@ -21,7 +22,7 @@ TRAINING_ONLY: Final = (
     "trainer", "peft_config", "lora_r", "lora_dropout", "lora_target_modules", "modules_to_save",
     "prepare_kbit", "optim", "per_device_train_batch_size", "gradient_accumulation_steps",
     "max_length", "lengths", "packing", "gradient_checkpointing", "use_reentrant", "bf16", "fp16",
-    "max_grad_norm", "use_liger_kernel",
+    "max_grad_norm", "use_liger_kernel", "activation_offloading", "freeze", "group_by_length",
 )  # fmt: skip
 """Settings that make no sense without ``--train``."""
 
@@ -76,6 +77,14 @@ def _inference(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--kv-dtype", metavar="D")
     group.add_argument("--cache", choices=("dynamic", "static", "quantized", "offloaded"))
     group.add_argument("--attn", metavar="NAME", help="eager, sdpa, flash_attention_2, …")
+    group.add_argument(
+        "--sdpa-kernel",
+        choices=("flash", "efficient", "cudnn", "math"),
+        help="the only one that torch.nn.attention.sdpa_kernel allows",
+    )
+    group.add_argument("--prefill-chunk-size", type=positive_int, metavar="N")
+    group.add_argument("--adapter", metavar="FILE", help="adapter_config.json of a LoRA to run")
+    group.add_argument("--merge-adapter", action="store_true", default=None)
     group.add_argument("--engine", choices=("transformers", "vllm", "llama.cpp"))
 
 
@@ -102,6 +111,9 @@ def _training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fp16", action=argparse.BooleanOptionalAction, default=None)
     group.add_argument("--max-grad-norm", type=positive_float, metavar="X")
     group.add_argument("--use-liger-kernel", action="store_true", default=None)
+    group.add_argument("--activation-offloading", action="store_true", default=None)
+    group.add_argument("--freeze", nargs="+", metavar="NAME", help="modules left as they are")
+    group.add_argument("--group-by-length", action="store_true", default=None)
 
 
 def _machine(group: argparse._ArgumentGroup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -21,11 +21,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
     weights, split = loaded.weights, loaded.split
     results = [
         replace(rest, phases=(load, *rest.phases))
-        for load, rest in zip(
-            loaded.phases,
-            (work_of(scenario, share, len(split.shares)) for share in split.shares),
-            strict=True,
-        )
+        for load, rest in zip(loaded.phases, _works(scenario, split.shares), strict=True)
     ]
     gpus = tuple(
         _gpu(scenario, share, phases, overheads)
@@ -46,6 +42,16 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         refused=split.refused,
         off_gpu=(split.host_weight_bytes, split.disk_weight_bytes),
     )
+
+
+def _works(scenario: Scenario, shares: Sequence[Share]) -> Iterator[Phases]:
+    """What each GPU does; equal GPUs with the same part of the model are computed once."""
+    done: dict[tuple[object, ...], Phases] = {}
+    for share in shares:
+        same = (id(share.weights), share.gpu and share.gpu.name, id(share.stage), share.index == 0)
+        if same not in done:
+            done[same] = work_of(scenario, share, len(shares))
+        yield done[same]
 
 
 def work_of(scenario: Scenario, share: Share, num_gpus: int) -> Phases:

@@ -15,6 +15,7 @@ from willfit.errors import InputError
 from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture
 from willfit.scenario.stack import Stack
+from willfit.scenario.workload import SdpaKernel
 from willfit.units import round_up
 
 _HALF: Final = (FLOAT16, BFLOAT16)
@@ -123,15 +124,36 @@ def choose_kernel(
     implementation: str,
     gpu: Gpu | None,
     stack: Stack,
+    forced: SdpaKernel | None = None,
 ) -> KernelChoice:
-    """The kernel of one attention call on this GPU (sm_80 where none is named)."""
+    """The kernel of one attention call on this GPU (sm_80 where none is named).
+
+    ``forced``: the only one that ``torch.nn.attention.sdpa_kernel`` allows. Raises `InputError`
+    where what was asked for cannot run.
+    """
     sm = gpu.sm if gpu is not None and gpu.vendor == "nvidia" else 80
+    if forced is not None and implementation != "sdpa":
+        raise InputError(
+            f"--sdpa-kernel {forced} chooses among SDPA's kernels and attention is "
+            f"{implementation}: add --attn sdpa or leave it out"
+        )
     if implementation in _FLASH_NAMES:
         _require_flash(shape, implementation, gpu, sm)
         return KernelChoice(name=implementation, reason="asked for")
     if implementation in ("eager", "flex_attention"):
         return KernelChoice(name=implementation, reason="asked for, or the class has no other")
-    return _sdpa(shape, sm, stack)
+    return _sdpa(shape, sm, stack) if forced is None else _forced(shape, sm, stack, forced)
+
+
+def _forced(shape: AttentionShape, sm: int, stack: Stack, name: SdpaKernel) -> KernelChoice:
+    """The one kernel that is allowed; torch falls back to no other (sdp_utils.cpp)."""
+    why = {**_REFUSALS, "math": _never}[name](shape, sm, stack)
+    if why is not None:
+        raise InputError(
+            f"--sdpa-kernel {name} cannot run here ({why}), torch would stop with 'No available "
+            "kernel. Aborting execution.': name another kernel or leave it out"
+        )
+    return KernelChoice(name=name, reason="forced by sdpa_kernel")
 
 
 def _require_flash(shape: AttentionShape, name: str, gpu: Gpu | None, sm: int) -> None:
@@ -194,6 +216,11 @@ def _efficient(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
     return None
 
 
+def _cudnn_alone(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
+    """Where it is not first in the order it runs all the same, from sm_80 on."""
+    return _cudnn(shape, sm, stack) if sm >= 80 else f"needs sm_80, this is sm_{sm}"
+
+
 def _cudnn(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     if shape.dtype not in _HALF:
         return f"needs 16 bit, this is {shape.dtype.name}"
@@ -203,6 +230,17 @@ def _cudnn(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     if shape.kv_len == 1:
         return "needs more than one key"
     return None
+
+
+def _never(*_: object) -> None:
+    """The math kernel runs everywhere."""
+
+
+_REFUSALS: Final[dict[str, _Refusal]] = {
+    "flash": _flash,
+    "efficient": _efficient,
+    "cudnn": _cudnn_alone,
+}
 
 
 def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:

@@ -66,10 +66,12 @@ def kv_cache(
     new_tokens: int = 1,
     layers: tuple[LayerGroup, ...] | None = None,
     encoder_len: int | None = None,
+    chunk: int | None = None,
 ) -> KvCache:
     """The cache of ``context_len`` tokens, ``new_tokens`` of them generated, a row.
 
-    ``layers`` restricts it to one GPU's share of a split.
+    ``layers`` restricts it to one GPU's share of a split; ``chunk``: the prompt is read so many
+    tokens at a time.
     """
     groups = architecture.layers if layers is None else layers
     sizes = _Sizes(
@@ -81,6 +83,7 @@ def kv_cache(
         expanded_indexed=not stack.at_least("transformers", INDEXED_LATENT_SINCE),
         new_tokens=new_tokens,
         encoder_len=encoder_len or 0,
+        chunk=chunk,
         tuples=not stack.at_least("transformers", CACHE_OBJECTS_SINCE),
     )
     if engine == "vllm":
@@ -102,6 +105,8 @@ class _Sizes:
     """The same of MLA with a sparse-attention indexer, which changed later."""
     encoder_len: int
     new_tokens: int = 1
+    chunk: int | None = None
+    """Tokens of the prompt that are read at a time; None is all."""
     tuples: bool = False
     """Whether the old cache is held while a step makes the new one (before 4.36)."""
 
@@ -130,6 +135,13 @@ def _held(attention: Attention, tokens: int) -> int:
     After a step the kept window − 1 tokens are a view of a tensor of ``window`` tokens.
     """
     return tokens if attention.window is None else min(tokens, attention.window)
+
+
+def _after_prefill(attention: Attention, sizes: _Sizes) -> int:
+    """Tokens that a layer's storage holds after the prompt: all of it, or W − 1 and a chunk."""
+    if attention.window is None or sizes.chunk is None:
+        return sizes.prompt_len
+    return min(sizes.prompt_len, attention.window - 1 + sizes.chunk)
 
 
 def _layer_bytes(attention: Attention, sizes: _Sizes, tokens: int) -> int:
@@ -188,7 +200,7 @@ def _dynamic(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
     caching = _caching(groups)
     states = _states(groups, sizes)
     steady = sum(n * _layer_bytes(a, sizes, _held(a, sizes.context_len)) for n, a in caching)
-    prefill = sum(n * _layer_bytes(a, sizes, sizes.prompt_len) for n, a in caching)
+    prefill = sum(n * _layer_bytes(a, sizes, _after_prefill(a, sizes)) for n, a in caching)
     return KvCache(
         steady_bytes=steady + states,
         prefill_bytes=prefill + states,

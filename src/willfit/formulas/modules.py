@@ -23,4 +23,4 @@ def keeps_fused_qkv(model: ModelSpec) -> bool:
 
 def has_module(model: ModelSpec, *names: str) -> bool:
     """Whether a module of one of these names owns a tensor (experts' fused parameters do not)."""
-    return any(row.owner.rpartition(".")[2] in names for row in model.tensors)
+    return not model.module_names.isdisjoint(names)

@@ -298,6 +298,11 @@ class ModelSpec:
     unknowns: tuple[Unknown, ...] = ()
 
     @cached_property
+    def module_names(self) -> frozenset[str]:
+        """Last parts of the paths of the modules that own a tensor: ``q_proj``."""
+        return frozenset(row.owner.rpartition(".")[2] for row in self.tensors)
+
+    @cached_property
     def num_params(self) -> int:
         """Parameters, tied ones counted once; those before packing where it is quantised."""
         if self.quantization is not None and self.stated_num_params is not None:

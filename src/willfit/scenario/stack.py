@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from willfit.errors import InputError
@@ -41,6 +42,7 @@ class Stack:
         return "expandable_segments:true" in self.alloc_conf.lower().replace(" ", "")
 
 
+@lru_cache(maxsize=256)
 def release(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: ``2.13.0+cu130`` is (2, 13, 0)."""
     numbers: list[int] = []

@@ -58,7 +58,7 @@ def read(content: Mapping[str, Any]) -> Settings:
 
 
 _TRL: Final = ("max_seq_length", "packing", "use_peft", "load_in_4bit", "dataset_text_field",
-               "lora_r", "padding_free")  # fmt: skip
+               "lora_r", "padding_free", "activation_offloading")  # fmt: skip
 
 
 def _four_bit(value: Any) -> Mapping[str, Any]:
@@ -71,6 +71,11 @@ def _eight_bit(value: Any) -> Mapping[str, Any]:
 
 def _liger(value: Any) -> Mapping[str, Any]:
     return {"use_liger_kernel": True} if value else {}
+
+
+def _sampling(value: Any) -> Mapping[str, Any]:
+    """What ``group_by_length`` became in transformers 5."""
+    return {"group_by_length": True} if value == "group_by_length" else {}
 
 
 def _kwargs(value: Any) -> Mapping[str, Any]:
@@ -117,6 +122,9 @@ TABLE: Final[dict[str, Convert]] = {
     "packing": switch("packing"),
     "use_liger_kernel": _liger,
     "use_liger": _liger,
+    "activation_offloading": switch("activation_offloading"),
+    "group_by_length": switch("group_by_length"),
+    "train_sampling_strategy": _sampling,
     "attn_implementation": renamed("attn"),
     "torch_dtype": lambda value: {} if value in ("auto", None) else {"dtype": str(value)},
     "dtype": lambda value: {} if value in ("auto", None) else {"dtype": str(value)},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from willfit.errors import InputError, UnsupportedError
+from willfit.formulas.training.freeze import is_frozen
 from willfit.formulas.training.lora import build_adapter
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
@@ -68,11 +69,13 @@ def build(
     num_labels: int | None = None,
     gpu: Gpu | None = None,
     training: bool = False,
+    freeze: Sequence[str] = (),
 ) -> Built:
     """Build the real class on the meta device, from ``config`` (perhaps with fewer layers).
 
     ``keeps_on_host``: nothing moves the model after its adapters were put in, as a trainer would.
-    ``gpu`` and ``training`` decide which kernels multiply packed weights. Raises `InputError` on a
+    ``gpu`` and ``training`` decide which kernels multiply packed weights; modules named in
+    ``freeze`` keep their weights. Raises `InputError` on a
     config that transformers refuses, `UnsupportedError` on a library or method it cannot build.
     """
     check_known(spec, weights)
@@ -92,6 +95,12 @@ def build(
         model, paths, on_host = with_adapter(model, adapter_config)
     elif lora is not None:
         model = _with_lora(model, spec, lora)
+        if not training:
+            run: Any = model
+            model = run.get_base_model()  # adapters are inside of it; `generate` is its own
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if is_frozen(name, freeze):
+            parameter.requires_grad_(False)
     return Built(
         model=model,
         paths=paths,

@@ -41,20 +41,23 @@ def generate(
     new_tokens: int,
     masked: bool,
     full_logits: bool = False,
+    chunks: tuple[int | None, int] = (None, 1),
 ) -> Decoding:
     """Prefill and the first steps of greedy ``model.generate``.
 
     The first new token is prefill's, so n tokens take n − 1 steps, of which at least one is run; an
     encoder–decoder model's decoder starts from nothing and takes n, the first of which is unlike
     the others. ``cache``: instead of the one that it would make. ``masked``: whether the given mask
-    hides anything, which a fake tensor cannot say.
+    hides anything, which a fake tensor cannot say. ``chunks``: ``prefill_chunk_size``, and how
+    many calls it makes of prefill.
     """
     prefill = 0 if model.config.is_encoder_decoder else 1
     steps = max(new_tokens - prefill, 1)
     wanted = min(steps, DECODED + 1 - prefill)
     library: Any = transformers.generation
     plain = library.GenerationMixin.generate  # Whisper's own reads its output
-    calls = _Calls(recorder, prefill, wanted, full_logits=full_logits)
+    chunk, before = chunks if prefill else (None, 0)
+    calls = _Calls(recorder, before, wanted, full_logits=full_logits)
     with ExitStack() as stack:
         for hook in (
             model.register_forward_pre_hook(calls.enter, with_kwargs=True),
@@ -73,6 +76,7 @@ def generate(
                 **inputs,
                 **start,
                 **({} if cache is None else {"past_key_values": cache}),
+                **({} if chunk is None else {"prefill_chunk_size": chunk}),
                 max_new_tokens=max(new_tokens, 1 + prefill),
                 do_sample=False,
                 num_beams=1,
@@ -83,7 +87,7 @@ def generate(
             pass
         else:
             calls.starts.append(len(recorder.recording.events))
-    return Decoding(tuple(calls.starts[prefill:]), steps)
+    return Decoding(tuple(calls.starts[before:]), steps)
 
 
 class _Calls:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 
 from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import Inference
@@ -14,6 +15,7 @@ from willfit.trace.generation import Decoding, generate
 from willfit.trace.inputs import encoder_batch, forward_batch
 from willfit.trace.inputs.model import face
 from willfit.trace.session import Session
+from willfit.units import ceil_div
 
 
 def run_inference(session: Session, inference: Inference, settings: Settings) -> Decoding | None:
@@ -21,7 +23,7 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
     model: Any = session.model
     model.eval()
     recorder = session.recorder
-    with session.running(), torch.no_grad():
+    with session.running(sdpa_kernel=inference.sdpa_kernel), torch.no_grad():
         if not face(model).generates:
             recorder.phase = "forward"
             outputs = model(**_read(model, inference, settings, forward_batch))
@@ -36,7 +38,18 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
             new_tokens=settings.new_tokens,
             masked=inference.padded,
             full_logits=inference.full_logits,
+            chunks=(settings.chunk, _prefill_calls(settings)),
         )
+
+
+def _prefill_calls(settings: Settings) -> int:
+    """Pieces of the prompt; releases with a method for them leave its last token for one more."""
+    if settings.chunk is None:
+        return 1
+    library: Any = transformers.generation
+    if hasattr(library.GenerationMixin, "_prefill_chunking"):
+        return ceil_div(settings.prompt_len - 1, settings.chunk) + 1
+    return ceil_div(settings.prompt_len, settings.chunk)
 
 
 def _prompt(model: Any, inference: Inference, settings: Settings) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from willfit.formulas.phase import ComponentName
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
+from willfit.scenario.workload import SdpaKernel
 from willfit.trace.build import Built
 from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
 from willfit.trace.dispatch import Dispatch
@@ -71,10 +72,13 @@ class Session:
         return self.recorder.recording
 
     @contextmanager
-    def running(self, *, packed: bool = False) -> Iterator[None]:
+    def running(
+        self, *, packed: bool = False, sdpa_kernel: SdpaKernel | None = None
+    ) -> Iterator[None]:
         """The user's code runs inside: on fake tensors, with this GPU's choices, recorded.
 
         ``packed``: rows hold several sequences, which transformers then looks for.
+        ``sdpa_kernel``: the only one that SDPA may take.
         """
         with ExitStack() as stack:
             self.attention = stack.enter_context(
@@ -84,6 +88,7 @@ class Session:
                     quantized=self._quantized,
                     implementation=_implementation(self.model),
                     packed=packed,
+                    sdpa_kernel=sdpa_kernel,
                 )
             )
             stack.enter_context(self.mode)

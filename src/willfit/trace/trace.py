@@ -16,7 +16,7 @@ from willfit.formulas.loading import warmup_bytes
 from willfit.formulas.placement import Device
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.weights import LoadedWeights
-from willfit.scenario import Scenario
+from willfit.scenario import Lora, Scenario
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import TESTED, release
 from willfit.trace.build import build, filled_config
@@ -119,13 +119,14 @@ class _Job:
             config=self.config if short is None else short.config,
             dispatch=dispatch,
             attention=self._attention(),
-            lora=training.lora if training is not None else None,
+            lora=self._lora(),
             adapter_config=training.adapter_config if training is not None else None,
             prepare_kbit=bool(training is not None and training.prepare_kbit),
             keeps_on_host=training is not None and training.trainer == "loop",
             num_labels=scenario.workload.loading.num_labels,
             gpu=self._gpus[0],
             training=training is not None,
+            freeze=training.freeze if training is not None else (),
         )
         session = Session(
             built,
@@ -155,6 +156,14 @@ class _Job:
                 *_untested(),
             ),
         )
+
+    def _lora(self) -> Lora | None:
+        """The adapter that is trained or run; one that is merged is in the weights."""
+        work = self._scenario.workload
+        if work.training is not None:
+            return work.training.lora
+        inference = work.inference
+        return inference.lora if inference is not None and not inference.merge_adapter else None
 
     def _warmups(self) -> list[int]:
         """The block that the loader takes first on each GPU, for what the whole model has there."""

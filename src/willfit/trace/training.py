@@ -38,7 +38,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         fused_losses(
             model, training, settings, session.gpu, session.recording.assumptions
         ) as extra,
-        session.running(packed=settings.packed),
+        session.running(packed=settings.packed, sdpa_kernel=training.sdpa_kernel),
     ):
         optimizer = _optimizer(model, session, training, settings)
         session.alive.append(optimizer)

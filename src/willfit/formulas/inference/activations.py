@@ -6,7 +6,8 @@ Units: e bytes an element, h hidden size, I intermediate size, tokens = B·S.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
@@ -52,6 +53,12 @@ class Pass:
     """Whether K and V live in the cache rather than in the layer."""
     copies_experts: bool = False
     """Whether the weights of every token's experts are copied side by side."""
+    adapter: Mapping[str, int] = field(default_factory=dict)
+    """Temporary bytes a token of an adapted product, by what its input is."""
+
+    def adapted(self, kind: str) -> int:
+        """What adapters of such products need besides the product."""
+        return self.tokens * self.adapter.get(kind, 0)
 
     @property
     def tokens(self) -> int:
@@ -161,7 +168,21 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
     product = run.gemm.forward_temporary_bytes(
         run.tokens, architecture.hidden_size, attention.num_heads * attention.head_dim
     )
+    output = e.num_bytes(run.tokens * attention.num_heads * attention.v_head_dim)
+    adapted = [
+        Moment(
+            name="adapter on attention",
+            activations=stream + query,
+            temporaries=run.adapted("attention input"),
+        ),
+        Moment(
+            name="adapter on attention's output",
+            activations=stream + output,
+            temporaries=run.adapted("attention output"),
+        ),
+    ]
     return [
+        *(adapted if run.adapter else ()),
         Moment(name="projections", activations=stream + query + fresh, temporaries=product),
         Moment(name="rotary", activations=stream + 2 * query + fresh, temporaries=2 * query),
         Moment(
@@ -173,10 +194,10 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
 
 
 def _kv_len(attention: Attention, run: Pass) -> int:
-    """Keys that the call sees: in decoding a sliding layer sees its window."""
-    if attention.window is None or run.q_len > 1:
+    """Keys that the call sees: a sliding layer those of its window before the new ones."""
+    if attention.window is None:
         return run.kv_len
-    return min(run.kv_len, attention.window)
+    return min(run.kv_len, attention.window - 1 + run.q_len)
 
 
 def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
@@ -237,12 +258,12 @@ def _dense_moments(
         Moment(
             name="MLP up",
             activations=stream + e.num_bytes((2 if gated else 1) * width),
-            temporaries=up,
+            temporaries=max(up, run.adapted("MLP input")),
         ),
         Moment(
             name="MLP down",
             activations=stream + e.num_bytes(width + tokens * hidden),
-            temporaries=down,
+            temporaries=max(down, run.adapted("product")),
         ),
     ]
 

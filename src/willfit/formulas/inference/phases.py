@@ -13,6 +13,7 @@ from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
 from willfit.formulas.experts import copies_experts
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
+from willfit.formulas.inference.adapters import AdapterWork, adapter_work
 from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
 from willfit.formulas.inference.logits import LAST_ONLY_SINCE, logits_bytes
 from willfit.formulas.inference.settings import Settings, fill_defaults
@@ -61,6 +62,7 @@ def inference_phases(
         weights=weights,
         stage=stage,
         settings=settings,
+        adapter=adapter_work(model, architecture, inference, stage, weights.dtype),
     )
     return run.phases()
 
@@ -75,12 +77,13 @@ class _Run:
     weights: LoadedWeights
     stage: Stage
     settings: Settings
+    adapter: AdapterWork
 
     def phases(self) -> Phases:
         cache = self._cache()
         prompt = self._encoder_len if self.stage.encoder_layers else self.settings.prompt_len
         made = 0 if self.stage.encoder_layers else cache.prefill_bytes
-        prefill, choice = self._phase("prefill", prompt, made)
+        prefill, choice = self._prefill(prompt, made, cache.step_transient_bytes)
         if made > cache.steady_bytes:
             held = prefill.notes.get("kv_cache", "")
             later = f"{held}; windows are views of it, {format_bytes(cache.steady_bytes)} later"
@@ -99,7 +102,12 @@ class _Run:
             notes += ("text alone: an image's tokens and the vision tower's work come on top",)
         return Phases(
             phases=tuple(phases),
-            assumptions=(*self.settings.assumptions, *notes, *self._engine_notes()),
+            assumptions=(
+                *self.settings.assumptions,
+                *self.adapter.assumptions,
+                *notes,
+                *self._engine_notes(),
+            ),
             unknowns=self._unknowns(),
         )
 
@@ -128,10 +136,11 @@ class _Run:
             new_tokens=self.settings.new_tokens,
             layers=self.stage.layers,
             encoder_len=self._encoder_len if self.architecture.encoder_layers else None,
+            chunk=self.settings.chunk,
         )
 
     def _decode(self, cache: KvCache) -> Phase:
-        phase, _ = self._phase("decode", 1, cache.steady_bytes)
+        phase, _ = self._phase("decode", 1, self._decoder_len, cache.steady_bytes)
         parts: dict[ComponentName, int] = dict(phase.components)
         parts["temporaries"] = parts.get("temporaries", 0) + cache.step_transient_bytes
         first = self._first_step(parts, cache)
@@ -159,10 +168,29 @@ class _Run:
         limit = tokens_at_once(self.inference.engine, self.gpu)
         return (batch, q_len) if limit is None else (1, min(batch * q_len, limit))
 
-    def _phase(self, name: str, q_len: int, cache_bytes: int) -> tuple[Phase, KernelChoice | None]:
+    def _prefill(self, prompt: int, made: int, transient: int) -> tuple[Phase, KernelChoice | None]:
+        """All at once, or the larger of the first piece, which has no mask, and the last whole one.
+
+        ``made``: bytes of the cache in the end; ``transient``: beside it, where a layer's part is
+        made anew for a piece.
+        """
+        chunk = self.settings.chunk
+        if chunk is None:
+            return self._phase("prefill", prompt, prompt, made)
+        first = self._phase("prefill", chunk, chunk, made * chunk // prompt)
+        last = self._phase("prefill", chunk, prompt - prompt % chunk, made, transient)
+        return max((first, last), key=lambda found: found[0].allocated_bytes)
+
+    def _masked(self, q_len: int, kv_len: int) -> bool:
+        """A mask hides padding, or says which keys came before a piece of the prompt."""
+        in_pieces = self.settings.chunk is not None and 1 < q_len < kv_len
+        return self.inference.padded or in_pieces
+
+    def _phase(
+        self, name: str, q_len: int, kv_len: int, cache_bytes: int, transient: int = 0
+    ) -> tuple[Phase, KernelChoice | None]:
         encoder = name == "prefill" and bool(self.stage.encoder_layers)
         groups = self.stage.encoder_layers if encoder else self.stage.layers
-        kv_len = q_len if name == "prefill" else self._decoder_len
         batch, q_len = self._at_once(q_len)
         choices = {
             window: self._kernel(groups, window, q_len, kv_len) for window in _windows(groups)
@@ -171,7 +199,7 @@ class _Run:
             batch=batch,
             q_len=q_len,
             kv_len=kv_len,
-            masked=self.inference.padded,
+            masked=self._masked(q_len, kv_len),
             kernel_of={window: choice.name for window, choice in choices.items()},
             gemm=Gemm.of(self.weights),
             fused_qkv=keeps_fused_qkv(self.model),
@@ -180,6 +208,7 @@ class _Run:
             copies_experts=name == "decode"
             and self.inference.engine == "transformers"
             and copies_experts(self.model, self.stack),
+            adapter=self.adapter.per_token,
         )
         mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [
@@ -188,6 +217,9 @@ class _Run:
             for moment in layer_moments(self.architecture, group, run)
         ]
         candidates.append(Moment(name="idle", activations=0, temporaries=0))
+        if transient:
+            work = max(m.activations for m in candidates if m.name in ("idle", "projections"))
+            candidates.append(Moment(name="cache", activations=work, temporaries=transient))
         layer = max(candidates, key=lambda moment: moment.total)
         logits = self._logits(q_len) if name == "decode" or not encoder else 0
         stream = self.settings.dtype.num_bytes(run.tokens * self.architecture.hidden_size)
@@ -195,6 +227,7 @@ class _Run:
         parts: dict[ComponentName, int] = {
             "weights": self.weights.allocated_bytes - self.weights.state_allocated_bytes,
             "quantization_state": self.weights.state_allocated_bytes,
+            "adapters": self.adapter.weight_bytes,
             "kv_cache": cache_bytes,
             "activations": stream if at_head else layer.activations,
             "logits": logits if at_head else 0,
@@ -228,18 +261,19 @@ class _Run:
             batch=self.settings.batch,
             q_len=q_len,
             kv_len=kv_len,
-            masked=self.inference.padded or (window is not None and q_len > window),
+            masked=self._masked(q_len, kv_len) or (window is not None and q_len > window),
         )
         return choose_kernel(
             shape,
             implementation=self.settings.implementation,
             gpu=self.gpu,
             stack=self.stack,
+            forced=self.inference.sdpa_kernel,
         )
 
     def _mask(self, q_len: int, kv_len: int) -> int:
         eager = self.settings.implementation == "eager" and q_len > 1
-        if not (self.inference.padded or eager):
+        if not (self._masked(q_len, kv_len) or eager):
             return 0
         implementation = self.settings.implementation
         return mask_bytes(self.settings.batch, q_len, kv_len, implementation, self.settings.dtype)
@@ -297,7 +331,8 @@ class _Run:
 
     def _engine_notes(self) -> tuple[str, ...]:
         if self.inference.engine == "transformers":
-            growing = self.inference.cache == "dynamic" and self.settings.new_tokens > 1
+            several = self.settings.new_tokens > 1 or self.settings.chunk is not None
+            growing = self.inference.cache == "dynamic" and several
             return (GROWTH,) if growing and self.architecture.is_decoder else ()
         limit = tokens_at_once(self.inference.engine, self.gpu)
         return (

@@ -81,7 +81,7 @@ class Backward:
 
         lomo-optim 0.1.1 lomo.py `fuse_update`, adalomo.py.
         """
-        if self.step.adapter is not None:
+        if not self._head_trained:
             return 0
         architecture, e = self.step.architecture, self.step.weights.dtype.block_bytes
         elements = architecture.vocab_size * architecture.hidden_size
@@ -107,7 +107,7 @@ class Backward:
         if self.step.adapter is not None or self.step.sharded.gradients < whole_gradients:
             return 0
         layers = max(self.step.architecture.num_layers, 1)
-        rows = [row for row in self.step.weights.rows if row.row.count >= layers]
+        rows = [row for row in self.step.trained_rows if row.row.count >= layers]
         down = max(map(self.step.mlp_width, self.step.all_groups()), default=0)
         whole = sum(row.total_bytes for row in rows) // layers
         own = self.step.weights.dtype.num_bytes(down * self.step.architecture.hidden_size)
@@ -132,7 +132,7 @@ class Backward:
                 tokens=tokens,
                 dtype=dtype,
                 weight_dtype=self.step.stream.residual,
-                trained=self.step.adapter is None,
+                trained=self._head_trained,
             )
         return loss_peak_bytes(
             architecture,
@@ -203,8 +203,10 @@ class Backward:
 
     def _head_gradient(self) -> int:
         """A trained head's gradient exists before the layers' backward."""
-        if self.step.adapter is not None:
-            return 0
+        return self._table_gradient() if self._head_trained else 0
+
+    def _table_gradient(self) -> int:
+        """One tensor of the vocabulary's size, V·h."""
         vocab, hidden = self.step.architecture.vocab_size, self.step.architecture.hidden_size
         tables = [
             row.num_elements
@@ -215,7 +217,24 @@ class Backward:
 
     def _embedding_gradient(self) -> int:
         """The gradient that the input embedding makes last; a tied one is there from the head."""
-        return 0 if self._tied else self._head_gradient()
+        return self._table_gradient() if self._embedding_trained and not self._tied else 0
+
+    @cached_property
+    def _embedding_trained(self) -> bool:
+        return self._trains_table(embedding=True)
+
+    @cached_property
+    def _head_trained(self) -> bool:
+        """A head of its own, or the embedding that it shares."""
+        return self._trains_table(embedding=self._tied)
+
+    def _trains_table(self, *, embedding: bool) -> bool:
+        """Whether the embedding's or the head's V·h is trained."""
+        if self.step.adapter is not None or not self.step.training.freeze:
+            return self.step.adapter is None
+        size = self.step.architecture.vocab_size
+        tables = [r.row for r in self.step.trained_rows if r.row.shape[:1] == (size,)]
+        return any(("Embedding" in table.module) is embedding for table in tables)
 
     def _tied_gradient(self) -> int:
         """A tied embedding's dense gradient, and its sum with the head's: a third tensor.

@@ -17,6 +17,7 @@ from typing import Final
 from willfit.dtypes import FLOAT32, DType
 from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
+from willfit.identity import by_identity
 from willfit.scenario.collapse import split_row
 from willfit.scenario.model import ModelSpec, TensorRow
 from willfit.scenario.workload import Lora
@@ -84,6 +85,7 @@ class Adapter:
         return sum(t.count for t in self.targets) / max(num_layers, 1)
 
 
+@by_identity(256)
 def build_adapter(model: ModelSpec, lora: Lora) -> tuple[Adapter, tuple[str, ...]]:
     """The adapters that PEFT would inject; raises `InputError` where no module matches."""
     names, note = _target_names(model, lora)
@@ -94,7 +96,7 @@ def build_adapter(model: ModelSpec, lora: Lora) -> tuple[Adapter, tuple[str, ...
         )
     targets = tuple(
         Target(name=part.name, count=part.count, in_features=shape[1], out_features=shape[0])
-        for row in model.tensors
+        for row in _linear_rows(model)
         for part, shape in _matching(row, names, model)
     )
     if not targets:
@@ -127,13 +129,18 @@ def _target_names(model: ModelSpec, lora: Lora) -> tuple[tuple[str, ...], tuple[
     if lora.target_modules is not None:
         return lora.target_modules, ()
     model_type = str(model.config.get("model_type"))
-    defaults = _default_targets().get(model_type)
+    defaults = default_targets(model_type)
     if defaults is None:
         raise InputError(
             f"PEFT has no default target modules for {model_type}: give --lora-target-modules, "
             "for example all-linear"
         )
     return defaults, (f"LoRA on {', '.join(defaults)}, PEFT's default for {model_type}",)
+
+
+def default_targets(model_type: str) -> tuple[str, ...] | None:
+    """PEFT's ``target_modules`` for a model type where none are given; None where it has none."""
+    return _default_targets().get(model_type)
 
 
 @lru_cache(maxsize=1)
@@ -155,7 +162,7 @@ def _matching(
     row: TensorRow, names: Sequence[str], model: ModelSpec
 ) -> list[tuple[TensorRow, tuple[int, int]]]:
     """The part of a row whose modules are targets, with its (out, in)."""
-    if row not in _linear_rows(model) or len(row.shape) != 2:
+    if len(row.shape) != 2:
         return []
     everything = "all-linear" in names
     if everything and (row.owner in OUTPUT_EMBEDDINGS or row.owner == "score"):
@@ -207,3 +214,14 @@ def _unpacked_features(row: TensorRow, model: ModelSpec) -> tuple[int, int]:
     other = 2 * row.num_elements // hidden
     back = row.owner.rpartition(".")[2] in (*_FROM_ATTENTION, *_FROM_MLP)
     return (hidden, other) if back else (other, hidden)
+
+
+def input_of(role: str) -> str:
+    """What an adapted module reads, by its name: attention or MLP, from outside or inside."""
+    if role in ("o_proj", "out_proj", "dense", "c_proj"):
+        return "attention output"
+    if role in ("down_proj", "w2", "fc2", "dense_4h_to_h"):
+        return "product"
+    if role in ("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h"):
+        return "MLP input"
+    return "attention input"

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from willfit.devices import cublas_workspace_bytes
 from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
+from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
 from willfit.formulas.training import static
 from willfit.formulas.training.backward import Backward
+from willfit.formulas.training.freeze import EMBEDDINGS
 from willfit.formulas.training.lora import build_adapter
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.training.step import Step
@@ -154,6 +156,10 @@ def _notes(step: Step) -> tuple[str, ...]:
         notes.append("Liger's norm, gated MLP and loss, as for a model that it knows")
     if step.settings.optimizer.paged:
         notes.append("paged optimizer states in managed memory, counted as host RAM")
+    if step.training.freeze:
+        notes.append(f"{', '.join(step.training.freeze)} frozen: no gradient, no state")
+    if not set(step.training.freeze) <= {*EMBEDDINGS, *OUTPUT_EMBEDDINGS}:
+        notes.append("activations as if frozen layers were trained: --trace runs them as they are")
     return tuple(notes)
 
 

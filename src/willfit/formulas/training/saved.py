@@ -11,7 +11,7 @@ from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.attention import AttentionShape, saved_bytes
-from willfit.formulas.training.lora import Adapter
+from willfit.formulas.training.lora import Adapter, input_of
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 
 _SAVING_ACTIVATIONS: Final = {"relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "bloom": 2}
@@ -172,7 +172,7 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bo
     seen: set[tuple[int, str]] = set()
     total = 0.0
     for target in adapter.targets:
-        role = _input_of(target.role)
+        role = input_of(target.role)
         if role == "attention output":
             continue
         if shared:
@@ -182,16 +182,6 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bo
             seen.add(key)
         total += target.in_features * target.count / max(layers, 1)
     return total
-
-
-def _input_of(role: str) -> str:
-    if role in ("o_proj", "out_proj", "dense", "c_proj"):
-        return "attention output"
-    if role in ("down_proj", "w2", "fc2", "dense_4h_to_h"):
-        return "product"
-    if role in ("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h"):
-        return "MLP input"
-    return "attention input"
 
 
 def attention_saved(

@@ -128,13 +128,15 @@ def _step_lengths(
 ) -> tuple[int, ...]:
     """Longest, short, middle, long, longest again: what the allocator finds is of other shapes.
 
-    The q-quantile of the longest of B lengths is the q^(1/B)-quantile of a length.
+    The q-quantile of the longest of B lengths is the q^(1/B)-quantile of a length; of B lengths
+    that are alike it is their own (the Trainer's `LengthGroupedSampler`, longest batch first).
     """
     lengths = sorted(min(length, longest) for length in training.lengths)
     if not lengths or lengths[0] == lengths[-1] or training.packing:
         return ()
     notes.append("batches of other lengths come before the longest, in order of a typical epoch")
-    typical = [lengths[int(q ** (1 / batch) * (len(lengths) - 1))] for q in QUANTILES]
+    alike = batch if not training.group_by_length else 1
+    typical = [lengths[int(q ** (1 / alike) * (len(lengths) - 1))] for q in QUANTILES]
     return (longest, *typical, longest)
 
 

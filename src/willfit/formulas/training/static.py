@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from willfit.allocator.rounding import round_block
 from willfit.dtypes import FLOAT32, DType
+from willfit.formulas.training.freeze import trained_rows
 from willfit.formulas.training.lora import Adapter
 from willfit.formulas.training.optimizers import (
     Optimizer,
@@ -40,8 +41,10 @@ class Trainable:
         return self.count * round_block(self.dtype.num_bytes(self.num_elements))
 
 
-def trainables(weights: LoadedWeights, adapter: Adapter | None) -> tuple[Trainable, ...]:
-    """The adapter's tensors, or every parameter of the model."""
+def trainables(
+    weights: LoadedWeights, adapter: Adapter | None, freeze: Collection[str] = ()
+) -> tuple[Trainable, ...]:
+    """The adapter's tensors, or every parameter of the model that is not frozen."""
     if adapter is not None:
         return tuple(
             Trainable(shape=shape, count=count, dtype=adapter.dtype)
@@ -54,8 +57,7 @@ def trainables(weights: LoadedWeights, adapter: Adapter | None) -> tuple[Trainab
             dtype=loaded.dtype,
             is_embedding=loaded.row.module == "Embedding",
         )
-        for loaded in weights.rows
-        if loaded.row.is_parameter and loaded.weight_bytes and loaded.dtype.is_floating
+        for loaded in trained_rows(weights.rows, freeze)
     )
 
 

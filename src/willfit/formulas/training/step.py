@@ -11,13 +11,14 @@ from willfit.formulas.attention import AttentionShape, choose_kernel
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
 from willfit.formulas.training import parallel, static
+from willfit.formulas.training.freeze import trained_rows
 from willfit.formulas.training.lora import Adapter
 from willfit.formulas.training.loss import (
     kept_logits_bytes,
 )
 from willfit.formulas.training.saved import Stream, attention_saved, layer_bytes_per_token
 from willfit.formulas.training.settings import TrainingSettings
-from willfit.formulas.weights import LoadedWeights
+from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec
 from willfit.scenario.stack import Stack
@@ -75,7 +76,14 @@ class Step:
     @cached_property
     def trainables(self) -> tuple[static.Trainable, ...]:
         """Tensors that are trained."""
-        return static.trainables(self.weights, self.adapter)
+        return static.trainables(self.weights, self.adapter, self.training.freeze)
+
+    @cached_property
+    def trained_rows(self) -> tuple[LoadedRow, ...]:
+        """The model's own parameters that are trained: none beside an adapter."""
+        if self.adapter is not None:
+            return ()
+        return trained_rows(self.weights.rows, self.training.freeze)
 
     @cached_property
     def optimizer_state_bytes(self) -> tuple[int, int]:
@@ -146,6 +154,7 @@ class Step:
             implementation=self.settings.implementation,
             gpu=self.gpu,
             stack=self.stack,
+            forced=self.training.sdpa_kernel,
         ).name
 
     def layer_kept(self, group: LayerGroup) -> int:

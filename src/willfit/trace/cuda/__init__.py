@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from willfit.scenario.stack import Stack
+from willfit.scenario.workload import SdpaKernel
 from willfit.trace.cuda import bitsandbytes, boft, fbgemm, foreach, fp8, softmax
 from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.autocast import cuda_autocast
@@ -86,12 +87,14 @@ def cuda_choices(
     quantized: bool,
     implementation: str | None = None,
     packed: bool = False,
+    sdpa_kernel: SdpaKernel | None = None,
 ) -> Iterator[CudaAttention]:
     """The functions of a tensor's GPU in place of the CPU's; sm_80 where none is named.
 
     ``implementation``: the model's ``attn_implementation``. ``packed``: several sequences a row.
+    ``sdpa_kernel``: the only one that SDPA may take.
     """
-    attention = CudaAttention(gpu_of, stack)
+    attention = CudaAttention(gpu_of, stack, sdpa_kernel)
     rows: list[tuple[Any, str, Any]] = [
         (functional, "scaled_dot_product_attention", attention),
         (functional, "dropout", dropout),

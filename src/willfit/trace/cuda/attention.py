@@ -16,6 +16,7 @@ from willfit.dtypes import parse_dtype
 from willfit.formulas.attention import AttentionShape, KernelChoice, choose_kernel
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
+from willfit.scenario.workload import SdpaKernel
 from willfit.units import round_up
 
 _aten = torch.ops.aten
@@ -26,9 +27,11 @@ GpuOf = Callable[[torch.Tensor], Gpu | None]
 class CudaAttention:
     """Takes the place of the function; remembers which kernels it took and why."""
 
-    def __init__(self, gpu_of: GpuOf, stack: Stack) -> None:
+    def __init__(self, gpu_of: GpuOf, stack: Stack, forced: SdpaKernel | None = None) -> None:
+        """``forced``: the only kernel that ``sdpa_kernel`` allows."""
         self._gpu_of = gpu_of
         self._stack = stack
+        self._forced = forced
         self.taken: dict[str, str] = {}
         """Reason by kernel, in the order of their first use."""
         self.calls: dict[str, int] = {}
@@ -132,7 +135,11 @@ class CudaAttention:
         if not gqa:
             shape = replace(shape, num_kv_heads=shape.num_heads)
         return choose_kernel(
-            shape, implementation="sdpa", gpu=self._gpu_of(query), stack=self._stack
+            shape,
+            implementation="sdpa",
+            gpu=self._gpu_of(query),
+            stack=self._stack,
+            forced=self._forced,
         )
 
 

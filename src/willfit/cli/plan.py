@@ -1,0 +1,144 @@
+"""The smallest change that makes it fit, or the fastest way to run it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, Final
+
+from willfit.cli.options import add_scenario_options
+from willfit.cli.parser import Parser, positive_float, positive_int
+from willfit.errors import InputError
+
+if TYPE_CHECKING:
+    from willfit.plan.result import Job, Planning
+    from willfit.scenario import Scenario
+
+DONE: Final = 0
+NO_PLAN: Final = 3
+NO_TRUSTWORTHY_NUMBER: Final = 4
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def configure(parser: Parser) -> None:
+    """Add the settings of ``willfit plan``."""
+    add_scenario_options(parser)
+    add_job_options(parser)
+    group = parser.add_argument_group("plan")
+    group.add_argument("--goal", choices=("smallest-change", "fastest"), default="smallest-change")
+    group.add_argument("--top", type=positive_int, default=5, metavar="K", help="plans to show")
+    group.add_argument(
+        "--emit", metavar="TARGET", help="code of the plans: transformers, peft, trl, vllm, …"
+    )
+    group.add_argument(
+        "--trace", action="store_true", default=None, help="run the real code of what is shown"
+    )
+    group.add_argument("--json", action="store_true", default=None, help="print the contract's")
+
+
+def add_job_options(parser: Parser) -> None:
+    """Add how much work there is, how long it may take and what an hour costs."""
+    group = parser.add_argument_group("job")
+    group.add_argument("--samples", type=positive_int, metavar="N", help="rows of the data")
+    group.add_argument("--epochs", type=positive_float, metavar="X")
+    group.add_argument("--time-limit", type=duration_seconds, metavar="T", help="9h, 40m")
+    group.add_argument(
+        "--price-per-hour", type=positive_float, metavar="X", help="of the whole machine"
+    )
+
+
+def duration_seconds(text: str) -> float:
+    """Seconds of ``9h``, ``40m``, ``1.5d``."""
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h|d)\s*", text.lower())
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"expected a time such as 9h or 40m, got {text[:40]!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def job_of(arguments: argparse.Namespace) -> Job:
+    """The job of parsed arguments; raises `InputError` on settings that lack their other half."""
+    from willfit.plan.result import Job
+
+    if arguments.samples is None:
+        for name in ("epochs", "time_limit", "price_per_hour"):
+            if getattr(arguments, name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} needs --samples: say how many rows there are"
+                )
+    return Job(
+        samples=arguments.samples,
+        epochs=1.0 if arguments.epochs is None else arguments.epochs,
+        time_limit_seconds=arguments.time_limit,
+        price_per_hour=arguments.price_per_hour,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plans; 0 where one fits, 3 where none does, 4 without a trustworthy number."""
+    planning = compute(arguments)
+    codes = [_code(plan.scenario, arguments.emit) for plan in planning.plans]
+    if arguments.json:
+        import json
+
+        from willfit.report.plan import plan_json
+
+        sys.stdout.write(json.dumps(plan_json(planning, codes), indent=2) + "\n")
+    else:
+        from willfit.report.plan import render_plan
+        from willfit.report.text import Style
+
+        sys.stdout.write(render_plan(planning, Style(color=sys.stdout.isatty())))
+        if codes and codes[0] is not None:
+            sys.stdout.write(f"\n# code of plan 1, {arguments.emit}\n{codes[0]['text']}")
+    return exit_code(planning)
+
+
+def compute(arguments: argparse.Namespace) -> Planning:
+    """The planning of parsed arguments."""
+    from dataclasses import replace
+
+    from willfit.cli.build import build_request
+    from willfit.estimator import estimate
+    from willfit.plan import plan
+    from willfit.results import Estimate
+
+    job = job_of(arguments)
+    if not arguments.gpu and not arguments.live:
+        raise InputError("a plan is made for a GPU: name it with --gpu, such as --gpu T4")
+    request = build_request(arguments)
+
+    def estimating(scenario: Scenario) -> Estimate:
+        made = estimate(
+            scenario,
+            dtypes=request.dtypes,
+            ignored_settings=request.ignored_settings,
+            unsupported=request.unsupported,
+            trace=bool(arguments.trace),
+        )
+        return replace(made, assumptions=(*request.assumptions, *made.assumptions))
+
+    return plan(
+        request.scenario,
+        goal=arguments.goal,
+        job=job,
+        top=arguments.top,
+        trace=bool(arguments.trace),
+        estimating=estimating,
+    )
+
+
+def _code(scenario: Scenario, target: str | None) -> dict[str, str] | None:
+    if target is None:
+        return None
+    from willfit.emit import emit
+
+    return {"target": target, "text": emit(scenario, target)}
+
+
+def exit_code(planning: Planning) -> int:
+    """0 a plan fits in memory and time, 3 none does, 4 no trustworthy number."""
+    if planning.baseline.unsupported:
+        return NO_TRUSTWORTHY_NUMBER
+    return DONE if planning.fits else NO_PLAN

@@ -1,0 +1,103 @@
+"""What lengths of real data do to a micro-batch: padding, groups of like length, packing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GROUPED_BATCHES = 50
+"""Micro-batches whose rows are sorted together under ``group_by_length`` (transformers 5.23
+trainer_pt_utils.py `get_length_grouped_indices`: at most 50, and a quarter of all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padded:
+    """A typical micro-batch."""
+
+    mean: float
+    """Mean padded length of a row."""
+    root_mean_square: float
+    """Square root of the mean squared padded length, which attention goes by."""
+    real: float
+    """Mean tokens of a row that are data."""
+
+    @property
+    def waste(self) -> float:
+        """Part of the computed tokens that is padding."""
+        return 1.0 - self.real / self.mean if self.mean else 0.0
+
+
+def of_equal(length: float) -> Padded:
+    """Every row of the same length."""
+    return Padded(mean=length, root_mean_square=length, real=length)
+
+
+def padded(
+    lengths: Sequence[int], batch: int, limit: int | None, *, grouped: bool, accumulation: int = 1
+) -> Padded:
+    """Expected micro-batch of ``batch`` rows that are padded to their longest."""
+    rows = [min(length, limit) if limit else length for length in lengths]
+    real = sum(rows) / len(rows)
+    if grouped:
+        mean, square = _grouped(rows, batch, accumulation)
+    else:
+        mean, square = expected_longest(rows, batch)
+    return Padded(mean=mean, root_mean_square=square**0.5, real=real)
+
+
+def expected_longest(lengths: Sequence[int], batch: int) -> tuple[float, float]:
+    """(E[max], E[max²]) of ``batch`` rows drawn without replacement, as a random sampler does.
+
+    P(max ≤ x) = C(#(≤ x), B) / C(n, B); exact from the histogram.
+    """
+    total = len(lengths)
+    batch = min(batch, total)
+    mean = square = before = 0.0
+    below = 0
+    for length, count in sorted(Counter(lengths).items()):
+        below += count
+        chance = _all_within(below, total, batch)
+        mean += length * (chance - before)
+        square += length * length * (chance - before)
+        before = chance
+    return mean, square
+
+
+def _all_within(below: int, total: int, batch: int) -> float:
+    """C(below, batch) / C(total, batch) as a product of ratios."""
+    if below < batch:
+        return 0.0
+    chance = 1.0
+    for drawn in range(batch):
+        chance *= (below - drawn) / (total - drawn)
+    return chance
+
+
+def _grouped(lengths: Sequence[int], batch: int, accumulation: int) -> tuple[float, float]:
+    """Rows sorted within blocks of 50 micro-batches: order statistics by their quantiles.
+
+    The longest of the j-th micro-batch of a block of M rows is about the (M − jB)/(M + 1)
+    quantile of all lengths.
+    """
+    ordered = sorted(lengths)
+    group = batch * accumulation
+    block = min(max(len(ordered) // (4 * group), 1), GROUPED_BATCHES) * group
+    block = min(block, len(ordered))
+    longest = [
+        ordered[min(int((block - first) / (block + 1) * len(ordered)), len(ordered) - 1)]
+        for first in range(0, block, batch)
+    ]
+    count = len(longest)
+    return sum(longest) / count, sum(x * x for x in longest) / count
+
+
+def packed(lengths: Sequence[int], row_len: int) -> tuple[float, float]:
+    """(samples per row, root mean square length that attention sees) of packed rows.
+
+    Rows are taken to be full, as best-fit-decreasing packing nearly makes them.
+    """
+    rows = [min(length, row_len) for length in lengths]
+    total = sum(rows)
+    squares = sum(length * length for length in rows)
+    return row_len * len(rows) / total, (squares / total * row_len) ** 0.5

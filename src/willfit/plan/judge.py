@@ -1,0 +1,80 @@
+"""Judge: whether a scenario fits, by how much it does not, and what it costs in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.errors import WillfitError
+from willfit.estimator.evaluator import Evaluator
+from willfit.estimator.outcome import Outcome
+from willfit.results import Verdict
+from willfit.scenario import Scenario
+
+OFFLOADS: Final = ("cpu", "disk")
+"""Keys of ``max_memory`` by which a user asks for weights off the GPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """One scenario, judged."""
+
+    verdict: Verdict
+    peak_bytes: int
+    """Device bytes at the peak of the GPU with the least headroom."""
+    over_bytes: int
+    """Peak − budget there, and what host RAM lacks; negative is headroom."""
+
+
+class Judge:
+    """Judges scenarios by formula and counts them."""
+
+    def __init__(self) -> None:
+        self._evaluator = Evaluator()
+        self.num_judged = 0
+        """Scenarios whose memory was computed."""
+
+    def __call__(self, scenario: Scenario) -> Judgement | None:
+        """None where no trustworthy number can be given, or the settings contradict each other."""
+        self.num_judged += 1
+        try:
+            outcome = self._evaluator.outcome(scenario)
+        except WillfitError:
+            return None
+        if outcome.unsupported:
+            return None
+        return judgement(scenario, outcome)
+
+
+def judgement(scenario: Scenario, outcome: Outcome) -> Judgement:
+    """The worst GPU decides; so does host RAM where it was given, and weights left off the GPUs.
+
+    ``device_map="auto"`` fits anything by leaving weights on the host. That is an answer only to
+    those who asked for it.
+    """
+    binding = max(outcome.gpus, key=lambda gpu: -(gpu.headroom_bytes or 0))
+    over = -(binding.headroom_bytes or 0)
+    missing = max(_ram_missing(scenario, outcome), _left_off(scenario, outcome))
+    verdicts = {gpu.verdict for gpu in outcome.gpus}
+    verdict: Verdict = "fits"
+    if outcome.refused or missing > 0 or "does_not_fit" in verdicts:
+        verdict = "does_not_fit"
+    elif "tight" in verdicts:
+        verdict = "tight"
+    return Judgement(
+        verdict=verdict,
+        peak_bytes=binding.peak.device_bytes,
+        over_bytes=max(over, missing) if missing > 0 else over,
+    )
+
+
+def _ram_missing(scenario: Scenario, outcome: Outcome) -> int:
+    machine = scenario.machine
+    if machine is None or machine.ram_bytes is None:
+        return 0
+    return outcome.host_bytes - machine.ram_bytes
+
+
+def _left_off(scenario: Scenario, outcome: Outcome) -> int:
+    asked = scenario.workload.loading.max_memory or {}
+    return 0 if any(key in asked for key in OFFLOADS) else sum(outcome.off_gpu)

@@ -1,0 +1,320 @@
+"""The search: the cheapest minimal sets of changes that fit, and the fastest sets that fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from typing import Final
+
+from willfit.changes import Change, NotApplicable, Quality
+from willfit.plan.judge import Judgement
+from willfit.results import Verdict
+from willfit.scenario import Scenario
+
+MOST_CHANGES: Final = 4
+"""Changes of a set up to which every set is looked at."""
+MOST_JUDGED: Final = 2_500
+"""Sets whose memory is computed before the search descends instead: half a second."""
+MOST_ENUMERATED: Final = 10_000
+"""Sets of which `fastest` computes the time."""
+SAME_TIME: Final = 1.1
+"""Times within this ratio count as equal: the time model does not know better."""
+
+JudgeOf = Callable[[Scenario], Judgement | None]
+TimeOf = Callable[[Scenario], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A set of changes, applied."""
+
+    changes: tuple[Change, ...]
+    scenario: Scenario
+    seconds: float
+    """Time of the job, or of one unit of its work."""
+
+    @property
+    def quality(self) -> Quality:
+        """The worst of the changes; none of an empty set."""
+        return max((change.quality for change in self.changes), default=Quality.NONE)
+
+    @property
+    def cost(self) -> tuple[int, int, int, int, int]:
+        """What is compared: quality, how many changes cost some, effort, changes, time's bucket."""
+        return (
+            int(self.quality),
+            sum(int(change.quality) for change in self.changes),
+            max((int(change.effort) for change in self.changes), default=0),
+            len(self.changes),
+            _bucket(self.seconds),
+        )
+
+    def contains(self, other: Candidate) -> bool:
+        """Whether every change of the other is one of these."""
+        mine = {change.id for change in self.changes}
+        return all(change.id in mine for change in other.changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search came to."""
+
+    candidates: tuple[Candidate, ...]
+    """Sets that fit, the best first, none of which costs as much as another in every respect."""
+    verdict: Verdict
+    """``fits`` with the whole range, ``tight`` where nothing did better, else ``does_not_fit``."""
+    closest: tuple[Candidate, Judgement] | None
+    """The set with the least bytes too many, where none fits."""
+
+
+@dataclass(kw_only=True)
+class _Looking:
+    """State of a search: what fits so far, and the set that misses by least."""
+
+    start: Candidate
+    judge: JudgeOf
+    time_of: TimeOf
+    minimal: bool
+    """Whether a set that contains another that fits is none."""
+    fits: list[Candidate] = field(default_factory=list)
+    tight: list[Candidate] = field(default_factory=list)
+    closest: tuple[Candidate, Judgement] | None = None
+    num_judged: int = 0
+
+    def look(self, candidate: Candidate) -> Judgement | None:
+        """Judge a set and remember it."""
+        self.num_judged += 1
+        judged = self.judge(candidate.scenario)
+        if judged is None:
+            return None
+        if judged.verdict == "fits" and (not self.minimal or self._is_minimal(candidate)):
+            self.fits.append(candidate)
+        elif judged.verdict == "tight":
+            self.tight.append(candidate)
+        if self.closest is None or judged.over_bytes < self.closest[1].over_bytes:
+            self.closest = (candidate, judged)
+        return judged
+
+    def _is_minimal(self, candidate: Candidate) -> bool:
+        """Whether no smaller set fits; some may have been passed over, for others cost no more."""
+        changes = candidate.changes
+        for size in range(len(changes)):
+            for fewer in combinations(changes, size):
+                part = applied(self.start, fewer, self.time_of)
+                judged = self.judge(part.scenario) if part is not None else None
+                if judged is not None and judged.verdict == "fits":
+                    return False
+        return True
+
+    def misses(self, candidate: Candidate) -> bool:
+        """Whether a set is not known to fit, so that a larger one may be minimal."""
+        return not any(candidate.contains(other) for other in self.fits)
+
+    def found(self) -> Found:
+        """The front of what fits, else of what is tight."""
+        verdict: Verdict = "fits" if self.fits else "tight" if self.tight else "does_not_fit"
+        return Found(
+            candidates=front(self.fits or self.tight), verdict=verdict, closest=self.closest
+        )
+
+
+def smallest(
+    scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+) -> Found:
+    """Minimal sets that fit: none contains another that does.
+
+    Sets are looked at by quality and then by size, each once, so that what is found first costs
+    least; a set that could not be on the front any more is not judged. Where the sets of
+    `MOST_CHANGES` do not suffice, `descend` goes on.
+    """
+    start = Candidate(changes=(), scenario=scenario, seconds=time_of(scenario))
+    looking = _Looking(start=start, judge=judge, time_of=time_of, minimal=True)
+    looking.look(start)
+    for quality in Quality:
+        usable = [change for change in changes if change.quality <= quality]
+        for candidate in subsets(start, usable, time_of, MOST_CHANGES, grows=looking.misses):
+            if looking.num_judged >= MOST_JUDGED:
+                break
+            if candidate.quality == quality and not _hopeless(candidate, looking.fits):
+                looking.look(candidate)
+    if not looking.fits and not looking.tight:
+        deep = descend(start, changes, judge, time_of)
+        if deep is not None:
+            looking.look(deep)
+    return looking.found()
+
+
+def fastest(
+    scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf, count: int
+) -> Found:
+    """The fastest sets that fit, those without loss of quality before the others.
+
+    All sets are put in order of quality and time, which cost little to know; memory is computed in
+    that order until ``count`` fit.
+    """
+    start = Candidate(changes=(), scenario=scenario, seconds=time_of(scenario))
+    looking = _Looking(start=start, judge=judge, time_of=time_of, minimal=False)
+    every = [start, *islice(subsets(start, changes, time_of, MOST_CHANGES), MOST_ENUMERATED)]
+    every.sort(key=lambda item: (item.quality == Quality.REAL, item.seconds, item.cost))
+    for candidate in every:
+        if len(looking.fits) >= count or looking.num_judged >= MOST_JUDGED:
+            break
+        if not any(candidate.contains(other) for other in looking.fits):
+            looking.look(candidate)
+    found = looking.fits or looking.tight
+    verdict: Verdict = "fits" if looking.fits else "tight" if looking.tight else "does_not_fit"
+    return Found(candidates=tuple(found), verdict=verdict, closest=looking.closest)
+
+
+def subsets(
+    start: Candidate,
+    changes: Sequence[Change],
+    time_of: TimeOf,
+    most_changes: int,
+    grows: Callable[[Candidate], bool] = lambda _: True,
+) -> Iterator[Candidate]:
+    """Every applicable set of 1 to ``most_changes`` changes, small ones first, in table order.
+
+    A set holds one change of a setting. What does not apply after the changes before it leaves out
+    every set that begins so. A set is enlarged only where it ``grows``, asked after the whole level
+    of its size was given out.
+    """
+    level: list[tuple[int, Candidate]] = [(-1, start)]
+    for _ in range(most_changes):
+        larger: list[tuple[int, Candidate]] = []
+        for last, candidate in level:
+            if not grows(candidate):
+                continue
+            for index, made in _enlarged(candidate, changes, last, time_of):
+                larger.append((index, made))
+                yield made
+        level = larger
+
+
+def _enlarged(
+    candidate: Candidate, changes: Sequence[Change], last: int, time_of: TimeOf
+) -> Iterator[tuple[int, Candidate]]:
+    taken = {change.setting for change in candidate.changes}
+    for index in range(last + 1, len(changes)):
+        if changes[index].setting not in taken:
+            made = with_change(candidate, changes[index], time_of)
+            if made is not None:
+                yield index, made
+
+
+def with_change(candidate: Candidate, change: Change, time_of: TimeOf) -> Candidate | None:
+    """The candidate with one more change; None where it does not apply."""
+    scenario = change.apply(candidate.scenario)
+    if isinstance(scenario, NotApplicable):
+        return None
+    return Candidate(
+        changes=(*candidate.changes, change), scenario=scenario, seconds=time_of(scenario)
+    )
+
+
+def descend(
+    start: Candidate, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+) -> Candidate | None:
+    """A larger set that fits: the change that helps most is added until it does.
+
+    Changes without loss of quality go first; in the end every change that is not needed is taken
+    out, the costliest first. None where all of them together do not fit.
+    """
+    candidate = start
+    for quality in Quality:
+        usable = [change for change in changes if change.quality <= quality]
+        candidate, fits = _steepest(candidate, usable, judge, time_of)
+        if fits:
+            return _without_needless(start, candidate, judge, time_of)
+    return None
+
+
+def _steepest(
+    candidate: Candidate, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+) -> tuple[Candidate, bool]:
+    judged = judge(candidate.scenario)
+    over = math.inf if judged is None else judged.over_bytes
+    while True:
+        steps = [
+            (result.over_bytes, index, made)
+            for index, made in enumerate(_neighbours(candidate, changes, time_of))
+            if (result := judge(made.scenario)) is not None
+        ]
+        best = min(steps, default=None, key=lambda step: step[:2])
+        if best is None or best[0] >= over:
+            return candidate, over <= 0
+        over, _, candidate = best
+        if over <= 0 and _judged_fits(judge, candidate):
+            return candidate, True
+
+
+def _judged_fits(judge: JudgeOf, candidate: Candidate) -> bool:
+    judged = judge(candidate.scenario)
+    return judged is not None and judged.verdict != "does_not_fit"
+
+
+def _neighbours(
+    candidate: Candidate, changes: Sequence[Change], time_of: TimeOf
+) -> Iterator[Candidate]:
+    taken = {change.setting for change in candidate.changes}
+    for change in changes:
+        if change.setting not in taken:
+            made = with_change(candidate, change, time_of)
+            if made is not None:
+                yield made
+
+
+def _without_needless(
+    start: Candidate, candidate: Candidate, judge: JudgeOf, time_of: TimeOf
+) -> Candidate:
+    costly_first = sorted(
+        candidate.changes, key=lambda change: (-int(change.quality), -int(change.effort))
+    )
+    for change in costly_first:
+        fewer = applied(start, [kept for kept in candidate.changes if kept is not change], time_of)
+        if fewer is not None and _judged_fits(judge, fewer):
+            candidate = fewer
+    return candidate
+
+
+def applied(start: Candidate, changes: Iterable[Change], time_of: TimeOf) -> Candidate | None:
+    """The start with these changes in their order; None where one does not apply."""
+    candidate: Candidate | None = start
+    for change in changes:
+        candidate = with_change(candidate, change, time_of) if candidate is not None else None
+    return candidate
+
+
+def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no other beats, cheapest first; of equal ones the first stays.
+
+    One beats another if it costs no more in every respect: quality, effort, number of changes and
+    time (in steps of `SAME_TIME`). A set that contains another that fits is not minimal.
+    """
+    every = sorted(candidates, key=lambda item: (len(item.changes), item.cost))
+    kept: list[Candidate] = []
+    for number, candidate in enumerate(every):
+        minimal = not any(candidate.contains(other) for other in every[:number])
+        if minimal and not any(beats(other, candidate) for other in kept):
+            kept = [other for other in kept if not beats(candidate, other)]
+            kept.append(candidate)
+    return tuple(sorted(kept, key=lambda item: item.cost))
+
+
+def beats(one: Candidate, other: Candidate) -> bool:
+    """Whether one costs no more than the other in any respect."""
+    return all(mine <= its for mine, its in zip(one.cost, other.cost, strict=True))
+
+
+def _hopeless(candidate: Candidate, fits: Iterable[Candidate]) -> bool:
+    """Whether a set that fits is part of it, or beats it."""
+    return any(candidate.contains(other) or beats(other, candidate) for other in fits)
+
+
+def _bucket(seconds: float) -> int:
+    """Times of a bucket are within `SAME_TIME` of each other."""
+    if seconds <= 0 or math.isinf(seconds):
+        return 0 if seconds <= 0 else 1 << 30
+    return round(math.log(seconds) / math.log(SAME_TIME))
