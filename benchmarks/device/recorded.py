@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,12 +42,20 @@ class Recorded:
     @property
     def stack(self) -> str:
         """The libraries' releases, as ``--stack`` takes them."""
-        releases = {name: text.split("+")[0] for name, text in self.versions.items()}
-        return ",".join(f"{name}={text}" for name, text in releases.items())
+        return _stack(self.versions)
 
     @property
     def scenario(self) -> Scenario:
         """The scenario, with the libraries that it ran on."""
+        return self._with(self.stack)
+
+    @property
+    def traced_scenario(self) -> Scenario:
+        """The scenario on the torch that is installed, which is the only one a trace can run."""
+        ran = {**self.versions, "torch": importlib.metadata.version("torch")}
+        return self._with(_stack(ran))
+
+    def _with(self, stack: str) -> Scenario:
         case = Case(
             name=self.name,
             group="",
@@ -54,11 +63,15 @@ class Recorded:
             extra=self.extra,
             layers=self.layers,
         )
-        return scenario_of(case, self.gpu, self.stack)
+        return scenario_of(case, self.gpu, stack)
 
     def most(self, kind: str) -> int:
         """The most of any phase: ``allocated``, ``reserved`` or ``process``."""
         return max((phase[kind] or 0 for phase in self.phases.values()), default=0)
+
+
+def _stack(versions: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={text.split('+')[0]}" for name, text in versions.items())
 
 
 def recorded_from(row: Mapping[str, Any]) -> Recorded:
@@ -70,9 +83,8 @@ def recorded_from(row: Mapping[str, Any]) -> Recorded:
     for reading in found.get("readings", ()):
         held = phases.setdefault(reading["phase"], {})
         for kind in ("allocated", "reserved", "process"):
-            amount = reading[f"{kind}_bytes"]
-            base = found["baseline_bytes"] if kind == "allocated" else 0
-            held[kind] = max(held.get(kind) or 0, (amount or 0) - base)
+            amount = (reading[f"{kind}_bytes"] or 0) - found["baseline_bytes"]
+            held[kind] = max(held.get(kind) or 0, amount)
     return Recorded(
         name=row["name"],
         arguments=row["arguments"],
@@ -139,7 +151,8 @@ def compare(record: Recorded, *, trace: bool) -> Compared:
     """The record beside its estimate."""
     level = "trace" if trace else "formula"
     try:
-        result = estimate(record.scenario, search_limits=False, trace=trace)
+        scenario = record.traced_scenario if trace else record.scenario
+        result = estimate(scenario, search_limits=False, trace=trace)
     except WillfitError as error:
         return Compared(record=record, level=level, result=None, reason=str(error))
     return Compared(record=record, level=level, result=result)

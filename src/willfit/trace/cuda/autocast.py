@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch.utils._pytree import tree_map
 
-from willfit.trace.cuda.kernels import Kernel, operator, registered
+from willfit.trace.cuda.kernels import Kernel, operator, registered, replaced
 
 LOWER: Final = (
     "_convolution.deprecated", "_convolution", "conv1d", "conv2d", "conv3d", "conv_tbc",
@@ -66,20 +66,25 @@ def cuda_autocast() -> Iterator[None]:
     """``torch.autocast("cpu")`` has CUDA's lists for the duration, in recomputation too.
 
     Weights' casts are cached as long as torch caches its own: until the outermost autocast ends.
+    ``torch.is_autocast_enabled()`` without a device asks for CUDA's, which here is the CPU's: PEFT's
+    quantised layers cast their input to the adapter's type where it says no (lora/bnb.py `forward`).
     """
     cache = _Cache()
-    clear = torch.clear_autocast_cache
+    clear, enabled = torch.clear_autocast_cache, torch.is_autocast_enabled
 
     def clear_both() -> None:
         cache.casts.clear()
         clear()
 
-    try:
-        setattr(torch, "clear_autocast_cache", clear_both)  # noqa: B010 -- typed as a constant
-        with registered(_KEY, dict(_rows(cache))):
-            yield
-    finally:
-        setattr(torch, "clear_autocast_cache", clear)  # noqa: B010
+    def enabled_here(device_type: str = "cpu") -> bool:
+        return enabled(device_type)
+
+    rows = [
+        (torch, "clear_autocast_cache", clear_both),
+        (torch, "is_autocast_enabled", enabled_here),
+    ]
+    with replaced(rows), registered(_KEY, dict(_rows(cache))):
+        yield
 
 
 def _rows(cache: _Cache) -> Iterator[tuple[str, Kernel]]:
