@@ -31,6 +31,12 @@ SDPA_SINCE: Final = "4.36"
 """transformers release whose decoders took SDPA by default (4.35 and before: eager)."""
 ENABLE_GQA_SINCE: Final = "4.48"
 """transformers release that passes ``enable_gqa`` instead of repeating K and V."""
+CUDNN_FIRST_SINCE: Final = "2.11"
+"""torch release whose SDPA tries cuDNN before flash on Hopper and on data-centre Blackwell."""
+SAFE_SOFTMAX_SINCE: Final = "2.5"
+"""torch release whose math kernel calls ``_safe_softmax``."""
+SOFTMAX_REUSED_SINCE: Final = "2.11"
+"""torch release whose ``_safe_softmax`` was measured to write into the softmax; before, a copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class AttentionShape:
     """Whether eager attention copies K and V to all heads one after the other."""
     softcapped: bool = False
     """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
+    math_score_bytes: int = 9
+    """Bytes per score inside the math kernel (`math_score_bytes`)."""
 
     @property
     def score_elements(self) -> int:
@@ -185,9 +193,13 @@ _Refusal = Callable[[AttentionShape, int, Stack], "str | None"]
 
 
 def _order(sm: int, stack: Stack) -> list[tuple[str, _Refusal]]:
-    """CuDNN first on sm_90 and sm_100 since torch 2.13; else flash, then memory-efficient."""
+    """CuDNN first on sm_90 and sm_100 since torch 2.11; else flash, then memory-efficient.
+
+    sdp_utils.cpp `check_prefer_cudnn_attention` asks for a cuDNN above 9.15, which comes with torch
+    2.11; measured on an H200 with 2.11.
+    """
     fused: list[tuple[str, _Refusal]] = [("flash", _flash), ("efficient", _efficient)]
-    if sm // 10 in (9, 10) and stack.at_least("torch", "2.13"):
+    if sm // 10 in (9, 10) and stack.at_least("torch", CUDNN_FIRST_SINCE):
         return [("cudnn", _cudnn), *fused]
     return fused
 
@@ -277,17 +289,14 @@ def forward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
 
 
 def _fused_forward(shape: AttentionShape) -> int:
-    """Output and, in training, the log-sum-exp; a mask repeats K and V and is made a float bias."""
+    """Output and, in training, the log-sum-exp; a mask repeats K and V and is made a float bias.
+
+    Measured on an H200 (torch 2.11) to the byte for flash, cuDNN and memory-efficient attention; the
+    last writes its output in float32 first, 4·B·H·S_q·D_v more, where D_v > 128 (not counted).
+    """
     lse = 4 * shape.batch * shape.num_heads * shape.q_len if shape.training else 0
     repeated = shape.repeated_kv_bytes() if shape.masked else 0
-    inverted = shape.batch * shape.q_len * shape.kv_len if shape.masked else 0
-    return (
-        shape.output_bytes()
-        + lse
-        + repeated
-        + max(sdpa_bias_bytes(shape), inverted)
-        + (inverted if shape.masked else 0)
-    )
+    return shape.output_bytes() + lse + repeated + sdpa_bias_bytes(shape)
 
 
 def _varlen_forward(shape: AttentionShape) -> int:
@@ -318,13 +327,23 @@ def _flex_kv(shape: AttentionShape) -> int:
     return shape.repeated_kv_bytes() if shape.num_heads & (shape.num_heads - 1) else 0
 
 
-def _math_forward(shape: AttentionShape) -> int:
-    """13·B·H·S² in float32, and float32 copies of the inputs.
+def math_score_bytes(stack: Stack) -> int:
+    """Bytes per score that the math kernel holds at once in float32.
 
-    torch ≥ 2.5 native/transformers/attention.cpp: inside `_safe_softmax` the scores 4, the softmax
-    4, a bool of masked places 1 and the result of `where` 4 are alive together (the dispatcher
-    shows one op, so a fake trace sees 8). Half inputs go through float32: q twice (scaled), k and
-    v at their own heads, and repeated to all heads where they are grouped; the causal mask S²·4.
+    native/transformers/attention.cpp: scores 4 and softmax 4; since torch 2.5, inside
+    `_safe_softmax` (one operator to the dispatcher), a bool of masked places 1 and the result of
+    `where` 4, which later is the softmax itself. Measured on an H200 with torch 2.11: 9.000.
+    """
+    if not stack.at_least("torch", SAFE_SOFTMAX_SINCE):
+        return 8
+    return 9 if stack.at_least("torch", SOFTMAX_REUSED_SINCE) else 13
+
+
+def _math_forward(shape: AttentionShape) -> int:
+    """9·B·H·S² in float32 (`math_score_bytes`), and float32 copies of the inputs.
+
+    Half inputs go through float32: q twice (scaled), k and v at their own heads, and repeated to
+    all heads where they are grouped; the causal mask S²·4. Measured to the byte (H200, torch 2.11).
     """
     heads = shape.batch * shape.num_heads
     kv = 4 * shape.batch * shape.kv_len * (shape.head_dim + shape.v_head_dim)
@@ -334,7 +353,7 @@ def _math_forward(shape: AttentionShape) -> int:
     if shape.grouped:
         copies += kv * shape.num_heads
     causal = 4 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
-    return 13 * shape.score_elements + copies + causal
+    return shape.math_score_bytes * shape.score_elements + copies + causal
 
 
 def _eager_forward(shape: AttentionShape) -> int:
@@ -389,11 +408,10 @@ def saved_bytes(shape: AttentionShape, kernel: str) -> int:
 
 
 def _math_saved(shape: AttentionShape) -> int:
-    """float32 q, k, v and softmax, 4·B·H·S², and the half-precision inputs that were upcast."""
+    """float32 softmax, 4·B·H·S², scaled q and k, and v at all heads: measured to the byte."""
     heads = shape.batch * shape.num_heads
     return 4 * shape.score_elements + 4 * heads * (
-        shape.q_len * (shape.head_dim + shape.v_head_dim)
-        + shape.kv_len * (shape.head_dim + shape.v_head_dim)
+        shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim)
     )
 
 
@@ -412,15 +430,34 @@ def _eager_saved(shape: AttentionShape) -> int:
 def backward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
     """Extra bytes inside the backward call: gradients of q, k, v and the kernel's workspace.
 
-    flash: float32 dq accumulator 4·B·H·S↑128·D↑32, softmax-d 4·B·H·S↑128, and under GQA dk, dv at
-    all heads (flash_api.cpp). math and eager: two float32 S×S tensors beside the saved one.
+    Fused kernels: float32 dq accumulator 4·B·H·S·D (flash: S↑128, D↑32), softmax-d 4·B·H·S, and
+    under GQA dk, dv at all heads before they are summed. math and eager: see
+    `_score_gradient_bytes`. Measured to the byte for flash and cuDNN on an H200 (torch 2.11).
     """
-    gradients = shape.dtype.num_bytes(
-        shape.batch
-        * shape.num_heads
-        * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
-    )
     if kernel in ("math", "eager"):
-        return 8 * shape.score_elements + gradients
+        return _score_gradient_bytes(shape, kernel) * shape.score_elements
     rows = round_up(shape.q_len, 128) * shape.batch * shape.num_heads
-    return gradients + 4 * rows * (round_up(shape.head_dim, 32) + 1)
+    return _input_gradients(shape) + 4 * rows * (round_up(shape.head_dim, 32) + 1)
+
+
+def _score_gradient_bytes(shape: AttentionShape, kernel: str) -> int:
+    """B·H·S² times, beside the saved softmax: its gradient 4, grad·softmax 4 and the result 4.
+
+    CUDA's softmax backward makes the product first (native/cuda/SoftMax.cu). eager: the gradient
+    in the model's own type is there too, 2, and float16's result is in float16 at once. Measured.
+    """
+    return 14 if kernel == "eager" and shape.dtype is BFLOAT16 else 12
+
+
+def _input_gradients(shape: AttentionShape) -> int:
+    """dq, and dk and dv at all heads; grouped ones at their own heads besides."""
+    heads = shape.num_heads
+    if shape.grouped and not shape.masked:
+        heads += shape.num_kv_heads
+    return shape.dtype.num_bytes(
+        shape.batch
+        * (
+            shape.num_heads * shape.q_len * shape.head_dim
+            + heads * shape.kv_len * (shape.head_dim + shape.v_head_dim)
+        )
+    )

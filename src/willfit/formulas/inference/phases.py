@@ -9,7 +9,12 @@ from willfit.allocator.rounding import LARGE_SEGMENT
 from willfit.devices import cublas_workspace_bytes
 from willfit.dtypes import FLOAT32
 from willfit.errors import UnsupportedError
-from willfit.formulas.attention import KernelChoice, choose_kernel, mask_bytes
+from willfit.formulas.attention import (
+    KernelChoice,
+    choose_kernel,
+    mask_bytes,
+    math_score_bytes,
+)
 from willfit.formulas.experts import copies_experts
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
@@ -209,6 +214,7 @@ class _Run:
             and self.inference.engine == "transformers"
             and copies_experts(self.model, self.stack),
             adapter=self.adapter.per_token,
+            math_score_bytes=math_score_bytes(self.stack),
         )
         mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from willfit.dtypes import FLOAT32
 from willfit.formulas.attention import backward_temporary_bytes
 from willfit.formulas.gemm import Gemm
 from willfit.formulas.phase import ComponentName
@@ -240,9 +241,14 @@ class Backward:
         """A tied embedding's dense gradient, and its sum with the head's: a third tensor.
 
         Measured: 80 published runs of BERT-like models at small batches (transformers' SDPA
-        tables) lie one such tensor above the other two.
+        tables) lie one such tensor above the other two. Where autocast cast the weight, the head's
+        gradient is cast back, a tensor of its own and no view, into which the engine adds (torch
+        autograd/input_buffer.cpp `can_accumulate_inplace`; an H200's runs: two tensors, not three).
         """
-        return 2 * self._head_gradient() if self._tied else 0
+        if not self._tied:
+            return 0
+        cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
+        return (1 if cast else 2) * self._head_gradient()
 
     @cached_property
     def _tied(self) -> bool:

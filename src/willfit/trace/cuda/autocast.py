@@ -111,7 +111,8 @@ def _rows(cache: _Cache) -> Iterator[tuple[str, Kernel]]:
         yield name, torch.library.fallthrough_kernel
 
 
-def _without_autocast(function: Any, *args: Any, **kwargs: Any) -> Any:
+def without_autocast(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """The call as an operator of a list makes its own inside: nothing there is cast again."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
     with torch._C._ExcludeDispatchKeyGuard(keys):
         return function(*args, **kwargs)
@@ -158,7 +159,7 @@ def _lower(function: Any, cache: _Cache) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype("cpu")
         args, kwargs = tree_map(lambda value: cache.cast(value, dtype), (args, kwargs))
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
@@ -166,7 +167,7 @@ def _lower(function: Any, cache: _Cache) -> Kernel:
 def _float32(function: Any) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = _cast((args, kwargs), torch.float32)
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
@@ -179,7 +180,7 @@ def _with_dtype(function: Any) -> Kernel:
         if _eligible(args[0]) and given.get("dtype") is None:
             args = args[: names.index("dtype")]
             kwargs = {**kwargs, "dtype": torch.float32}
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
@@ -189,14 +190,14 @@ def _by_overload(function: Any, with_dtype: Any) -> Kernel:
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         if not _eligible(args[0]):
-            return _without_autocast(function, *args, **kwargs)
+            return without_autocast(function, *args, **kwargs)
         given = {
             argument.name: argument.default_value
             for argument in function._schema.arguments
             if argument.has_default_value()
         }
         given |= dict(zip(names, args, strict=False)) | kwargs
-        return _without_autocast(with_dtype, **given, dtype=torch.float32)
+        return without_autocast(with_dtype, **given, dtype=torch.float32)
 
     return kernel
 
@@ -213,7 +214,7 @@ def _promoted(function: Any) -> Kernel:
 
         tree_map(look, (args, kwargs))
         args, kwargs = _cast((args, kwargs), widest)
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
