@@ -52,10 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(rows: Sequence[Mapping[str, Any]], name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    scenarios = [
-        asdict(recorded_from(row)) for row in rows if "arguments" in row and row["arguments"]
+    scenarios = [asdict(recorded_from(row)) for row in rows if row.get("arguments")]
+    ran = next(each for each in scenarios if each["device"])
+    facts = {key: ran[key] for key in ("gpu", "device", "driver", "versions", "command")}
+    probes = [
+        {
+            "name": row["name"],
+            **facts,
+            "rows": row.get("rows", []),
+            "failure": row.get("failure", ""),
+        }
+        for row in rows
+        if row["name"].startswith("probe/")
     ]
-    probes = [row for row in rows if "rows" in row]
     for file, found in ((name, scenarios), (f"{name}_probes", probes)):
         text = "".join(json.dumps(each) + "\n" for each in found)
         (FOLDER / f"{file}.jsonl").write_text(text, encoding="utf-8")
@@ -66,8 +75,12 @@ def _shown(row: Mapping[str, Any], *, trace: bool, phases: bool) -> Compared:
     record = found.record
     errors = "  ".join(f"{kind} {_percent(found.error(kind))}" for kind in KINDS)
     gib = record.most("allocated") / 2**30
+    inside = {True: "in range", False: "out of range", None: ""}[found.in_range()]
     said = record.failure[:60] or found.reason[:100]
-    print(f"{record.name:42.42} {found.level:7} {gib:7.3f} GiB  {errors}  {said}", flush=True)
+    print(
+        f"{record.name:42.42} {found.level:7} {gib:7.3f} GiB  {errors}  {inside}  {said}",
+        flush=True,
+    )
     if phases:
         for name in record.phases:
             errors = "  ".join(

@@ -16,8 +16,11 @@ from willfit.results import Estimate
 from willfit.scenario import Scenario
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "tests" / "data" / "measured"
+COMMAND: Final = "python3 -m benchmarks.device.run --device cuda"
 PART_OF: Final[Mapping[str, str]] = {"clip": "backward", "forward": "forward"}
 """Phases of an estimate that a reading does not tell apart from another."""
+JOINED: Final[Mapping[str, tuple[str, ...]]] = {"load": ("load", "adapters")}
+"""Readings that a trace has as one phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,14 @@ class Recorded:
     phases: Mapping[str, Mapping[str, int | None]]
     """Allocated, reserved and process bytes by phase, the most of all steps."""
     seconds: Mapping[str, float]
+    """By what was timed: ``prefill``, ``decode_token``, ``optimizer_step``, ``forward``…"""
     failure: str
+    command: str = ""
+    """What was run."""
+    baseline_bytes: int = 0
+    """What an earlier case had left allocated, already taken off: reserved memory started mixed."""
+    series: Sequence[Sequence[int]] = ()
+    """(decoded tokens, allocated, reserved) while decoding."""
 
     @property
     def stack(self) -> str:
@@ -97,6 +107,9 @@ def recorded_from(row: Mapping[str, Any]) -> Recorded:
         phases=phases,
         seconds=found.get("seconds", {}),
         failure=found.get("failure") or row.get("failure") or "",
+        command=COMMAND,
+        baseline_bytes=found.get("baseline_bytes", 0),
+        series=found.get("series", ()),
     )
 
 
@@ -130,11 +143,20 @@ class Compared:
 
     def phase_error(self, kind: str, name: str) -> float | None:
         """The same of one phase."""
-        measured = self.record.phases[name][kind]
-        if self.result is None or not measured:
+        if self.result is None:
             return None
+        names = JOINED.get(name, (name,)) if self.level == "trace" else (name,)
+        phases = self.record.phases
+        measured = max((phases[each][kind] or 0 for each in names if each in phases), default=0)
         found = self._phase(kind, name)
-        return found / measured - 1 if found else None
+        return found / measured - 1 if found and measured else None
+
+    def in_range(self) -> bool | None:
+        """Whether the process was between the estimate's low and high ends."""
+        if self.result is None:
+            return None
+        gpu = self.result.gpus[0]
+        return gpu.low_device_bytes <= self.record.most("process") <= gpu.high_device_bytes
 
     def _phase(self, kind: str, name: str) -> int:
         assert self.result is not None

@@ -194,9 +194,20 @@ def _row(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     except Exception as error:  # one case's failure is its row, the others go on
         row["failure"] = f"{type(error).__name__}: {str(error)[:500]}"
         row["traceback"] = traceback.format_exc()[-3000:]
-    gc.collect()
+    _forget()
     row["seconds"] = time.time() - started
     return row
+
+
+def _forget() -> None:
+    """Let go of what libraries keep: bitsandbytes' manager holds every embedding it was told of.
+
+    ``Trainer`` registers them for 32-bit states (`GlobalOptimManager.register_module_override`).
+    """
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is not None:
+        bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()
+    gc.collect()
 
 
 def _measured(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:

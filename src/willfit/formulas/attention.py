@@ -291,12 +291,19 @@ def forward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
 def _fused_forward(shape: AttentionShape) -> int:
     """Output and, in training, the log-sum-exp; a mask repeats K and V and is made a float bias.
 
-    Measured on an H200 (torch 2.11) to the byte for flash, cuDNN and memory-efficient attention; the
-    last writes its output in float32 first, 4·B·H·S_q·D_v more, where D_v > 128 (not counted).
+    Measured on an H200 (torch 2.11): exact for cuDNN; flash may split keys over more blocks where
+    batch and heads are few, which takes some MiB more.
     """
     lse = 4 * shape.batch * shape.num_heads * shape.q_len if shape.training else 0
     repeated = shape.repeated_kv_bytes() if shape.masked else 0
     return shape.output_bytes() + lse + repeated + sdpa_bias_bytes(shape)
+
+
+def _efficient_forward(shape: AttentionShape) -> int:
+    """As the others, and the output in float32 first where D_v > 128: 4·B·H·S_q·D_v; measured."""
+    wide = shape.v_head_dim > 128 and shape.dtype is not FLOAT32
+    elements = shape.batch * shape.num_heads * shape.q_len * shape.v_head_dim
+    return _fused_forward(shape) + (4 * elements if wide else 0)
 
 
 def _varlen_forward(shape: AttentionShape) -> int:
@@ -343,7 +350,9 @@ def _math_forward(shape: AttentionShape) -> int:
     """9·B·H·S² in float32 (`math_score_bytes`), and float32 copies of the inputs.
 
     Half inputs go through float32: q twice (scaled), k and v at their own heads, and repeated to
-    all heads where they are grouped; the causal mask S²·4. Measured to the byte (H200, torch 2.11).
+    all heads where they are grouped; the causal mask S²·4, or the float form of the one given. With
+    few queries the moment of the product is more: scaled k at all heads, 4·B·H·S_kv·D, and the
+    scores. Measured on an H200 (torch 2.11) to 0.1 %.
     """
     heads = shape.batch * shape.num_heads
     kv = 4 * shape.batch * shape.kv_len * (shape.head_dim + shape.v_head_dim)
@@ -353,7 +362,11 @@ def _math_forward(shape: AttentionShape) -> int:
     if shape.grouped:
         copies += kv * shape.num_heads
     causal = 4 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
-    return shape.math_score_bytes * shape.score_elements + copies + causal
+    work = max(
+        shape.math_score_bytes * shape.score_elements,
+        4 * shape.score_elements + 4 * heads * shape.kv_len * shape.head_dim,
+    )
+    return work + copies + causal + sdpa_bias_bytes(shape)
 
 
 def _eager_forward(shape: AttentionShape) -> int:
@@ -371,7 +384,7 @@ def _eager_forward(shape: AttentionShape) -> int:
 
 _FORWARD: Final[dict[str, Callable[[AttentionShape], int]]] = {
     "flash": _fused_forward,
-    "efficient": _fused_forward,
+    "efficient": _efficient_forward,
     "cudnn": _fused_forward,
     "math": _math_forward,
     "eager": _eager_forward,
@@ -431,13 +444,16 @@ def backward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
     """Extra bytes inside the backward call: gradients of q, k, v and the kernel's workspace.
 
     Fused kernels: float32 dq accumulator 4·B·H·S·D (flash: S↑128, D↑32), softmax-d 4·B·H·S, and
-    under GQA dk, dv at all heads before they are summed. math and eager: see
-    `_score_gradient_bytes`. Measured to the byte for flash and cuDNN on an H200 (torch 2.11).
+    under GQA dk, dv at all heads before they are summed; memory-efficient with D > 128: float32 dk
+    and dv too. math and eager: see `_score_gradient_bytes`. Measured on an H200 (torch 2.11).
     """
     if kernel in ("math", "eager"):
         return _score_gradient_bytes(shape, kernel) * shape.score_elements
-    rows = round_up(shape.q_len, 128) * shape.batch * shape.num_heads
-    return _input_gradients(shape) + 4 * rows * (round_up(shape.head_dim, 32) + 1)
+    heads = shape.batch * shape.num_heads
+    rows = round_up(shape.q_len, 128) * heads
+    wide = kernel == "efficient" and shape.head_dim > 128 and shape.dtype is not FLOAT32
+    keys = 8 * heads * round_up(shape.kv_len, 128) * shape.head_dim if wide else 0
+    return _input_gradients(shape) + 4 * rows * (round_up(shape.head_dim, 32) + 1) + keys
 
 
 def _score_gradient_bytes(shape: AttentionShape, kernel: str) -> int:
