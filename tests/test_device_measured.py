@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any
 
 import pytest
-
 from benchmarks.device.cases import cases
 from benchmarks.device.recorded import FOLDER, Compared, Recorded, compare, read_records
-from willfit.devices.overheads import CUBLAS_WORKSPACE_HOPPER, context_of
+
 from willfit.devices import find_gpu
+from willfit.devices.overheads import CUBLAS_WORKSPACE_HOPPER, context_of
 from willfit.dtypes import parse_dtype
 from willfit.errors import InputError
 from willfit.formulas.attention import (
@@ -193,7 +193,7 @@ def test_attention_kernels(row: dict[str, Any]) -> None:
 
 
 def test_the_default_kernel_is_cudnn_for_16_bit() -> None:
-    """cuDNN needs 256 bytes besides its output and statistics; flash some more."""
+    """CuDNN needs 256 bytes besides its output and statistics; flash some more."""
     rows = [row for row in probe("attention") if row["dtype"] == "torch.bfloat16"]
     named = {
         (row["mask"], row["batch"], row["queries"], row["heads"], row["kv_heads"]): row["no_grad"]

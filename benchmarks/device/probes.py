@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -60,7 +62,8 @@ def seconds_of(run: Callable[[], Any], device: str, times: int = 20) -> float:
     found = []
     for index in range(times + 2):
         if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            event: Any = torch.cuda.Event
+            start, end = (event(enable_timing=True) for _ in range(2))
             start.record()
             run()
             end.record()
@@ -72,7 +75,7 @@ def seconds_of(run: Callable[[], Any], device: str, times: int = 20) -> float:
             spent = time.perf_counter() - began
         if index >= 2:
             found.append(spent)
-    return sorted(found)[len(found) // 2]
+    return float(sorted(found)[len(found) // 2])
 
 
 def attempts(rows: Iterator[Callable[[], Row]]) -> list[Row]:
@@ -98,10 +101,10 @@ def workspaces(device: str, tiny: bool) -> list[Row]:
         x, w = (
             torch.randn(size, size, device=device, dtype=dtype, requires_grad=True) for _ in "xw"
         )
-        out, forward = watched(lambda x=x, w=w: x @ w, device)
-        out2, biased = watched(lambda x=x, w=w: torch.nn.functional.linear(x, w, w[0]), device)
-        _, backward = watched(lambda out=out: out.sum().backward(), device)
-        _, biased_backward = watched(lambda out2=out2: out2.sum().backward(), device)
+        out, forward = watched(partial(torch.matmul, x, w), device)
+        out2, biased = watched(partial(_biased, x, w), device)
+        _, backward = watched(partial(_backward, out), device)
+        _, biased_backward = watched(partial(_backward, out2), device)
         rows.append(
             {
                 "dtype": str(dtype), "operand": x.numel() * x.element_size(),
@@ -111,6 +114,21 @@ def workspaces(device: str, tiny: bool) -> list[Row]:
         )  # fmt: skip
         del x, w, out, out2
     return rows
+
+
+def _biased(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(x, w, w[0])
+
+
+def _backward(out: Any, grad: torch.Tensor | None = None) -> None:
+    if grad is None:
+        out.sum().backward()
+    else:
+        out.backward(grad)
+
+
+def _softmax(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype)
 
 
 def context(device: str, tiny: bool) -> list[Row]:
@@ -133,11 +151,10 @@ def context(device: str, tiny: bool) -> list[Row]:
     out = layer(x)
     read("matmul")
     q = torch.randn(1, 8, 128, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
-    torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
+    _backward(torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True))
     read("attention and its backward")
-    torch.nn.functional.cross_entropy(
-        out.float(), torch.zeros(4, dtype=torch.int64, device=device)
-    ).backward()
+    labels = torch.zeros(4, dtype=torch.int64, device=device)
+    _backward(torch.nn.functional.cross_entropy(out.float(), labels))
     torch.optim.AdamW(layer.parameters(), fused=True).step()
     torch.nn.functional.silu(out)
     read("loss, backward, AdamW")
@@ -155,7 +172,7 @@ def rates(device: str, tiny: bool) -> list[Row]:
     pinned = host.pin_memory() if device == "cuda" else host
     for name, held in (("pageable to device", host), ("pinned to device", pinned)):
         part = target[: count // 4]
-        spent = seconds_of(lambda part=part, held=held: part.copy_(held), device, 3)
+        spent = seconds_of(partial(part.copy_, held), device, 3)
         rows.append({"what": name, "bytes": count // 4, "seconds": spent})
     shapes = (
         [(8, 8, 8)]
@@ -166,7 +183,7 @@ def rates(device: str, tiny: bool) -> list[Row]:
         for m, k, n in shapes:
             a = torch.randn(m, k, device=device).to(dtype)
             b = torch.randn(n, k, device=device).to(dtype)
-            spent = seconds_of(lambda a=a, b=b: torch.nn.functional.linear(a, b), device, 8)
+            spent = seconds_of(partial(torch.nn.functional.linear, a, b), device, 8)
             rows.append(
                 {"what": "linear", "dtype": str(dtype), "m": m, "k": k, "n": n, "seconds": spent}
             )
@@ -187,16 +204,10 @@ def softmax(device: str, tiny: bool) -> list[Row]:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         x = torch.randn(1, 32, size, size, device=device).to(dtype).requires_grad_()
         with torch.no_grad():
-            _, plain = watched(
-                lambda x=x: torch.nn.functional.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype),
-                device,
-            )
-        out, kept = watched(
-            lambda x=x: torch.nn.functional.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype),
-            device,
-        )
+            _, plain = watched(partial(_softmax, x), device)
+        out, kept = watched(partial(_softmax, x), device)
         grad = torch.ones_like(out)
-        _, back = watched(lambda out=out, grad=grad: out.backward(grad), device)
+        _, back = watched(partial(_backward, out, grad), device)
         rows.append(
             {
                 "dtype": str(dtype),
@@ -243,9 +254,7 @@ def _attention_rows(device: str, tiny: bool) -> Iterator[Callable[[], Row]]:
                 if dtype == torch.float32 and shape[4] > 2048:
                     continue
                 for mask in (None, "bool"):
-                    yield lambda s=shape, n=name, k=kernel, d=dtype, m=mask: _attend(
-                        s, n, k, d, m, device, tiny
-                    )
+                    yield partial(_attend, shape, name, kernel, dtype, mask, device, tiny)
 
 
 def _attend(
@@ -301,7 +310,7 @@ def _attend(
             q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
             out, row["forward"] = watched(call, device)
             grad = torch.ones_like(out)
-            _, row["backward"] = watched(lambda: out.backward(grad), device)
+            _, row["backward"] = watched(partial(_backward, out, grad), device)
     except Exception as error:
         row["failure"] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     return row
@@ -329,66 +338,61 @@ def _quantized_rows(device: str, tiny: bool, scheme: str) -> Iterator[Callable[[
     )
     for k, n in shapes:
         for dtype in dtypes:
-            for nested in (False, True) if scheme == "nf4" and n == 14336 or tiny else (False,):
-                holder: list[Any] = []
-
-                def layer(
-                    k: int = k,
-                    n: int = n,
-                    dtype: Any = dtype,
-                    nested: bool = nested,
-                    holder: Any = holder,
-                ) -> Any:
-                    if not holder:
-                        holder.append(_layer(k, n, dtype, nested, scheme, device))
-                    return holder[0]
-
+            for nested in (False, True) if tiny or (scheme == "nf4" and n == 14336) else (False,):
+                layer = _Layer(k, n, dtype, nested, scheme, device)
                 for tokens in TOKENS[:3] if tiny else TOKENS:
-                    yield lambda k=k, n=n, d=dtype, x=nested, t=tokens, make=layer: _quantized(
-                        make(), k, n, d, x, t, scheme, device
-                    )
+                    yield partial(_quantized, layer, tokens)
 
 
-def _layer(k: int, n: int, dtype: torch.dtype, nested: bool, scheme: str, device: str) -> Any:
-    import bitsandbytes as bnb
+class _Layer:
+    """A quantised layer that is made when it is first asked for."""
 
-    stored = torch.float16 if dtype == torch.float32 else dtype
-    weight = torch.randn(n, k).mul_(0.02).to(stored)
-    if scheme == "int8":
-        layer = bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=6.0)
-        layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-    else:
-        layer = bnb.nn.Linear4bit(
-            k, n, bias=False, compute_dtype=dtype, compress_statistics=nested, quant_type="nf4"
-        )
-        layer.weight = bnb.nn.Params4bit(
-            weight, requires_grad=False, compress_statistics=nested, quant_type="nf4"
-        )
-    return layer.to(device)
+    def __init__(
+        self, k: int, n: int, dtype: torch.dtype, nested: bool, scheme: str, device: str
+    ) -> None:
+        self.k, self.n, self.dtype, self.nested = k, n, dtype, nested
+        self.scheme, self.device = scheme, device
+        self._made: Any = None
+
+    def made(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> Any:
+        bitsandbytes: Any = importlib.import_module("bitsandbytes")
+        stored = torch.float16 if self.dtype == torch.float32 else self.dtype
+        weight = torch.randn(self.n, self.k).mul_(0.02).to(stored)
+        if self.scheme == "int8":
+            layer = bitsandbytes.nn.Linear8bitLt(
+                self.k, self.n, bias=False, has_fp16_weights=False, threshold=6.0
+            )
+            packed = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        else:
+            kind = {"compress_statistics": self.nested, "quant_type": "nf4"}
+            layer = bitsandbytes.nn.Linear4bit(
+                self.k, self.n, bias=False, compute_dtype=self.dtype, **kind
+            )
+            packed = bitsandbytes.nn.Params4bit(weight, requires_grad=False, **kind)
+        layer.weight = packed
+        return layer.to(self.device)
 
 
-def _quantized(
-    layer: Any,
-    k: int,
-    n: int,
-    dtype: torch.dtype,
-    nested: bool,
-    tokens: int,
-    scheme: str,
-    device: str,
-) -> Row:
-    x = torch.randn(1, tokens, k, device=device).to(dtype)
+def _quantized(layer: _Layer, tokens: int) -> Row:
+    module, device = layer.made(), layer.device
+    x = torch.randn(1, tokens, layer.k, device=device).to(layer.dtype)
     with torch.no_grad():
-        layer(x)
-        _, plain = watched(lambda: layer(x), device)
-        spent = seconds_of(lambda: layer(x), device, 5)
+        module(x)
+        _, plain = watched(partial(module, x), device)
+        spent = seconds_of(partial(module, x), device, 5)
     x.requires_grad_()
-    out, forward = watched(lambda: layer(x), device)
+    out, forward = watched(partial(module, x), device)
     grad = torch.ones_like(out)
-    _, backward = watched(lambda: out.backward(grad), device)
+    _, backward = watched(partial(_backward, out, grad), device)
     return {
-        "scheme": scheme, "nested": nested, "dtype": str(dtype), "k": k, "n": n, "tokens": tokens,
-        "no_grad": plain, "forward": forward, "backward": backward, "seconds": spent,
+        "scheme": layer.scheme, "nested": layer.nested, "dtype": str(layer.dtype), "k": layer.k,
+        "n": layer.n, "tokens": tokens, "no_grad": plain, "forward": forward,
+        "backward": backward, "seconds": spent,
     }  # fmt: skip
 
 

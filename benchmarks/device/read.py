@@ -1,4 +1,4 @@
-"""``python -m benchmarks.device.read ROWS``: measured beside formula and trace; writes the record."""
+"""``python -m benchmarks.device.read ROWS``: measured beside formula and trace."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _group(
     """See a group to its end: what hangs is ended, and the rest goes on in a new process."""
     while True:
         _go(process)
-        stuck = _watch(arguments, members, process, deadline)
+        stuck = _watch(arguments, process, deadline)
         missing = [case for case in members if case.name not in _done(arguments.out)]
         if not missing or time.time() > deadline:
             return
@@ -125,12 +125,7 @@ def _go(process: subprocess.Popen[str]) -> None:
         pass
 
 
-def _watch(
-    arguments: argparse.Namespace,
-    members: list[Case],
-    process: subprocess.Popen[str],
-    deadline: float,
-) -> str:
+def _watch(arguments: argparse.Namespace, process: subprocess.Popen[str], deadline: float) -> str:
     """Wait for the process; "" where it ended by itself, else why it was ended."""
     seen, since = -1, time.time()
     while process.poll() is None:
@@ -169,7 +164,7 @@ def _import(members: list[Case]) -> None:
     import torch  # noqa: F401
 
     if any(not case.probe for case in members):
-        import accelerate  # noqa: F401
+        import accelerate  # type: ignore[import-untyped]  # noqa: F401
         import peft  # noqa: F401
         import transformers  # noqa: F401
         from transformers import BitsAndBytesConfig, Trainer  # noqa: F401

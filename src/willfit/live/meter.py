@@ -36,8 +36,9 @@ class Meter:
             return 0
         import torch
 
-        torch.cuda.init()
-        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
+        here: Any = torch
+        here.cuda.init()
+        here._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
@@ -154,7 +155,7 @@ def resident_bytes() -> int:
 
 
 def device_bytes(handle: Any) -> tuple[int | None, int | None]:
-    """(This process, all that is in use) on the device, as NVML has it."""
+    """What this process and what all have in use on the device, as NVML has it."""
     import pynvml  # type: ignore[import-untyped]  # it has no stubs
 
     used = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)

@@ -41,8 +41,8 @@ GROWTH: Final = (
 allocator frees unused segments and tries again (CUDACachingAllocator `release_cached_blocks`)."""
 
 COMPILED: Final = (
-    "decoding with a static cache as run eagerly; generate compiles it on a GPU, and compiling takes "
-    "more once"
+    "decoding with a static cache as run eagerly; generate compiles it on a GPU, and compiling "
+    "takes more once"
 )
 """Measured on an H200: 0.55 GiB more at the first decoded token of Llama-3.2-1B, none later."""
 

@@ -38,12 +38,11 @@ def run_training(
             seconds = _trainer(model, training, settings, meter, history=history)
     tokens = settings.tokens * settings.accumulation
     step = seconds.whole
-    parts = {name: spent for name, spent in seconds.parts.items()}
     return {
         "optimizer_step": step,
         "tokens_per_second": tokens / step,
         "step_tokens": tokens,
-        **parts,
+        **seconds.parts,
     }
 
 
@@ -118,7 +117,7 @@ def _trainer(
 
     steps = _Steps(meter, history=history)
 
-    class Watcher(transformers.TrainerCallback):  # type: ignore[misc]
+    class Watcher(transformers.TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             steps.begin()
 
@@ -134,7 +133,7 @@ def _trainer(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             steps.end()
 
-    class Watched(transformers.Trainer):  # type: ignore[misc]
+    class Watched(transformers.Trainer):
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().compute_loss(*args, **kwargs)
             steps.mark("forward")

@@ -66,8 +66,8 @@ def cuda_autocast() -> Iterator[None]:
     """``torch.autocast("cpu")`` has CUDA's lists for the duration, in recomputation too.
 
     Weights' casts are cached as long as torch caches its own: until the outermost autocast ends.
-    ``torch.is_autocast_enabled()`` without a device asks for CUDA's, which here is the CPU's: PEFT's
-    quantised layers cast their input to the adapter's type where it says no (lora/bnb.py `forward`).
+    ``torch.is_autocast_enabled()`` without a device asks for CUDA's, which here is the CPU's: where
+    it says no, PEFT's quantised layers cast their input to the adapter's type (lora/bnb.py).
     """
     cache = _Cache()
     clear, enabled = torch.clear_autocast_cache, torch.is_autocast_enabled
