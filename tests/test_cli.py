@@ -332,9 +332,9 @@ def test_public_names() -> None:
 
     assert sorted(willfit.__all__) == sorted(
         [
-            "Estimate", "InputError", "Machine", "ModelSpec", "Pipeline", "Scenario", "Stack",
-            "UnsupportedError", "WillfitError", "Workload", "__version__", "estimate",
-            "find_gpu", "find_model", "parse_machine",
+            "Estimate", "InputError", "Loaded", "Machine", "ModelSpec", "Pipeline", "Scenario",
+            "Stack", "UnsupportedError", "WillfitError", "Workload", "__version__", "estimate",
+            "find_gpu", "find_model", "load", "parse_machine",
         ]
     )  # fmt: skip
     for name in willfit.__all__:

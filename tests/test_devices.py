@@ -123,3 +123,14 @@ def test_the_context_of_an_unmeasured_card_lies_between_those_of_its_kin() -> No
 )
 def test_cublas_workspaces(gpu: str, num_bytes: int) -> None:
     assert cublas_workspace_bytes(find_gpu(gpu)) == num_bytes
+
+
+def test_measured_products_have_a_source_and_stay_below_what_is_possible() -> None:
+    """PyTorch's float16 products reach a part of the datasheet's rate; a laptop's boost adds a half."""
+    for row in json.loads(FILE.read_bytes()):
+        if "matmul_tflops" not in row:
+            continue
+        assert row["sources"]["matmul"]
+        for dtype, reached in row["matmul_tflops"].items():
+            listed = row["tflops"].get(dtype) or row["tflops"]["float32"]
+            assert 0.2 * listed < reached < 1.5 * listed, (row["name"], dtype)

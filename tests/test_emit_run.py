@@ -17,7 +17,7 @@ from tests.support.releases_2024 import AUTUMN_2024, autumn_2024
 from tests.support.tiny_models import tiny_folder
 
 from willfit.devices import parse_machine
-from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32
 from willfit.emit import arguments, emit
 from willfit.scenario import (
     Inference,
@@ -34,6 +34,7 @@ from willfit.sources.heads import with_auto_class
 from willfit.sources.resolve import resolve
 
 pytest.importorskip("trl")
+pd = pytest.importorskip("pandas")
 
 RUNNER = Path(__file__).parent / "support" / "run_emitted.py"
 NF4 = Quantization(scheme="nf4", compute_dtype=BFLOAT16)
@@ -248,7 +249,28 @@ def jobs_for(folders: Path, stack: str) -> list[dict[str, Any]]:
         made = scenario(tiny_folder(family, folders), stack, labels=labels, **workload)
         jobs.append({"name": name, "text": emit(made, target)})
         jobs.append({"name": f"keywords of {name}", "calls": calls_of(made, target)})
-    return jobs
+    llama = tiny_folder("llama", folders)
+    for name, (made, target) in on_a_gpu_only(llama, stack).items():
+        jobs.append({"name": f"alone: {name}", "calls": calls_of(made, target)})
+    return jobs + (rows_read(folders, stack) if stack == "today" else [])
+
+
+def rows_read(folders: Path, stack: str) -> list[dict[str, Any]]:
+    """The classifier's script with the variable set, once a format."""
+    frame = pd.DataFrame({"text": ["one", "two", "three"], "label": [0, 1, 0]})
+    frame.to_csv(folders / "rows.csv", index=False)
+    frame.to_parquet(folders / "rows.parquet")
+    frame.to_json(folders / "rows.jsonl", orient="records", lines=True)
+    made = scenario(
+        tiny_folder("bert", folders), stack, labels=2,
+        loading=Loading(num_labels=2), training=tuned("full"),
+    )  # fmt: skip
+    text = emit(made, "peft")
+    return [
+        {"name": f"rows of {kind}",
+         "text": text.replace("DATA = None", f"DATA = {str(folders / f'rows.{kind}')!r}")}
+        for kind in ("csv", "jsonl", "parquet")
+    ]  # fmt: skip
 
 
 def calls_of(made: Scenario, target: str) -> list[dict[str, Any]]:
@@ -256,10 +278,15 @@ def calls_of(made: Scenario, target: str) -> list[dict[str, Any]]:
     calls = [given.load, given.prepare, given.adapter, given.training, given.generate]
     calls += [given.load.arguments.get("quantization_config")]
     return [
-        {"library": call.library, "name": call.name, "arguments": sorted(call.arguments)}
+        {"library": call.library, "name": call.name, "arguments": plain(call)}
         for call in calls
         if call is not None
     ]
+
+
+def plain(call: Any) -> dict[str, Any]:
+    """Arguments as JSON; of what is no JSON only the name matters."""
+    return dict(json.loads(json.dumps(dict(call.arguments), default=str)))
 
 
 def run(jobs: list[dict[str, Any]], place: Path, stack: str) -> dict[str, Any]:
@@ -308,4 +335,85 @@ def looked_up(answer: dict[str, Any], key: str) -> Any:
 @pytest.mark.parametrize(("stack", "name"), NAMES)
 def test_every_keyword_is_one_that_the_library_has(stack: str, name: str, ran: Any) -> None:
     answer = ran(stack)[f"keywords of {name}"]
-    assert answer == {"unknown": []}
+    assert "error" not in answer, answer["error"]
+    assert answer["unknown"] == []
+
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    # what the Trainer makes of the name, without a GPU to run it on
+    "paged_adamw_32bit": {"optimizer": "AdamW", "is_paged": True, "optim_bits": 32},
+    "paged_adamw_8bit": {"optimizer": "AdamW", "is_paged": True, "optim_bits": 8},
+    "adamw_8bit": {"optimizer": "AdamW", "is_paged": False, "optim_bits": 8},
+    "lion_8bit": {"optimizer": "Lion", "is_paged": False, "optim_bits": 8},
+    "adamw_torch_fused": {"optimizer": "AdamW", "fused": True},
+    "adafactor": {"optimizer": "Adafactor"},
+    "sgd": {"optimizer": "SGD"},
+}
+
+
+def on_a_gpu_only(folder: Path, stack: str) -> dict[str, tuple[Scenario, str]]:
+    """What needs a GPU, or a package beside: its keywords and arguments are looked up alone."""
+    half = Loading(dtype=FLOAT16, quantization=DOUBLE)
+    made = {
+        f"optim {name}": (
+            scenario(folder, stack, loading=half,
+                     training=tuned("qlora", optimizer=name, fp16=True, use_liger_kernel=True,
+                                    group_by_length=True)), "peft")
+        for name in OPTIMIZERS
+    }  # fmt: skip
+    for cache in ("quantized", "offloaded", "static"):
+        given = Inference(context_len=64, cache=cache, attn="flash_attention_2")
+        loading = Loading(dtype=FLOAT16, max_memory={0: 2**30, "cpu": 2**30})
+        made[f"{cache} cache"] = (
+            scenario(folder, stack, gpu="L4x2", loading=loading, inference=given),
+            "transformers",
+        )
+    if stack == "today":
+        given = Inference(context_len=64, kv_dtype=DTYPES["float8_e4m3fn"], prefill_chunk_size=8)
+        made["8-bit cache"] = (
+            scenario(folder, stack, gpu="L4x2", loading=Loading(strategy="tp", dtype=FLOAT16),
+                     inference=given), "transformers")  # fmt: skip
+        offloaded = tuned("full", trainer="trl", offload_activations=True)
+        made["offloaded activations"] = (
+            scenario(folder, stack, loading=Loading(), training=offloaded),
+            "trl",
+        )
+    return made
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_what_needs_a_gpu_is_known_to_the_library_too(stack: str, ran: Any) -> None:
+    answers = {k: v for k, v in ran(stack).items() if k.startswith("alone: ")}
+    assert len(answers) >= 10
+    for name, answer in answers.items():
+        assert "error" not in answer, (name, answer["error"])
+        assert answer["unknown"] == [], name
+        expected = OPTIMIZERS.get(name.rpartition(" ")[2], {})
+        assert {key: answer[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_user_s_rows_are_read(kind: str, ran: Any) -> None:
+    answer = ran("today")[f"rows of {kind}"]
+    assert "error" not in answer, answer["error"]
+    assert (answer["rows"], answer["probability_sums"]) == (3, [1.0])
+
+
+def test_a_notebook_cell_runs_its_replicas_and_gathers_them(tmp_path: Path) -> None:
+    """Two processes of their own, each with half of the texts; the results are in their order."""
+    made = scenario(
+        tiny_folder("llama", tmp_path), "today", gpu="T4x2",
+        loading=Loading(strategy="replicas"),
+        inference=Inference(context_len=64, max_new_tokens=4),
+    )  # fmt: skip
+    cell = emit(made, "kaggle") + 'print("GATHERED", len(results))\n'
+    (tmp_path / "cell.py").write_text(cell, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "cell.py"], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert "GATHERED 2" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert [
+        len((tmp_path / f"results-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)
+    ] == [1, 1]

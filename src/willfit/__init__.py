@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from willfit.devices import find_gpu, parse_machine
     from willfit.errors import InputError, UnsupportedError, WillfitError
     from willfit.estimator import estimate
+    from willfit.live.load import load
+    from willfit.live.loaded import Loaded
     from willfit.results import Estimate
     from willfit.scenario import Machine, ModelSpec, Pipeline, Scenario, Stack, Workload
     from willfit.sources.resolve import resolve as find_model
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate",
     "InputError",
+    "Loaded",
     "Machine",
     "ModelSpec",
     "Pipeline",
@@ -40,12 +43,14 @@ __all__ = [
     "estimate",
     "find_gpu",
     "find_model",
+    "load",
     "parse_machine",
 ]
 
 _HOMES = {
     "Estimate": ("willfit.results", "Estimate"),
     "InputError": ("willfit.errors", "InputError"),
+    "Loaded": ("willfit.live.loaded", "Loaded"),
     "Machine": ("willfit.scenario", "Machine"),
     "ModelSpec": ("willfit.scenario", "ModelSpec"),
     "Pipeline": ("willfit.scenario", "Pipeline"),
@@ -57,6 +62,7 @@ _HOMES = {
     "estimate": ("willfit.estimator", "estimate"),
     "find_gpu": ("willfit.devices", "find_gpu"),
     "find_model": ("willfit.sources.resolve", "resolve"),
+    "load": ("willfit.live.load", "load"),
     "parse_machine": ("willfit.devices", "parse_machine"),
 }
 

@@ -44,7 +44,8 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     before = dict(os.environ)
     try:
         if "calls" in job:
-            return {"unknown": [word for call in job["calls"] for word in _unknown(call)]}
+            unknown = [word for call in job["calls"] for word in _unknown(call)]
+            return {"unknown": unknown, **_of_optimizer(job["calls"])}
         names: dict[str, Any] = {"__name__": "__main__"}
         exec(compile(job["text"], f"<{job['name']}>", "exec"), names)
         return _described(names)
@@ -73,6 +74,28 @@ def _unknown(call: dict[str, Any]) -> list[str]:
         known |= {"num_labels"} if hasattr(PretrainedConfig, "num_labels") else set()
         return sorted(given - known - {"trust_remote_code"})  # which the auto class takes
     return sorted(given - set(inspect.signature(target).parameters))
+
+
+def _of_optimizer(calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """The class and settings that the Trainer takes for ``optim``, from the real arguments."""
+    from transformers import Trainer
+
+    names = ("TrainingArguments", "SFTConfig")
+    given = next((call for call in calls if call["name"] in names), None)
+    if given is None:
+        return {}
+    cls = getattr(importlib.import_module(given["library"]), given["name"])
+    arguments = cls(**{**given["arguments"], "use_cpu": True})
+    kept = {k: v for k, v in given["arguments"].items() if k != "report_to"}  # "none" is []
+    changed = {k: v for k, v in kept.items() if _plain(getattr(arguments, k)) != v}
+    assert not changed, changed
+    optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    kept = {k: v for k, v in settings.items() if k in ("is_paged", "optim_bits", "fused")}
+    return {"optimizer": optimizer.__name__, **kept}
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)
 
 
 def _described(names: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +186,7 @@ def _of_trainer(trainer: Any) -> dict[str, Any]:
         "bits": getattr(getattr(optimizer, "args", None), "optim_bits", None),
         "paged": getattr(optimizer, "is_paged", None),
         "collator": type(trainer.data_collator).__name__,
+        "rows": len(rows),
         "longest_row": max(len(row["input_ids"]) for row in rows),
         "steps": trainer.state.global_step,
     }

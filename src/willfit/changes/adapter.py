@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from willfit.changes.change import Change, Guard, Quality, guarded
-from willfit.changes.current import model_type
+from willfit.changes.current import checkpointing_of, model_type
 from willfit.changes.edit import lora_of, training_of, with_lora, with_training
 from willfit.changes.guards import adapts, full, on_transformers, trains
 from willfit.changes.numbers import powers
@@ -141,7 +141,10 @@ def _embeds(scenario: Scenario) -> str | None:
     name = input_embedding(scenario.model)
     if not name:
         return "the model has no token embeddings that are known by name"
-    return f"{name} is frozen" if name in training_of(scenario).freeze else None
+    training = training_of(scenario)
+    if checkpointing_of(training) and training.use_reentrant:
+        return "reentrant checkpointing needs an input with a gradient: use_reentrant=False first"
+    return f"{name} is frozen" if name in training.freeze else None
 
 
 def _freeze(scenario: Scenario) -> Scenario:

@@ -6,11 +6,23 @@ from functools import partial
 from typing import Final
 
 from willfit.changes.change import Change, Effort, Guard, guarded
-from willfit.changes.current import compute_dtype, gpus, implementation_of, lowest_sm, model_type
+from willfit.changes.current import (
+    compute_dtype,
+    context_of,
+    gpus,
+    implementation_of,
+    length_of,
+    lowest_sm,
+    model_type,
+)
 from willfit.changes.edit import with_inference, with_training
 from willfit.changes.guards import on_transformers, works
 from willfit.dtypes import FLOAT32
-from willfit.scenario import Scenario
+from willfit.errors import InputError
+from willfit.formulas.attention import AttentionShape, choose_kernel
+from willfit.formulas.inference.activations import attention_shape
+from willfit.scenario import Gpu, Scenario
+from willfit.scenario.workload import SdpaKernel
 
 WITHOUT_FLASH: Final = frozenset({
     "bloom", "convnext", "deberta-v2", "deepseek_v32", "deepseek_v4", "falcon_mamba", "gpt_oss",
@@ -67,6 +79,96 @@ def _takes_flash(scenario: Scenario) -> str | None:
     return None
 
 
+def _shapes(scenario: Scenario) -> list[AttentionShape]:
+    """The calls of every kind of layer, over the whole length and, in decoding, of one token."""
+    workload, architecture = scenario.workload, scenario.model.architecture
+    if architecture is None:
+        return []
+    training, inference = workload.training, workload.inference
+    if training is not None:
+        length = new = length_of(scenario, training)
+        masked = training.padded or (training.packing and training.trainer == "trl")
+    else:
+        length = new = context_of(scenario)
+        masked = inference is not None and inference.padded
+        if inference is not None and inference.prefill_chunk_size is not None:
+            masked, new = True, min(new, inference.prefill_chunk_size)
+    heads = [
+        group.attention
+        for group in (*architecture.layers, *architecture.encoder_layers)
+        if group.attention is not None
+    ]
+    return [
+        attention_shape(
+            head,
+            compute_dtype(scenario),
+            batch=1,
+            q_len=queries,
+            kv_len=length,
+            masked=masked
+            or architecture.relative_bias
+            or (queries > 1 and (head.window or length) < length),
+            training=training is not None,
+        )
+        for head in heads
+        for queries in ((new,) if training is not None else (new, 1))
+    ]
+
+
+def _runs_everywhere(kernel: SdpaKernel) -> Guard:
+    """No call may be without a kernel: torch stops with "No available kernel"."""
+
+    def guard(scenario: Scenario) -> str | None:
+        shapes = _shapes(scenario)
+        if not shapes:
+            return "the model's attention is not known"
+        taken: set[str] = set()
+        for gpu in gpus(scenario) or (None,):
+            for shape in shapes:
+                try:
+                    _choose(shape, gpu, scenario, kernel)
+                except InputError as error:
+                    return str(error).partition(", torch")[0].removeprefix("--sdpa-kernel ")
+                taken.add(_choose(shape, gpu, scenario, None))
+        return f"{kernel} is taken already" if taken == {kernel} else None
+
+    return guard
+
+
+def _choose(
+    shape: AttentionShape, gpu: Gpu | None, scenario: Scenario, forced: SdpaKernel | None
+) -> str:
+    return choose_kernel(
+        shape, implementation="sdpa", gpu=gpu, stack=scenario.stack, forced=forced
+    ).name
+
+
+def _free_choice(scenario: Scenario) -> str | None:
+    task = scenario.workload.training or scenario.workload.inference
+    forced = task.sdpa_kernel if task is not None else None
+    return f"the {forced} kernel is forced" if forced is not None else None
+
+
+def _force(kernel: SdpaKernel, scenario: Scenario) -> Scenario:
+    change = with_training if scenario.workload.training is not None else with_inference
+    return change(scenario, sdpa_kernel=kernel)
+
+
+def _kernel(kernel: SdpaKernel) -> Change:
+    return Change(
+        id=f"sdpa_kernel={kernel}",
+        setting="sdpa_kernel",
+        title=f"Let SDPA run its {kernel} kernel alone (torch.nn.attention.sdpa_kernel)",
+        apply=guarded(
+            partial(_force, kernel), works, on_transformers, _from("sdpa"), _free_choice,
+            _runs_everywhere(kernel),
+        ),
+    )  # fmt: skip
+
+
+_KERNELS: Final[tuple[SdpaKernel, ...]] = ("flash", "efficient", "cudnn")
+"""Without ``math``: torch falls back to it by itself, and it takes the most."""
+KERNELS: Final = tuple(map(_kernel, _KERNELS))
 ATTENTION: Final = (
     Change(
         id="attn=sdpa",
@@ -80,7 +182,7 @@ ATTENTION: Final = (
         title="Use FlashAttention-2 (pip install flash-attn)",
         apply=guarded(
             partial(_attn, "flash_attention_2"), works, on_transformers, _from("eager", "sdpa"),
-            _takes_flash,
+            _free_choice, _takes_flash,
         ),
         effort=Effort.INSTALL,
     ),

@@ -12,6 +12,7 @@ from willfit.changes import (
     inference,
     loading,
     machine,
+    offload,
     optimizers,
     placement,
     training,
@@ -41,6 +42,7 @@ CHANGES: Final[tuple[Change, ...]] = (
     *adapter.FREEZE,
     *adapter.LORA,
     *batch.MICRO_BATCHES,
+    *attention.KERNELS,
     *placement.INFERENCE,
     *placement.TRAINING,
     *batch.LENGTHS,
@@ -49,8 +51,10 @@ CHANGES: Final[tuple[Change, ...]] = (
     *training.UNCHECKPOINTED,
     *batch.LARGER_BATCHES,
     *placement.FASTER,
+    *offload.MAX_MEMORY,
 )
-"""What a later change needs comes first: types before kernels, methods before ranks."""
+"""What a later change needs comes first: types before kernels, methods before ranks, and all that
+decides the work before the limits that leave room for it."""
 
 _POSITION: Final = {change.id: index for index, change in enumerate(CHANGES)}
 

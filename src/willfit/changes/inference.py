@@ -7,9 +7,10 @@ from typing import Any, Final
 from willfit.changes.change import Change, Edit, Effort, Guard, Quality, guarded
 from willfit.changes.current import context_of, lowest_sm
 from willfit.changes.edit import inference_of, with_inference
-from willfit.changes.guards import infers, on_transformers
+from willfit.changes.guards import at_least, infers, on_transformers
 from willfit.changes.numbers import powers
 from willfit.dtypes import DTYPES
+from willfit.formulas.inference.settings import CHUNKED_SINCE
 from willfit.scenario import Scenario
 
 SMALLEST_CONTEXT: Final = 128
@@ -63,6 +64,18 @@ def _generates(scenario: Scenario) -> str | None:
     if architecture is not None and not architecture.is_decoder:
         return "the model has no KV cache"
     return None
+
+
+def _in_one_tensor(scenario: Scenario) -> str | None:
+    """A quantised cache unpacks a layer for every piece, a static one shows all of its places."""
+    kind = inference_of(scenario).cache
+    return f"the cache is {kind}" if kind in ("quantized", "static") else None
+
+
+def _takes_masks(scenario: Scenario) -> str | None:
+    """Later pieces see keys from before: SDPA is given a mask."""
+    forced = inference_of(scenario).sdpa_kernel
+    return "pieces need a mask, and the flash kernel is forced" if forced == "flash" else None
 
 
 def _dynamic(scenario: Scenario) -> str | None:
@@ -178,7 +191,8 @@ def _chunk(value: int) -> Change:
         title=f"Read the prompt {value:,} tokens at a time",
         apply=guarded(
             _sets(prefill_chunk_size=value), infers, on_transformers, _generates,
-            _generates_alone, _keeps_no_states, _prompt_over(value),
+            _generates_alone, _keeps_no_states, _in_one_tensor, _takes_masks,
+            at_least("transformers", CHUNKED_SINCE), _prompt_over(value),
         ),
     )  # fmt: skip
 
@@ -241,13 +255,18 @@ CACHES: Final = (
            "quanto's 4 bit kept perplexity in Hugging Face's comparison of 2024"),
 )  # fmt: skip
 KV_DTYPES: Final = (
-    _kv_dtype("float8_e4m3fn", "vllm", Quality.SLIGHT,
-              "8-bit keys and values: vLLM's documentation reports little loss, more at long "
-              "contexts", _has_fp8),
-    _kv_dtype("q8_0", "llama.cpp", Quality.SLIGHT,
-              "8-bit keys and values: perplexity rose by 0.002 to 0.004 in llama.cpp's pull "
-              "request 7412"),
-    _kv_dtype("q4_0", "llama.cpp", Quality.REAL,
-              "4-bit keys and values without outliers kept apart: perplexity rises visibly in "
-              "llama.cpp's pull request 7412"),
+    _kv_dtype(
+        "float8_e4m3fn", "vllm", Quality.SLIGHT,
+        "8-bit keys and values: minimal loss of accuracy by vLLM's documentation of its fp8 cache",
+        _has_fp8,
+    ),
+    _kv_dtype(
+        "q8_0", "llama.cpp", Quality.SLIGHT,
+        "8-bit keys and values: perplexities of every type are in llama.cpp's pull request 7412",
+    ),
+    _kv_dtype(
+        "q4_0", "llama.cpp", Quality.REAL,
+        "4-bit keys and values by row: Liu et al. 2024 (KIVI) lose accuracy where keys are not "
+        "quantised by channel",
+    ),
 )  # fmt: skip

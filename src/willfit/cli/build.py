@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from willfit.cli.checks import refuse_contradictions, refuse_values
+from willfit.cli.data import Data, data_notes, read_data
 from willfit.cli.options import INFERENCE_ONLY
-from willfit.cli.values import engine_of, parse_max_memory, parse_quantize, read_lengths
+from willfit.cli.values import engine_of, parse_max_memory, parse_quantize
 from willfit.dtypes import DType, parse_dtype
 from willfit.errors import InputError
 from willfit.scenario import (
@@ -41,6 +42,10 @@ class Request:
     ignored_settings: tuple[str, ...]
     unsupported: tuple[str, ...] = ()
     """What makes the number untrustworthy before anything is computed."""
+    data: Data | None = None
+    """The user's samples, where ``--lengths`` gave them."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Lines for the report by topic."""
 
 
 def build_request(arguments: argparse.Namespace) -> Request:
@@ -50,7 +55,8 @@ def build_request(arguments: argparse.Namespace) -> Request:
     model = _model(options)
     machine, machine_assumptions = _machine(options)
     refuse_values(options, model, machine)
-    workload = _workload(options, model)
+    data = read_data(options, model)
+    workload = _workload(options, model, data)
     given = _workload_given(options)
     unsupported: list[str] = []
     unknown = model.architecture is None and workload.inference is not None and not given
@@ -77,9 +83,15 @@ def build_request(arguments: argparse.Namespace) -> Request:
         scenario=scenario,
         dtypes=tuple(options["dtypes"]) if options.get("dtypes") else None,
         workload_given=given,
-        assumptions=(*assumptions, *machine_assumptions),
+        assumptions=(
+            *assumptions,
+            *(data.read.assumptions if data is not None else ()),
+            *machine_assumptions,
+        ),
         ignored_settings=tuple(ignored),
         unsupported=tuple(unsupported),
+        data=data,
+        notes=data_notes(data, workload.training) if data and workload.training else {},
     )
 
 
@@ -190,7 +202,7 @@ def _dtype(options: Mapping[str, Any], name: str) -> DType | None:
     return parse_dtype(options[name]) if options.get(name) else None
 
 
-def _workload(options: Mapping[str, Any], spec: ModelSpec) -> Workload:
+def _workload(options: Mapping[str, Any], spec: ModelSpec, data: Data | None) -> Workload:
     loading = Loading(
         dtype=_loading_dtype(options),
         quantization=_quantization(options, spec),
@@ -203,7 +215,7 @@ def _workload(options: Mapping[str, Any], spec: ModelSpec) -> Workload:
     if options.get("task") == "load":
         return Workload(loading=loading)
     if options.get("train"):
-        return Workload(loading=loading, training=_training(options))
+        return Workload(loading=loading, training=_training(options, data))
     return Workload(loading=loading, inference=_inference(options, spec))
 
 
@@ -277,7 +289,7 @@ def _lora_to_run(path: str) -> Lora:
     return _lora(flags)
 
 
-def _training(options: Mapping[str, Any]) -> Training:
+def _training(options: Mapping[str, Any], data: Data | None) -> Training:
     adapter = options.get("adapter_config")
     return Training(
         method=options["train"],
@@ -289,7 +301,7 @@ def _training(options: Mapping[str, Any]) -> Training:
         micro_batch_size=options.get("per_device_train_batch_size") or options.get("batch_size"),
         gradient_accumulation_steps=options.get("gradient_accumulation_steps") or 1,
         max_length=options.get("max_length"),
-        lengths=read_lengths(options["lengths"]) if options.get("lengths") else (),
+        lengths=data.lengths.sample() if data is not None else (),
         padded=bool(options.get("padded")),
         packing=bool(options.get("packing")),
         gradient_checkpointing=options.get("gradient_checkpointing"),

@@ -41,6 +41,10 @@ def refuse_contradictions(options: Mapping[str, Any]) -> None:
         "--packing contradicts --padded": options.get("packing") and options.get("padded"),
         "--lengths contradicts --max-length only in packing": options.get("lengths")
         and options.get("packing"),
+        "--tokenizer and --text-column are about the file of --lengths": (
+            options.get("tokenizer") or options.get("text_column")
+        )
+        and not options.get("lengths"),
         "--in-use contradicts --live": options.get("in_use") and options.get("live"),
         "--batch-size contradicts --per-device-train-batch-size": options.get("batch_size")
         and options.get("per_device_train_batch_size"),

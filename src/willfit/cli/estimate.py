@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -89,41 +90,47 @@ def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
     request = build_request(arguments)
     shown = request.workload_given or request.scenario.machine is not None
     if not arguments.trace:
-        return _estimated(request), shown
+        return estimated(request), shown
     if listener is not None or arguments.no_cache:
-        return _traced(request, listener), shown
+        return traced(request, listener), shown
+    return traced_once(request), shown
+
+
+def traced_once(request: Request) -> Estimate:
+    """By trace, from disk where the same was traced before."""
     from willfit.cli.kept import keep, key_of, recall
 
     key = key_of(request)
     kept = recall(key, request)
     if kept is not None:
         print("willfit: traced before (--no-cache traces again)", file=sys.stderr)
-        return kept, shown
-    result = _traced(request, None)
+        return kept
+    result = traced(request)
     if result.level == "trace":
         keep(key, result)
-    return result, shown
+    return result
 
 
-def _traced(request: Request, listener: Listener | None) -> Estimate:
+def traced(request: Request, listener: Listener | None = None) -> Estimate:
     """By trace; by formula, and said to be unsupported, where the code cannot be run."""
     try:
-        return _estimated(request, trace=True, listener=listener)
+        return estimated(request, trace=True, listener=listener)
     except MissingLibraryError:
         raise
     except UnsupportedError as error:
         try:
-            return _estimated(request, reason=str(error))
+            return estimated(request, reason=str(error))
         except UnsupportedError:
             raise error from None
 
 
-def _estimated(
+def estimated(
     request: Request, *, trace: bool = False, listener: Listener | None = None, reason: str = ""
 ) -> Estimate:
+    """The estimate with what the request says of it; ``reason`` makes it untrustworthy."""
     from willfit.estimator import estimate
 
-    return estimate(
+    result = estimate(
         request.scenario,
         dtypes=request.dtypes,
         assumptions=request.assumptions,
@@ -132,6 +139,7 @@ def _estimated(
         trace=trace,
         listener=listener,
     )
+    return replace(result, notes={**result.notes, **request.notes})
 
 
 def _pictures(arguments: argparse.Namespace) -> Listener | None:

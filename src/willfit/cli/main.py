@@ -14,6 +14,8 @@ from willfit.errors import WillfitError
 
 COMMANDS: Final[dict[str, str]] = {
     "estimate": "what a model takes on a GPU, and whether it fits",
+    "plan": "the smallest change that makes it fit, or the fastest way to run it",
+    "where": "the same job at many places: fits, hours, cost",
     "diff": "which component moved between two estimates",
     "gpus": "the GPUs that are known, or those of this machine",
     "models": "the models that are known without network",

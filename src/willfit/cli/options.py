@@ -21,8 +21,9 @@ INFERENCE_ONLY: Final = (
 TRAINING_ONLY: Final = (
     "trainer", "peft_config", "lora_r", "lora_dropout", "lora_target_modules", "modules_to_save",
     "prepare_kbit", "optim", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "max_length", "lengths", "packing", "gradient_checkpointing", "use_reentrant", "bf16", "fp16",
-    "max_grad_norm", "use_liger_kernel", "activation_offloading", "freeze", "group_by_length",
+    "max_length", "lengths", "tokenizer", "text_column", "packing", "gradient_checkpointing",
+    "use_reentrant", "bf16", "fp16", "max_grad_norm", "use_liger_kernel", "activation_offloading",
+    "freeze", "group_by_length",
 )  # fmt: skip
 """Settings that make no sense without ``--train``."""
 
@@ -101,7 +102,13 @@ def _training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--per-device-train-batch-size", type=positive_int, metavar="N")
     group.add_argument("--gradient-accumulation-steps", type=positive_int, metavar="N")
     group.add_argument("--max-length", type=positive_int, metavar="N")
-    group.add_argument("--lengths", metavar="FILE", help="token counts of the data, one a line")
+    group.add_argument(
+        "--lengths",
+        metavar="FILE",
+        help="the data: .parquet, .csv, .jsonl, .json of texts or token counts; .txt of counts",
+    )
+    group.add_argument("--tokenizer", metavar="NAME", help="counts its tokens: folder or Hub id")
+    group.add_argument("--text-column", nargs="+", metavar="NAME", help="columns of its texts")
     group.add_argument("--packing", action="store_true", default=None)
     group.add_argument(
         "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None

@@ -35,7 +35,12 @@ def configure(parser: Parser) -> None:
     group.add_argument(
         "--trace", action="store_true", default=None, help="run the real code of what is shown"
     )
-    group.add_argument("--json", action="store_true", default=None, help="print the contract's")
+    group.add_argument(
+        "--no-cache", action="store_true", default=None, help="with --trace: trace again"
+    )
+    group.add_argument(
+        "--json", action="store_true", default=None, help="print the contract's JSON"
+    )
 
 
 def add_job_options(parser: Parser) -> None:
@@ -100,7 +105,7 @@ def compute(arguments: argparse.Namespace) -> Planning:
     from dataclasses import replace
 
     from willfit.cli.build import build_request
-    from willfit.estimator import estimate
+    from willfit.cli.estimate import estimated, traced, traced_once
     from willfit.plan import plan
     from willfit.results import Estimate
 
@@ -110,14 +115,10 @@ def compute(arguments: argparse.Namespace) -> Planning:
     request = build_request(arguments)
 
     def estimating(scenario: Scenario) -> Estimate:
-        made = estimate(
-            scenario,
-            dtypes=request.dtypes,
-            ignored_settings=request.ignored_settings,
-            unsupported=request.unsupported,
-            trace=bool(arguments.trace),
-        )
-        return replace(made, assumptions=(*request.assumptions, *made.assumptions))
+        asked = replace(request, scenario=scenario)
+        if not arguments.trace:
+            return estimated(asked)
+        return traced(asked) if arguments.no_cache else traced_once(asked)
 
     return plan(
         request.scenario,

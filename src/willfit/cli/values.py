@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from willfit.errors import InputError
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Engine, Quantization
 from willfit.units import parse_bytes
-
-_MAX_LENGTHS_BYTES: Final = 64 * 2**20
-"""Bound on a file of token counts: some ten million samples."""
 
 
 def parse_max_memory(text: str) -> dict[int | str, int]:
@@ -50,23 +46,6 @@ def _device(key: object) -> int | str:
     if text in ("cpu", "disk"):
         return text
     raise InputError(f"unknown device {text[:40]!r} in --max-memory: expected 0, 1, … or cpu")
-
-
-def read_lengths(path: str) -> tuple[int, ...]:
-    """Token counts of a text file, separated by white space or commas."""
-    try:
-        file = Path(path)
-        if file.stat().st_size > _MAX_LENGTHS_BYTES:
-            raise InputError(f"{path} is larger than 64 MiB: give token counts, not the texts")
-        numbers = [int(word) for word in file.read_text("ascii").replace(",", " ").split()]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not whole numbers"
-        raise InputError(
-            f"cannot read token counts from {path}: {reason}; expected one whole number a line"
-        ) from None
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"{path} has no token counts: expected whole numbers of at least 1")
-    return tuple(numbers)
 
 
 def parse_quantize(

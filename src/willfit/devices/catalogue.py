@@ -66,6 +66,8 @@ def _gpu(row: Mapping[str, Any]) -> Gpu:
     missing = [name for name in _SOURCED if not row["sources"].get(name)]
     if missing or ("context_mib" in row and not row["sources"].get("context_bytes")):
         raise ValueError(f"{row['name']}: no source for {', '.join(missing) or 'context_bytes'}")
+    if "matmul_tflops" in row and not row["sources"].get("matmul"):
+        raise ValueError(f"{row['name']}: no source for matmul")
     context = row.get("context_mib")
     spread = row.get("context_range_mib")
     capability = row["compute_capability"]
@@ -75,6 +77,7 @@ def _gpu(row: Mapping[str, Any]) -> Gpu:
         compute_capability=(capability[0], capability[1]) if capability else (0, 0),
         bandwidth_bytes_per_s=round(row["bandwidth_gb_per_s"] * 1e9),
         flops={dtype: value * 1e12 for dtype, value in row["tflops"].items()},
+        matmul_flops={d: value * 1e12 for d, value in row.get("matmul_tflops", {}).items()},
         context_bytes=context * MIB if context else None,
         context_range_bytes=(spread[0] * MIB, spread[1] * MIB) if spread else None,
         vendor=row.get("vendor", "nvidia"),

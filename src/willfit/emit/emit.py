@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from willfit.emit.accelerate_config import accelerate_text
+from willfit.emit.axolotl_config import axolotl_yaml
+from willfit.emit.commands import llama_server_command, vllm_command
 from willfit.emit.inference_script import inference_script
+from willfit.emit.kaggle import kaggle_cell
 from willfit.emit.training import trainer_class
 from willfit.emit.training_script import training_script
 from willfit.errors import InputError
@@ -38,6 +42,11 @@ TARGETS: Final[dict[str, Target]] = {
     "transformers": transformers,
     "trl": trl,
     "peft": peft,
+    "accelerate": accelerate_text,
+    "vllm": vllm_command,
+    "kaggle": kaggle_cell,
+    "axolotl": axolotl_yaml,
+    "llama-server": llama_server_command,
 }
 """What `emit` writes, by name."""
 

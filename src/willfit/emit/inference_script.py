@@ -31,8 +31,11 @@ _TEXT_CLASSES: Final = (
 )  # fmt: skip
 
 
-def inference_script(scenario: Scenario) -> str:
-    """A script over a list of texts, in batches of the scenario's size."""
+def inference_script(scenario: Scenario, *, to_file: bool = False) -> str:
+    """A script over a list of texts, in batches of the scenario's size.
+
+    ``to_file`` writes the results to a file, as replicas always do.
+    """
     inference = scenario.workload.inference
     _refuse(scenario, inference)
     given, script = arguments(scenario), Script()
@@ -42,7 +45,7 @@ def inference_script(scenario: Scenario) -> str:
     if needs_device(given) or given.launch.starter != "python":
         texts += device_lines(script, given)
     if given.launch.starter == "replicas" and inference is not None:
-        texts.append(f"TEXTS = TEXTS[RANK :: {given.launch.num_processes}]  # this replica's part")
+        texts.append(f"TEXTS = TEXTS[RANK::{given.launch.num_processes}]  # this replica's part")
     script.add(*texts)
     if inference is not None:
         side = "left" if auto_class(scenario) == CAUSAL and inference.batch_size > 1 else ""
@@ -53,7 +56,7 @@ def inference_script(scenario: Scenario) -> str:
     script.add(*adapter_lines(script, given, path="ADAPTER"))
     script.add("model.eval()")
     if inference is not None:
-        _run(script, scenario, given)
+        _run(script, scenario, given, to_file=to_file)
     return script.text(
         heading(scenario, _doing(scenario), _launch_words(given)), environment_lines(given)
     )
@@ -95,12 +98,11 @@ def _inputs(scenario: Scenario, given: Arguments, inference: Inference) -> list[
     ]
 
 
-def _run(script: Script, scenario: Scenario, given: Arguments) -> None:
+def _run(script: Script, scenario: Scenario, given: Arguments, *, to_file: bool) -> None:
     step = _step(scenario, given)
     kernel = kernel_lines(script, given)
     if kernel:
         step = [*kernel, *indented(step)]
-    replicas = given.launch.starter == "replicas"
     script.add(
         "results = []",
         "for start in range(0, len(TEXTS), BATCH_SIZE):",
@@ -114,15 +116,19 @@ def _run(script: Script, scenario: Scenario, given: Arguments) -> None:
             ]
         ),
     )
-    if replicas:
+    replicas = given.launch.starter == "replicas"
+    if replicas or to_file:
+        name = 'f"results-{RANK}.jsonl"' if replicas else '"results-0.jsonl"'
         script.modules.add("json")
         script.add(
             "# The process ends here, and with it every byte on its GPU.",
-            'with open(f"results-{RANK}.jsonl", "w", encoding="utf-8") as file:',
+            f'with open({name}, "w", encoding="utf-8") as file:',
             '    file.writelines(json.dumps(result) + "\\n" for result in results)',
         )
     else:
-        script.add("for text, result in zip(TEXTS, results):", '    print(text, "→", result)')
+        script.add(
+            "for text, result in zip(TEXTS, results, strict=True):", '    print(text, "→", result)'
+        )
 
 
 _TOKENISED: Final = (

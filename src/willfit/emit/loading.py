@@ -61,6 +61,8 @@ def auto_class(scenario: Scenario) -> str:
         return CLASSIFIER
     if model.model_class.endswith("ForConditionalGeneration"):
         encoder = model.architecture is not None and bool(model.architecture.encoder_layers)
+        if model.architecture is not None and model.architecture.encoder_len is not None:
+            return _SPEECH
         return SEQ2SEQ if encoder or model.config.get("is_encoder_decoder") else _IMAGE_TEXT
     for ending, name in _BY_ENDING.items():
         if model.model_class.endswith(ending):
@@ -68,6 +70,8 @@ def auto_class(scenario: Scenario) -> str:
     return "AutoModel"
 
 
+_SPEECH: Final = "AutoModelForSpeechSeq2Seq"
+"""Whisper's, whose encoder reads a fixed number of frames."""
 _IMAGE_TEXT: Final = "AutoModelForImageTextToText"
 
 

@@ -88,14 +88,14 @@ def _refuse(scenario: Scenario, training: Training, trainer: TrainerClass) -> No
         raise InputError("packing is TRL's SFTTrainer's: use --trainer trl, or leave --packing out")
     if training.bf16 and training.fp16:
         raise InputError("bf16 and fp16 are both set: leave one out")
+    if training.method == "full" and scenario.workload.loading.quantization is not None:
+        raise InputError("quantised weights train through an adapter only: use --train qlora")
     float16 = working_dtype(scenario) is FLOAT16
     if float16 and training.fp16 and training.method == "full":
         raise InputError(
             "fp16 mixed precision cannot train float16 weights (torch: 'Attempting to unscale FP16 "
             "gradients'): load in float32, or train in bfloat16"
         )
-    if training.method == "full" and scenario.workload.loading.quantization is not None:
-        raise InputError("quantised weights train through an adapter only: use --train qlora")
     if trainer == "trl":
         require(scenario.stack, "SFTConfig")
 

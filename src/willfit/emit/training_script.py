@@ -58,7 +58,19 @@ def training_script(scenario: Scenario, trainer: TrainerClass) -> str:
     if auto_class(scenario) == CLASSIFIER:
         script.add(*_probabilities())
     doing = f"train, {training.method}"
-    return script.text(heading(scenario, doing, run_words(given)), environment_lines(given))
+    top = [*heading(scenario, doing, run_words(given)), *_other_trainer(training, trainer)]
+    return script.text(top, environment_lines(given))
+
+
+def _other_trainer(training: Training, trainer: TrainerClass) -> list[str]:
+    """What to know where the estimate was made for another trainer than the script's."""
+    if training.trainer == "loop":
+        return ["# Estimated for a plain loop, which keeps its outputs; the Trainer drops them."]
+    if training.trainer == "transformers" and trainer == "trl":
+        return ["# Estimated for the Trainer; SFTTrainer makes the loss in pieces and needs less."]
+    if training.trainer == "trl" and trainer == "transformers":
+        return ["# Estimated for SFTTrainer; the Trainer makes all logits at once and needs more."]
+    return []
 
 
 def run_words(given: Arguments, file: str = "train.py") -> str:

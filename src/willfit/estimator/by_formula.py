@@ -23,10 +23,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         replace(rest, phases=(load, *rest.phases))
         for load, rest in zip(loaded.phases, _works(scenario, split.shares), strict=True)
     ]
-    gpus = tuple(
-        _gpu(scenario, share, phases, overheads)
-        for share, phases, overheads in zip(split.shares, results, loaded.overheads, strict=True)
-    )
+    gpus = tuple(_gpus(scenario, split.shares, results, loaded.overheads))
     every = reduce(_merged, results)
     return Outcome(
         level="formula",
@@ -36,6 +33,7 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
         num_trainable_params=max(phases.num_trainable_params for phases in results),
         host_bytes=split.host_weight_bytes
         + max((phase.host_bytes for result in results for phase in result.phases), default=0),
+        pinned_bytes=max(phase.pinned_bytes for result in results for phase in result.phases),
         assumptions=(*weights.assumptions, *split.assumptions, *every.assumptions),
         unsupported=every.unsupported,
         unknowns=(*scenario.model.unknowns, *every.unknowns),
@@ -47,8 +45,10 @@ def outcome_by_formula(scenario: Scenario, loaded: Loaded) -> Outcome:
 def _works(scenario: Scenario, shares: Sequence[Share]) -> Iterator[Phases]:
     """What each GPU does; equal GPUs with the same part of the model are computed once."""
     done: dict[tuple[object, ...], Phases] = {}
+    gathers = strategy_of(scenario) == "dp"
     for share in shares:
-        same = (id(share.weights), share.gpu and share.gpu.name, id(share.stage), share.index == 0)
+        first = gathers and share.index == 0
+        same = (id(share.weights), share.gpu and share.gpu.name, id(share.stage), first)
         if same not in done:
             done[same] = work_of(scenario, share, len(shares))
         yield done[same]
@@ -100,6 +100,24 @@ def _work(scenario: Scenario, share: Share, num_gpus: int) -> Phases:
             share.stage,
         )
     return Phases(phases=())
+
+
+def _gpus(
+    scenario: Scenario,
+    shares: Sequence[Share],
+    results: Sequence[Phases],
+    overheads: Sequence[Overheads],
+) -> Iterator[GpuEstimate]:
+    """One after the other; one that is as the last in all but its number is that again."""
+    machine = scenario.machine
+    last: tuple[object, ...] = ()
+    for share, phases, overhead in zip(shares, results, overheads, strict=True):
+        in_use = machine.in_use(share.index) if machine is not None else 0
+        same = (share.gpu and share.gpu.name, share.layers, in_use, overhead, phases.phases)
+        if same != last:
+            made = _gpu(scenario, share, phases, overhead)
+        last = same
+        yield replace(made, index=share.index)
 
 
 def _gpu(scenario: Scenario, share: Share, phases: Phases, overheads: Overheads) -> GpuEstimate:

@@ -74,13 +74,15 @@ def outcome_by_trace(
     )
     fullest = max(range(len(shares)), key=lambda index: _demand(estimates[index]))
     host, disk = loaded.split.host_weight_bytes, loaded.split.disk_weight_bytes
+    host_bytes, pinned_bytes = _on_host(scenario, loaded)
     return Outcome(
         level="trace",
         gpus=estimates,
         weights=loaded.weights,
         kv_cache_bytes=_kv_cache_bytes(scenario, loaded, replayed),
         num_trainable_params=traced.num_trainable_params,
-        host_bytes=host + max(phase.host_bytes for phase in loaded.phases),
+        host_bytes=host_bytes,
+        pinned_bytes=pinned_bytes,
         assumptions=unique(
             [
                 *loaded.weights.assumptions,
@@ -103,6 +105,19 @@ def outcome_by_trace(
         largest_alive=largest_alive(recordings[fullest], replayed[fullest]),
         off_gpu=(host, disk),
     )
+
+
+def _on_host(scenario: Scenario, loaded: Loaded) -> tuple[int, int]:
+    """Host bytes and the page-locked part, by formula where there is one: GPUs alone are traced."""
+    known = scenario.model.architecture is not None
+    try:
+        outcome = outcome_by_formula(scenario, loaded) if known else None
+    except UnsupportedError:
+        outcome = None
+    if outcome is not None:
+        return outcome.host_bytes, outcome.pinned_bytes
+    loading = max(phase.host_bytes for phase in loaded.phases)
+    return loaded.split.host_weight_bytes + loading, 0
 
 
 def _demand(gpu: GpuEstimate) -> int:

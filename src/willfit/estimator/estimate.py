@@ -89,7 +89,9 @@ def _host(scenario: Scenario, outcome: Outcome) -> HostEstimate:
     if machine is not None and (machine.ram_bytes is not None or machine.disk_bytes is not None):
         ram_fits = machine.ram_bytes is None or outcome.host_bytes <= machine.ram_bytes
         fits = ram_fits and (machine.disk_bytes is None or disk <= machine.disk_bytes)
-    return HostEstimate(ram_bytes=outcome.host_bytes, pinned_bytes=0, disk_bytes=disk, fits=fits)
+    return HostEstimate(
+        ram_bytes=outcome.host_bytes, pinned_bytes=outcome.pinned_bytes, disk_bytes=disk, fits=fits
+    )
 
 
 def _offload_note(outcome: Outcome) -> dict[str, str]:

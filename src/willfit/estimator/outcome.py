@@ -14,6 +14,7 @@ from willfit.estimator.spread import spread, strategy_of
 from willfit.formulas.loading import WARMUP_SINCE, loading_phase, simulate_loading
 from willfit.formulas.phase import Phase
 from willfit.formulas.weights import LoadedWeights, load_weights
+from willfit.identity import by_identity
 from willfit.results import Alive, Failure, GpuEstimate, Level
 from willfit.scenario import Scenario
 from willfit.scenario.model import Unknown
@@ -51,6 +52,8 @@ class Outcome:
     unsupported: tuple[str, ...]
     unknowns: tuple[Unknown, ...]
     refused: str | None
+    pinned_bytes: int = 0
+    """The part of host_bytes that is page-locked."""
     failure: Failure | None = None
     largest_alive: tuple[Alive, ...] = ()
     off_gpu: tuple[int, int] = (0, 0)
@@ -105,7 +108,7 @@ def _overheads(share: Share, scenario: Scenario, device_map: bool) -> Overheads:
     weights, stack = share.weights, scenario.stack
     retained = simulate_loading(weights, share.gpu, stack).reserved_bytes if device_map else 0
     warmed = device_map and stack.at_least("transformers", WARMUP_SINCE)
-    padding = 0 if warmed else reserved_bytes(weights.sizes()) - weights.allocated_bytes
+    padding = 0 if warmed else _segment_ends(weights)
     return Overheads(
         padding_bytes=max(padding, 0),
         context_bytes=context.nominal_bytes if context else 0,
@@ -116,6 +119,13 @@ def _overheads(share: Share, scenario: Scenario, device_map: bool) -> Overheads:
     )
 
 
+@by_identity(64)
+def _segment_ends(weights: LoadedWeights) -> int:
+    """Bytes that the segments of the weights reserve and do not fill."""
+    return reserved_bytes(weights.sizes()) - weights.allocated_bytes
+
+
+@by_identity(64)
 def by_type(weights: LoadedWeights) -> str:
     """In words, what the weights are held in, where that is more than one type."""
     large = {

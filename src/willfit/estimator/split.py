@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Final
 
 from willfit.devices import context_of
 from willfit.errors import InputError
 from willfit.estimator.share import Share, Spread
 from willfit.formulas.phase import Stage
-from willfit.formulas.placement import Placement, infer_device_map, layer_stacks, stage_layers
+from willfit.formulas.placement import (
+    Device,
+    Placement,
+    infer_device_map,
+    layer_stacks,
+    stage_layers,
+)
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario import Scenario
 from willfit.scenario.model import LayerGroup, ModelSpec
@@ -106,11 +113,14 @@ def _share(
     layers = decoder + encoder
     stage = None
     if architecture is not None:
+        off = _off_gpu(scenario.model, weights, placement) if number == 0 else _NOTHING
         stage = Stage(
-            layers=_part(architecture.layers, decoder),
-            encoder_layers=_part(architecture.encoder_layers, encoder),
+            layers=_part(architecture.layers, decoder + off.decoder),
+            encoder_layers=_part(architecture.encoder_layers, encoder + off.encoder),
             embeddings=_holds(mine, ("embed", "wte", "word_embeddings", "shared")),
-            head=_holds(mine, ("lm_head", "embed_out", "score", "classifier")) or not layers,
+            head=_holds(mine, _HEADS) or bool(off.head_bytes) or not layers,
+            fetched_bytes=off.layer_bytes,
+            fetched_head_bytes=off.head_bytes,
         )
     return Share(
         index=number,
@@ -121,7 +131,43 @@ def _share(
     )
 
 
-def _layers_on(model: ModelSpec, placement: Placement, index: int) -> tuple[int, int]:
+_HEADS: Final = ("lm_head", "embed_out", "score", "classifier")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Off:
+    """What waits in host memory or on disk and is computed by the first GPU all the same."""
+
+    decoder: int = 0
+    encoder: int = 0
+    layer_bytes: int = 0
+    """Largest weight of its layers."""
+    head_bytes: int = 0
+
+
+_NOTHING: Final = _Off()
+
+
+def _off_gpu(model: ModelSpec, weights: LoadedWeights, placement: Placement) -> _Off:
+    """Accelerate runs such modules on the first GPU and copies a module's own weights for its call.
+
+    accelerate 1.15 big_modeling.py `dispatch_model` (``main_device``), hooks.py `AlignDevicesHook`.
+    """
+    if not placement.off_gpu:
+        return _NOTHING
+    counts = [_layers_on(model, placement, device) for device in ("cpu", "disk")]
+    rows = weights.restricted(lambda name: placement.device(name) in ("cpu", "disk")).rows
+    heads = [row.weight_bytes for row in rows if any(name in row.row.name for name in _HEADS)]
+    inside = [row.weight_bytes for row in rows if row.row.module != "Embedding"]
+    return _Off(
+        decoder=sum(decoder for decoder, _ in counts),
+        encoder=sum(encoder for _, encoder in counts),
+        layer_bytes=max((size for size in inside if size not in heads), default=0),
+        head_bytes=max(heads, default=0),
+    )
+
+
+def _layers_on(model: ModelSpec, placement: Placement, index: Device) -> tuple[int, int]:
     """Decoder and encoder layers on a GPU; a model with one stack has only the first."""
     counts = stage_layers(placement, model).get(index, ())
     stacks = list(layer_stacks(model))

@@ -255,6 +255,16 @@ _REFUSALS: Final[dict[str, _Refusal]] = {
 }
 
 
+def kernel_refusal(kernel: str, shape: AttentionShape, gpu: Gpu, stack: Stack) -> str | None:
+    """Why one kernel of SDPA does not take this call on this GPU; None where it does.
+
+    torch 2.13 `sdp_utils.cpp`: the conditions that a kernel forced by ``sdpa_kernel`` is held to.
+    """
+    if kernel not in _REFUSALS or gpu.vendor != "nvidia":
+        return None
+    return _REFUSALS[kernel](shape, gpu.sm, stack)
+
+
 def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:
     """Whether grouped K and V reach SDPA as they are; a mask makes transformers repeat them.
 

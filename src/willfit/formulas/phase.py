@@ -26,6 +26,10 @@ class Stage:
     """Whether the input embedding is on this GPU."""
     head: bool = True
     """Whether the output head, and so the logits and the loss, are on this GPU."""
+    fetched_bytes: int = 0
+    """Largest weight of a layer that waits off the GPU and is copied here for its product."""
+    fetched_head_bytes: int = 0
+    """The same of the output head."""
 
     @classmethod
     def whole(cls, architecture: Architecture) -> Stage:
@@ -43,6 +47,8 @@ class Phase:
     """A few words on how a component came about: ``math kernel: S×S scores in fp32``."""
     host_bytes: int = 0
     """Host RAM that the phase needs besides the process itself (offloads, paged states)."""
+    pinned_bytes: int = 0
+    """The part of it that is page-locked."""
 
     @property
     def allocated_bytes(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from willfit.devices import all_gpus
+from willfit.formulas.weights import load_weights
 from willfit.plan.judge import Judge
 from willfit.scenario import Machine, Scenario
 from willfit.scenario.machine import Gpu
@@ -19,8 +20,11 @@ COUNTS: Final = (2, 4, 8)
 
 def smallest_gpu(scenario: Scenario, judge: Judge) -> Gpu | None:
     """The NVIDIA card of the catalogue with the least memory on which it fits; None if none."""
+    least = _weight_bytes(scenario)
     cards = (gpu for gpu in all_gpus() if gpu.vendor == "nvidia" and gpu.sm >= 75)
     for gpu in sorted(cards, key=lambda gpu: (gpu.usable_bytes, gpu.name)):
+        if gpu.usable_bytes < least:
+            continue
         if _fits(on_gpus(scenario, gpu, 1), judge):
             return gpu
     return None
@@ -31,12 +35,18 @@ def smallest_number(scenario: Scenario, judge: Judge) -> int | None:
     machine = scenario.machine
     if machine is None:
         return None
+    least = _weight_bytes(scenario)
     for count in COUNTS:
-        if count > len(machine.gpus):
+        if count > len(machine.gpus) and count * machine.gpus[0].usable_bytes >= least:
             for shared in _shared(on_gpus(scenario, machine.gpus[0], count)):
                 if _fits(shared, judge):
                     return count
     return None
+
+
+def _weight_bytes(scenario: Scenario) -> int:
+    """What the loaded weights take: no card with less need be looked at."""
+    return load_weights(scenario.model, scenario.workload.loading, scenario.stack).allocated_bytes
 
 
 def on_gpus(scenario: Scenario, gpu: Gpu, count: int) -> Scenario:

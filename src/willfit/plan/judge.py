@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.errors import WillfitError
 from willfit.estimator.evaluator import Evaluator
 from willfit.estimator.outcome import Outcome
+from willfit.plan.clock import Clock
 from willfit.results import Verdict
 from willfit.scenario import Scenario
 
@@ -44,6 +45,25 @@ class Judge:
         if outcome.unsupported:
             return None
         return judgement(scenario, outcome)
+
+
+class Within:
+    """Judges like another, and what takes longer than the clock allows does not fit either.
+
+    Lateness counts as the same part of the memory's budget, so that a search can descend in it.
+    """
+
+    def __init__(self, judge: Judge, clock: Clock) -> None:
+        self._judge, self._clock = judge, clock
+
+    def __call__(self, scenario: Scenario) -> Judgement | None:
+        """None where the judge has no number."""
+        judged, late = self._judge(scenario), self._clock.lateness(scenario)
+        if judged is None or late <= 0:
+            return judged
+        budget = judged.peak_bytes - judged.over_bytes
+        over = max(judged.over_bytes, round(late * max(budget, 1)), 1)
+        return replace(judged, verdict="does_not_fit", over_bytes=over)
 
 
 def judgement(scenario: Scenario, outcome: Outcome) -> Judgement:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from willfit.changes import Change, changes_for, why_not
 from willfit.errors import InputError, WillfitError
 from willfit.estimator import estimate
+from willfit.plan.aim import aim_fastest, aim_smallest
 from willfit.plan.clock import Clock
 from willfit.plan.elsewhere import where_else
-from willfit.plan.judge import Judge, Judgement
+from willfit.plan.judge import Judge
 from willfit.plan.result import Goal, Job, Plan, Planning, Step
-from willfit.plan.search import Candidate, Found, fastest, smallest
+from willfit.plan.search import Candidate, Found
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 from willfit.units import format_bytes
@@ -50,7 +51,9 @@ def plan(
         goal=goal,
         job=job or Job(),
         top=top,
-        changes=tuple(changes if changes is not None else changes_for(scenario)),
+        changes=tuple(
+            changes if changes is not None else changes_for(scenario, spends=True, ahead=True)
+        ),
         estimating=estimating or (lambda asked: estimate(asked, trace=trace)),
         traced=trace,
     )
@@ -85,9 +88,7 @@ class _Planner:
 
     def planning(self) -> Planning:
         baseline = self.baseline
-        found = self._search(self._within_time)
-        if found.verdict == "does_not_fit" and self.job.time_limit_seconds is not None:
-            found = self._search(self.judge)
+        found = self._search()
         plans = tuple(self._confirmed(found))
         return Planning(
             goal=self.goal,
@@ -100,19 +101,16 @@ class _Planner:
             not_applicable=dict(why_not(self.scenario)),
         )
 
-    def _search(self, judge: Callable[[Scenario], Judgement | None]) -> Found:
-        timed = self.job.time_limit_seconds is not None and judge is not self.judge
+    def _search(self) -> Found:
+        """By the goal; the fastest too where a time limit cannot be met."""
+        asked = (self.scenario, self.changes, self.judge, self.clock)
         if self.goal == "fastest":
-            return fastest(self.scenario, self.changes, judge, self.clock.seconds, 2 * self.top)
-        changes = [change for change in self.changes if timed or not change.spends]
-        return smallest(self.scenario, changes, judge, self.clock.seconds)
-
-    def _within_time(self, scenario: Scenario) -> Judgement | None:
-        """Too slow for the limit does not fit either."""
-        judged = self.judge(scenario)
-        if judged is None or self.clock.in_time(scenario) is not False:
-            return judged
-        return replace(judged, verdict="does_not_fit", over_bytes=max(judged.over_bytes, 1))
+            return aim_fastest(*asked, 2 * self.top)
+        found = aim_smallest(*asked)
+        late = all(self.clock.in_time(made.scenario) is False for made in found.candidates)
+        if self.job.time_limit_seconds is None or not found.candidates or not late:
+            return found
+        return aim_fastest(*asked, 2 * self.top)
 
     def _confirmed(self, found: Found) -> Iterator[Plan]:
         """The first ``top`` of what was found, less what a trace refutes."""
@@ -137,9 +135,7 @@ class _Planner:
         return Plan(
             steps=tuple(
                 Step(change=change, saves_bytes=before - after)
-                for change, before, after in zip(
-                    candidate.changes, peaks, peaks[1:], strict=False
-                )
+                for change, before, after in zip(candidate.changes, peaks, peaks[1:], strict=False)
             ),
             scenario=candidate.scenario,
             estimate=final,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations, islice
 from typing import Final
 
@@ -15,10 +16,12 @@ from willfit.scenario import Scenario
 
 MOST_CHANGES: Final = 4
 """Changes of a set up to which every set is looked at."""
-MOST_JUDGED: Final = 2_500
+MOST_JUDGED: Final = 2_000
 """Sets whose memory is computed before the search descends instead: half a second."""
 MOST_ENUMERATED: Final = 10_000
 """Sets of which `fastest` computes the time."""
+NO_TIME: Final = 1 << 30
+"""Bucket of what is never done, or whose time does not count."""
 SAME_TIME: Final = 1.1
 """Times within this ratio count as equal: the time model does not know better."""
 
@@ -32,24 +35,35 @@ class Candidate:
 
     changes: tuple[Change, ...]
     scenario: Scenario
-    seconds: float
-    """Time of the job, or of one unit of its work."""
+    time_of: TimeOf = field(repr=False, compare=False)
 
-    @property
+    @cached_property
+    def seconds(self) -> float:
+        """Time of one unit of the work; computed only where something hangs on it."""
+        return self.time_of(self.scenario)
+
+    @cached_property
     def quality(self) -> Quality:
         """The worst of the changes; none of an empty set."""
         return max((change.quality for change in self.changes), default=Quality.NONE)
 
-    @property
-    def cost(self) -> tuple[int, int, int, int, int]:
-        """What is compared: quality, how many changes cost some, effort, changes, time's bucket."""
+    @cached_property
+    def pains(self) -> tuple[int, int, int, int]:
+        """Quality, how much of it all changes cost, the worst effort, the number of changes."""
         return (
             int(self.quality),
             sum(int(change.quality) for change in self.changes),
             max((int(change.effort) for change in self.changes), default=0),
             len(self.changes),
-            _bucket(self.seconds),
         )
+
+    @property
+    def cost(self) -> tuple[int, int, int, int, int]:
+        """What is compared: the pains, and time's bucket.
+
+        Time that is won by a real loss of quality does not count: rows cut short train fast.
+        """
+        return (*self.pains, NO_TIME if self.quality is Quality.REAL else _bucket(self.seconds))
 
     def contains(self, other: Candidate) -> bool:
         """Whether every change of the other is one of these."""
@@ -75,7 +89,6 @@ class _Looking:
 
     start: Candidate
     judge: JudgeOf
-    time_of: TimeOf
     minimal: bool
     """Whether a set that contains another that fits is none."""
     fits: list[Candidate] = field(default_factory=list)
@@ -102,7 +115,7 @@ class _Looking:
         changes = candidate.changes
         for size in range(len(changes)):
             for fewer in combinations(changes, size):
-                part = applied(self.start, fewer, self.time_of)
+                part = applied(self.start, fewer)
                 judged = self.judge(part.scenario) if part is not None else None
                 if judged is not None and judged.verdict == "fits":
                     return False
@@ -121,57 +134,89 @@ class _Looking:
 
 
 def smallest(
-    scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+    scenario: Scenario,
+    changes: Sequence[Change],
+    judge: JudgeOf,
+    time_of: TimeOf,
+    *,
+    most_changes: int = MOST_CHANGES,
 ) -> Found:
     """Minimal sets that fit: none contains another that does.
 
     Sets are looked at by quality and then by size, each once, so that what is found first costs
-    least; a set that could not be on the front any more is not judged. Where the sets of
-    `MOST_CHANGES` do not suffice, `descend` goes on.
+    least; a set that could not be on the front any more is not judged. Where the sets of up to
+    ``most_changes`` of a quality do not suffice, `descend` goes on before anything of worse quality
+    is looked at.
     """
-    start = Candidate(changes=(), scenario=scenario, seconds=time_of(scenario))
-    looking = _Looking(start=start, judge=judge, time_of=time_of, minimal=True)
+    start = Candidate(changes=(), scenario=scenario, time_of=time_of)
+    looking = _Looking(start=start, judge=judge, minimal=True)
     looking.look(start)
     for quality in Quality:
         usable = [change for change in changes if change.quality <= quality]
-        for candidate in subsets(start, usable, time_of, MOST_CHANGES, grows=looking.misses):
+        for candidate in subsets(start, usable, most_changes, grows=looking.misses):
             if looking.num_judged >= MOST_JUDGED:
                 break
             if candidate.quality == quality and not _hopeless(candidate, looking.fits):
                 looking.look(candidate)
-    if not looking.fits and not looking.tight:
-        deep = descend(start, changes, judge, time_of)
-        if deep is not None:
-            looking.look(deep)
+        if not looking.fits and not looking.tight:
+            deep = descend(start, usable, judge)
+            if deep is not None:
+                looking.look(deep)
     return looking.found()
 
 
 def fastest(
     scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf, count: int
 ) -> Found:
-    """The fastest sets that fit, those without loss of quality before the others.
+    """The fastest sets that fit; of those that take the same time, the one that costs least.
 
-    All sets are put in order of quality and time, which cost little to know; memory is computed in
-    that order until ``count`` fit.
+    Sets without a real loss of quality come before the others. All are put in order by what costs
+    little to know; memory is computed in that order until ``count`` fit, and only of those that no
+    set before them beats.
     """
-    start = Candidate(changes=(), scenario=scenario, seconds=time_of(scenario))
-    looking = _Looking(start=start, judge=judge, time_of=time_of, minimal=False)
-    every = [start, *islice(subsets(start, changes, time_of, MOST_CHANGES), MOST_ENUMERATED)]
-    every.sort(key=lambda item: (item.quality == Quality.REAL, item.seconds, item.cost))
+    start = Candidate(changes=(), scenario=scenario, time_of=time_of)
+    looking = _Looking(start=start, judge=judge, minimal=False)
+    every = [start, *islice(subsets(start, changes, MOST_CHANGES), MOST_ENUMERATED)]
+    every.sort(key=lambda item: (item.quality is Quality.REAL, _bucket(item.seconds), item.pains))
     for candidate in every:
         if len(looking.fits) >= count or looking.num_judged >= MOST_JUDGED:
             break
-        if not any(candidate.contains(other) for other in looking.fits):
+        if not any(_at_least_as_fast(other, candidate) for other in looking.fits):
             looking.look(candidate)
-    found = looking.fits or looking.tight
     verdict: Verdict = "fits" if looking.fits else "tight" if looking.tight else "does_not_fit"
-    return Found(candidates=tuple(found), verdict=verdict, closest=looking.closest)
+    ordered = tuple(_by_time(looking.fits or looking.tight))
+    return Found(candidates=ordered, verdict=verdict, closest=looking.closest)
+
+
+def _by_time(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """In steps of `SAME_TIME` from the fastest; within a step the one that costs least alone."""
+    best = min((item.seconds for item in candidates), default=0.0)
+
+    def step(item: Candidate) -> int:
+        return NO_TIME if item.seconds == math.inf else _bucket(max(item.seconds / best, 1.0))
+
+    order = sorted(candidates, key=lambda c: (c.quality is Quality.REAL, step(c), c.pains))
+    kept: list[Candidate] = []
+    for item in order:
+        if not any(
+            _no_worse(other.pains, item.pains) and step(other) <= step(item) for other in kept
+        ):
+            kept.append(item)
+            yield item
+
+
+def _no_worse(mine: tuple[int, ...], its: tuple[int, ...]) -> bool:
+    return all(one <= other for one, other in zip(mine, its, strict=True))
+
+
+def _at_least_as_fast(one: Candidate, other: Candidate) -> bool:
+    """Whether one is no slower and costs no more."""
+    return _no_worse(one.pains, other.pains) and _bucket(one.seconds) <= _bucket(other.seconds)
 
 
 def subsets(
     start: Candidate,
     changes: Sequence[Change],
-    time_of: TimeOf,
     most_changes: int,
     grows: Callable[[Candidate], bool] = lambda _: True,
 ) -> Iterator[Candidate]:
@@ -187,36 +232,34 @@ def subsets(
         for last, candidate in level:
             if not grows(candidate):
                 continue
-            for index, made in _enlarged(candidate, changes, last, time_of):
+            for index, made in _enlarged(candidate, changes, last):
                 larger.append((index, made))
                 yield made
         level = larger
 
 
 def _enlarged(
-    candidate: Candidate, changes: Sequence[Change], last: int, time_of: TimeOf
+    candidate: Candidate, changes: Sequence[Change], last: int
 ) -> Iterator[tuple[int, Candidate]]:
     taken = {change.setting for change in candidate.changes}
     for index in range(last + 1, len(changes)):
         if changes[index].setting not in taken:
-            made = with_change(candidate, changes[index], time_of)
+            made = with_change(candidate, changes[index])
             if made is not None:
                 yield index, made
 
 
-def with_change(candidate: Candidate, change: Change, time_of: TimeOf) -> Candidate | None:
+def with_change(candidate: Candidate, change: Change) -> Candidate | None:
     """The candidate with one more change; None where it does not apply."""
     scenario = change.apply(candidate.scenario)
     if isinstance(scenario, NotApplicable):
         return None
     return Candidate(
-        changes=(*candidate.changes, change), scenario=scenario, seconds=time_of(scenario)
+        changes=(*candidate.changes, change), scenario=scenario, time_of=candidate.time_of
     )
 
 
-def descend(
-    start: Candidate, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
-) -> Candidate | None:
+def descend(start: Candidate, changes: Sequence[Change], judge: JudgeOf) -> Candidate | None:
     """A larger set that fits: the change that helps most is added until it does.
 
     Changes without loss of quality go first; in the end every change that is not needed is taken
@@ -225,21 +268,21 @@ def descend(
     candidate = start
     for quality in Quality:
         usable = [change for change in changes if change.quality <= quality]
-        candidate, fits = _steepest(candidate, usable, judge, time_of)
+        candidate, fits = _steepest(candidate, usable, judge)
         if fits:
-            return _without_needless(start, candidate, judge, time_of)
+            return _without_needless(start, candidate, judge)
     return None
 
 
 def _steepest(
-    candidate: Candidate, changes: Sequence[Change], judge: JudgeOf, time_of: TimeOf
+    candidate: Candidate, changes: Sequence[Change], judge: JudgeOf
 ) -> tuple[Candidate, bool]:
     judged = judge(candidate.scenario)
     over = math.inf if judged is None else judged.over_bytes
     while True:
         steps = [
             (result.over_bytes, index, made)
-            for index, made in enumerate(_neighbours(candidate, changes, time_of))
+            for index, made in enumerate(_neighbours(candidate, changes))
             if (result := judge(made.scenario)) is not None
         ]
         best = min(steps, default=None, key=lambda step: step[:2])
@@ -255,43 +298,39 @@ def _judged_fits(judge: JudgeOf, candidate: Candidate) -> bool:
     return judged is not None and judged.verdict != "does_not_fit"
 
 
-def _neighbours(
-    candidate: Candidate, changes: Sequence[Change], time_of: TimeOf
-) -> Iterator[Candidate]:
+def _neighbours(candidate: Candidate, changes: Sequence[Change]) -> Iterator[Candidate]:
     taken = {change.setting for change in candidate.changes}
     for change in changes:
         if change.setting not in taken:
-            made = with_change(candidate, change, time_of)
+            made = with_change(candidate, change)
             if made is not None:
                 yield made
 
 
-def _without_needless(
-    start: Candidate, candidate: Candidate, judge: JudgeOf, time_of: TimeOf
-) -> Candidate:
+def _without_needless(start: Candidate, candidate: Candidate, judge: JudgeOf) -> Candidate:
     costly_first = sorted(
         candidate.changes, key=lambda change: (-int(change.quality), -int(change.effort))
     )
     for change in costly_first:
-        fewer = applied(start, [kept for kept in candidate.changes if kept is not change], time_of)
+        fewer = applied(start, [kept for kept in candidate.changes if kept is not change])
         if fewer is not None and _judged_fits(judge, fewer):
             candidate = fewer
     return candidate
 
 
-def applied(start: Candidate, changes: Iterable[Change], time_of: TimeOf) -> Candidate | None:
+def applied(start: Candidate, changes: Iterable[Change]) -> Candidate | None:
     """The start with these changes in their order; None where one does not apply."""
     candidate: Candidate | None = start
     for change in changes:
-        candidate = with_change(candidate, change, time_of) if candidate is not None else None
+        candidate = with_change(candidate, change) if candidate is not None else None
     return candidate
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Those that no other beats, cheapest first; of equal ones the first stays.
 
-    One beats another if it costs no more in every respect: quality, effort, number of changes and
-    time (in steps of `SAME_TIME`). A set that contains another that fits is not minimal.
+    What is compared is quality, effort, number of changes and time (in steps of `SAME_TIME`), see
+    `beats`. A set that contains another that fits is not minimal.
     """
     every = sorted(candidates, key=lambda item: (len(item.changes), item.cost))
     kept: list[Candidate] = []
@@ -305,7 +344,7 @@ def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
 
 def beats(one: Candidate, other: Candidate) -> bool:
     """Whether one costs no more than the other in any respect."""
-    return all(mine <= its for mine, its in zip(one.cost, other.cost, strict=True))
+    return _no_worse(one.pains, other.pains) and one.cost[-1] <= other.cost[-1]
 
 
 def _hopeless(candidate: Candidate, fits: Iterable[Candidate]) -> bool:
@@ -316,5 +355,5 @@ def _hopeless(candidate: Candidate, fits: Iterable[Candidate]) -> bool:
 def _bucket(seconds: float) -> int:
     """Times of a bucket are within `SAME_TIME` of each other."""
     if seconds <= 0 or math.isinf(seconds):
-        return 0 if seconds <= 0 else 1 << 30
+        return 0 if seconds <= 0 else NO_TIME
     return round(math.log(seconds) / math.log(SAME_TIME))

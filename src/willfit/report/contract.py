@@ -71,7 +71,7 @@ def scenario_json(estimate: Estimate) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON types: dataclasses by field, dtypes and enums by name."""
+    """A value as JSON types: dataclasses and named tuples by field, dtypes and enums by name."""
     if isinstance(value, DType):
         return value.name
     if isinstance(value, Enum):
@@ -82,6 +82,8 @@ def plain(value: Any) -> Any:
         }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value

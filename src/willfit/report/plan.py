@@ -14,9 +14,13 @@ from willfit.units import format_bytes
 
 SCHEMA: Final = "willfit.plan/1"
 QUALITY: Final = {Quality.NONE: "none", Quality.SLIGHT: "slight", Quality.REAL: "real"}
+NOT_IN_TIME: Final = (
+    "no plan is done in time, these are the fastest; 'willfit where' with the same settings shows "
+    "where it is"
+)
 _VERDICT: Final = {
     "fits": ("fits as asked", "green"),
-    "tight": ("is tight as asked: inside the range of what is not known", "yellow"),
+    "tight": ("is tight as asked", "yellow"),
     "does_not_fit": ("does not fit as asked", "red"),
 }
 
@@ -29,9 +33,7 @@ def plan_json(planning: Planning, codes: Sequence[dict[str, str] | None] = ()) -
         "goal": planning.goal,
         "baseline": estimate_json(planning.baseline),
         "baseline_duration": _duration(planning.duration),
-        "plans": [
-            _plan(plan, code) for plan, code in zip(planning.plans, padded, strict=True)
-        ],
+        "plans": [_plan(plan, code) for plan, code in zip(planning.plans, padded, strict=True)],
         "why_none": planning.why_none,
         "num_judged": planning.num_judged,
         "not_applicable": planning.not_applicable,
@@ -72,6 +74,8 @@ def render_plan(planning: Planning, style: Style | None = None) -> str:
     lines = [*_asked(planning, style), ""]
     for number, plan in enumerate(planning.plans, start=1):
         lines += [*_shown(number, plan, planning, style), ""]
+    if planning.plans and not planning.fits:
+        lines += [*wrapped(NOT_IN_TIME, first="", rest="  "), ""]
     if planning.why_none is not None:
         lines += [*wrapped(planning.why_none, first="no plan fits: ", rest="  "), ""]
     lines += _remarks(planning)

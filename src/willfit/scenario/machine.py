@@ -20,6 +20,9 @@ class Gpu:
     """Datasheet memory bandwidth."""
     flops: Mapping[str, float] = field(default_factory=dict)
     """Dense FLOP/s by dtype name: ``{"float16": 65e12}``."""
+    matmul_flops: Mapping[str, float] = field(default_factory=dict)
+    """FLOP/s that PyTorch's products were measured to reach, by dtype name; empty where nobody
+    measured."""
     context_bytes: int | None = None
     """CUDA context, modules and libraries of one process; None where nobody measured it."""
     context_range_bytes: tuple[int, int] | None = None

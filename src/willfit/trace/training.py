@@ -14,6 +14,7 @@ from willfit.trace.adapters import adapter_optimizer
 from willfit.trace.caches import cache_tensors
 from willfit.trace.fused_loss import fused_losses
 from willfit.trace.inputs import forward_batch, training_batch
+from willfit.trace.offloading import NOTE, offloaded_activations
 from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
 from willfit.trace.precision import MixedPrecision
 from willfit.trace.session import Session
@@ -40,6 +41,8 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
         ) as extra,
         session.running(packed=settings.packed, sdpa_kernel=training.sdpa_kernel),
     ):
+        if training.offload_activations:
+            session.recording.assumptions.append(NOTE)
         optimizer = _optimizer(model, session, training, settings)
         session.alive.append(optimizer)
         run = _Run(session, training, settings, precision, optimizer, extra)
@@ -94,6 +97,11 @@ class _Run:
         self._model.zero_grad()
 
     def _micro_step(self, settings: TrainingSettings) -> None:
+        with offloaded_activations(self._model, on=self._training.offload_activations):
+            self._passes(settings)
+
+    def _passes(self, settings: TrainingSettings) -> None:
+        """Forward and backward of a micro-batch."""
         self._recorder.phase = "forward"
         loss = self._forward(settings)
         self._recorder.phase = "backward"

@@ -46,6 +46,9 @@ COMPILED: Final = (
 )
 """Measured on an H200: 0.55 GiB more at the first decoded token of Llama-3.2-1B, none later."""
 
+_PRODUCTS: Final = ("idle", "projections", "MLP down", "experts down")
+"""Moments at which a product runs."""
+
 
 def inference_phases(
     model: ModelSpec,
@@ -232,10 +235,17 @@ class _Run:
         if transient:
             work = max(m.activations for m in candidates if m.name in ("idle", "projections"))
             candidates.append(Moment(name="cache", activations=work, temporaries=transient))
+        if self.stage.fetched_bytes:
+            work = max(m.activations for m in candidates if m.name in _PRODUCTS)
+            fetched = self.stage.fetched_bytes
+            candidates.append(
+                Moment(name="offloaded weight", activations=work, temporaries=fetched)
+            )
         layer = max(candidates, key=lambda moment: moment.total)
         logits = self._logits(q_len) if name == "decode" or not encoder else 0
         stream = self.settings.dtype.num_bytes(run.tokens * self.architecture.hidden_size)
-        at_head = logits + stream > layer.total
+        head = self.stage.fetched_head_bytes if logits else 0
+        at_head = logits + stream + head > layer.total
         parts: dict[ComponentName, int] = {
             "weights": self.weights.allocated_bytes - self.weights.state_allocated_bytes,
             "quantization_state": self.weights.state_allocated_bytes,
@@ -243,7 +253,7 @@ class _Run:
             "kv_cache": cache_bytes,
             "activations": stream if at_head else layer.activations,
             "logits": logits if at_head else 0,
-            "temporaries": 0 if at_head else layer.temporaries,
+            "temporaries": head if at_head else layer.temporaries,
             "workspaces": cublas_workspace_bytes(self.gpu) + stored_scratch_bytes(self.model),
         }
         choice = next(iter(choices.values()), None)

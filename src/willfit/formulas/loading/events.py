@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from willfit.allocator.config import AllocatorConfig, parse_alloc_conf
+from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.replay import Event, replay
 from willfit.allocator.simulator import Allocator
 from willfit.dtypes import FLOAT32
@@ -18,6 +18,7 @@ from willfit.formulas.loading.peak import natural_key
 from willfit.formulas.loading.warmup import warmup_bytes
 from willfit.formulas.quantization import BLOCK
 from willfit.formulas.weights import LoadedRow, LoadedWeights
+from willfit.identity import by_identity
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.units import ceil_div
@@ -40,9 +41,14 @@ def simulate_loading(weights: LoadedWeights, gpu: Gpu | None, stack: Stack) -> L
     The warm-up block may end in pieces too small for what comes last: bloom-3b in nf4 reserves a
     second gigabyte for its embedding, which is read after the layers.
     """
-    config: AllocatorConfig = parse_alloc_conf(stack.alloc_conf)
-    allocator = Allocator(config)
-    allocator.free(allocator.malloc(warmup_bytes(weights, gpu, stack)))
+    return _simulated(weights, warmup_bytes(weights, gpu, stack), stack.alloc_conf)
+
+
+@by_identity(64)
+def _simulated(weights: LoadedWeights, warmup: int, alloc_conf: str) -> LoadingMemory:
+    """Loading after a warm-up block of so many bytes, once for all GPUs on which it is that."""
+    allocator = Allocator(parse_alloc_conf(alloc_conf))
+    allocator.free(allocator.malloc(warmup))
     allocator.reset_peaks()
     for _ in replay(loading_events(weights), allocator):
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import DType
@@ -43,18 +42,10 @@ def attention_flops(pairs: float, batch: float, attention: Attention) -> float:
     return 2.0 * pairs * batch * attention.num_heads * width
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Amounts of one layer's attention."""
-
-    flops: float
-    num_bytes: float
-
-
 def attention_forward(
     attention: Attention, *, batch: float, q_len: float, kv_len: float, dtype: DType, fused: bool
-) -> Scores:
-    """One layer's attention in forward.
+) -> tuple[float, float]:
+    """(FLOPs, bytes moved) of one layer's attention in forward.
 
     A fused kernel moves q, k, v and the output once; eager attention (and SDPA's math path)
     computes every pair, masked or not, and moves B·H·S_q·S_kv scores many times.
@@ -66,9 +57,10 @@ def attention_forward(
         pairs = score_pairs(q_len, kv_len, attention)
         if attention.window is not None and kv_len > attention.window and q_len == 1:
             keys = keys * attention.window / kv_len
-        return Scores(attention_flops(pairs, batch, attention), size * (queries + keys))
+        return attention_flops(pairs, batch, attention), size * (queries + keys)
     scores = batch * attention.num_heads * q_len * kv_len
-    repeated = keys * attention.num_heads / attention.num_kv_heads
+    groups = attention.num_heads / attention.num_kv_heads
+    repeated = keys * groups if groups > 1 else 0.0
     flops = attention_flops(q_len * kv_len, batch, attention)
     moved = scores * EAGER_FORWARD_BYTES * size / 2 + size * (queries + keys + 2 * repeated)
-    return Scores(flops, moved)
+    return flops, moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from willfit.formulas.timing.anatomy import Anatomy
 from willfit.scenario.workload import Strategy
 
 
@@ -25,3 +26,9 @@ def sent_bytes(
     if strategy in ("ddp", "zero1", "zero2"):
         return 2 * ring * gradient_bytes
     return 0.0
+
+
+def tensor_parallel_bytes(anatomy: Anatomy, tokens: float, degree: int) -> float:
+    """Bytes that one GPU sends in a pass: two sums of the stream a layer, 2·(G − 1)/G of it."""
+    stream = tokens * anatomy.architecture.hidden_size * anatomy.dtype.block_bytes
+    return 2 * anatomy.architecture.all_layers * 2 * (degree - 1) / degree * stream

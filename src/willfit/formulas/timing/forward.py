@@ -1,30 +1,33 @@
-"""One forward pass of a stack of layers and of the head, as work."""
+"""One forward pass of a stack of layers, or of the head, as work."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.formulas.gemm import CUSTOM_KERNEL_ROWS
 from willfit.formulas.timing.anatomy import MODEL_OPERATORS, Anatomy, Stack
 from willfit.formulas.timing.attention import attention_forward
 from willfit.formulas.timing.efficiency import Kind
-from willfit.formulas.timing.products import Part, Products
+from willfit.formulas.timing.multiply import product_pieces
+from willfit.formulas.timing.products import Part
 from willfit.formulas.timing.rates import Rates
 from willfit.formulas.timing.work import Piece, Work
+from willfit.scenario.model import Attention
 
-UNFUSED = ("eager", "math")
+UNFUSED: Final = ("eager", "math")
 """Attention that makes every score in memory; SDPA's math path does it in float32."""
-FUSED_ROWS = 50
-"""Rows up to which GPTQ's and AWQ's kernels multiply packed weights; more rows dequantise them
-first (exllamav2 `MAX_Q_GEMM_ROWS` 50; AutoAWQ's GEMM the same idea)."""
-INT8_OPERATORS = 14
-"""Operators more of a LLM.int8 product: statistics, two quantisations, outliers found and
-multiplied, two casts, sums (bitsandbytes 0.50.2 autograd/_functions.py `MatMul8bitLt`)."""
-INT8_BYTES = 8
-"""Bytes per input or output element that LLM.int8 moves around its product."""
-NF4_OPERATORS = 4
-"""Operators more of a 4-bit product (bitsandbytes 0.50.2 autograd/_functions.py `MatMul4Bit`)."""
+ONE_BLOCK_A_HEAD: Final = ("efficient", "flash")
+"""Kernels of SDPA that, for one query, give each head one thread block, which streams all of that
+head's keys and values alone: torch's memory-efficient kernel, its flash kernel before 2.2."""
+SPLITS_SINCE: Final = "2.2"
+"""torch release whose flash kernel splits the keys of one query over thread blocks."""
+BLOCK_SHARE: Final = 0.5
+"""One multiprocessor's equal share of the bandwidth, against what one block alone draws: the SDPA
+and the FlashAttention columns of five Qwen1.5 sizes at 30,720 tokens differ by just that."""
+EAGER_OPERATORS: Final = 6
+"""Operators more of eager attention: two products, scale, mask, softmax, cast, dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,10 @@ class Tokens:
     """Positions of the whole batch that get logits."""
     pairs_len: float | None = None
     """Root mean square length, where attention's length differs from the mean one."""
+    cross_len: float = 0.0
+    """Positions of the encoder, which cross-attention sees."""
+    chunks: int = 1
+    """Parts that the positions are read in, one after the other."""
 
     @property
     def count(self) -> float:
@@ -55,7 +62,8 @@ class Types:
     """Of the products: the model's, or autocast's."""
     stream: DType
     """Of what goes between the products."""
-    head: DType
+    fused: bool = False
+    """Whether norms, rotary embedding and the gated product are one kernel each (Liger)."""
 
 
 def forward(
@@ -64,18 +72,22 @@ def forward(
     """The layers (``layers``, experts with them; ``encoder``) or the ``head``."""
     pieces: list[Piece] = []
     operators = 0.0
-    for products in anatomy.products:
-        if products.part == part or (part == "layers" and products.part == "experts"):
-            count = tokens.kept if part == "head" else tokens.count
-            dtype = types.head if part == "head" else types.product
-            more, calls = product_pieces(products, anatomy, count, dtype, rates)
-            pieces += more
-            operators += calls
+    chunks = 1 if part == "head" else tokens.chunks
+    count = tokens.kept if part == "head" else tokens.count / chunks
+    for products in anatomy.parts[part]:
+        more, calls = product_pieces(
+            products, anatomy, count, types.product, rates, decoding=tokens.q_len == 1
+        )
+        pieces += more if chunks == 1 else [piece.times(chunks, chunks) for piece in more]
+        operators += calls * chunks
     if part == "head":
-        return Work(pieces=tuple(pieces), operators=operators + MODEL_OPERATORS)
+        return Work(pieces=tuple(pieces), operators=operators + MODEL_OPERATORS * tokens.chunks)
     stack = anatomy.encoder if part == "encoder" and anatomy.encoder else anatomy.decoder
     pieces += layer_pieces(stack, tokens, types, rates, kernel=kernel)
-    return Work(pieces=tuple(pieces), operators=operators + stack.operators)
+    calls = stack.fused_operators if types.fused else stack.operators
+    if kernel in UNFUSED:
+        calls += EAGER_OPERATORS * stack.layers
+    return Work(pieces=tuple(pieces), operators=operators + calls * chunks)
 
 
 def layer_pieces(
@@ -83,74 +95,42 @@ def layer_pieces(
 ) -> list[Piece]:
     """Elementwise traffic and attention of all layers."""
     size = types.stream.block_bytes
-    traffic = stack.elementwise_bytes * tokens.count * size / 2
-    pieces = [Piece("memory", 0.0, 0.0, traffic)]
+    a_token = stack.fused_bytes if types.fused else stack.elementwise_bytes
+    pieces = [Piece("memory", 0.0, 0.0, a_token * tokens.count * size / 2)]
     whole = tokens.pairs_len if tokens.pairs_len is not None else tokens.q_len
     seen = tokens.kv_len - tokens.q_len + whole
+    fused = kernel not in UNFUSED
+    dtype = FLOAT32 if kernel == "math" else types.product
+    kind: Kind = "cache" if tokens.q_len == 1 else "attention" if fused else "eager"
+    rate = rates.product(dtype)
     for layers, attention in stack.mixers:
-        dtype = FLOAT32 if kernel == "math" else types.product
-        fused = kernel not in UNFUSED
-        scores = attention_forward(
+        flops, moved = attention_forward(
             attention, batch=tokens.batch, q_len=whole, kv_len=seen, dtype=dtype, fused=fused
         )
-        rate = rates.product(dtype)
-        kind: Kind = "attention" if fused else "eager"
-        pieces.append(Piece(kind, layers * scores.flops, rate, layers * scores.num_bytes))
+        pieces.append(Piece(kind, layers * flops, rate, layers * moved))
+        if attention.cross and tokens.cross_len:
+            flops, moved = attention_forward(
+                replace(attention, causal=False, window=None),
+                batch=tokens.batch,
+                q_len=whole,
+                kv_len=tokens.cross_len,
+                dtype=dtype,
+                fused=fused,
+            )
+            pieces.append(Piece(kind, layers * flops, rate, layers * moved))
+        if kind == "cache" and kernel in ONE_BLOCK_A_HEAD:
+            pieces.append(_streamed(attention, layers, tokens, types, rates))
     return pieces
 
 
-def product_pieces(
-    products: Products, anatomy: Anatomy, tokens: float, dtype: DType, rates: Rates
-) -> tuple[list[Piece], float]:
-    """Forward through one set of products: 2·P·T FLOPs, their bytes, and their operators.
+def _streamed(
+    attention: Attention, layers: int, tokens: Tokens, types: Types, rates: Rates
+) -> Piece:
+    """Time of one head's keys and values through one multiprocessor, in whole waves of heads.
 
-    Of E experts every token takes k: 2·P·T·k/E FLOPs; with T tokens E·(1 − (1 − k/E)^T) of them
-    are read, if tokens choose independently.
+    As bytes of the whole card that take as long: k·(D + D_v)·e by M multiprocessors and the waves.
     """
-    share = reached = 1.0
-    if products.part == "experts" and anatomy.num_experts:
-        share = anatomy.experts_per_token / anatomy.num_experts
-        reached = 1.0 - (1.0 - share) ** tokens
-    flops = 2.0 * products.params * share * tokens
-    read = products.num_bytes * reached
-    moved = tokens * share * products.features
-    if not products.quantized:
-        kind: Kind = "float32" if dtype is FLOAT32 else "product"
-        through = moved * dtype.block_bytes
-        return [Piece(kind, flops, rates.product(dtype), read + through)], float(products.modules)
-    return _quantized(products, anatomy, tokens, dtype, rates, (flops, read, moved, reached))
-
-
-def _quantized(
-    products: Products,
-    anatomy: Anatomy,
-    tokens: float,
-    dtype: DType,
-    rates: Rates,
-    amounts: tuple[float, float, float, float],
-) -> tuple[list[Piece], float]:
-    """Products whose weights are packed: fused for a few rows, else dequantised every time."""
-    flops, read, moved, reached = amounts
-    through = moved * dtype.block_bytes
-    bnb = anatomy.quantization
-    if bnb is not None and bnb.scheme == "int8":
-        rate = rates.flops.get("int8", rates.product(dtype))
-        pieces = [
-            Piece("int8", flops, rate, read),
-            Piece("memory", 0.0, 0.0, moved * INT8_BYTES),
-        ]
-        return pieces, float(products.modules * (1 + INT8_OPERATORS))
-    if anatomy.stored_method is not None and "fp8" in anatomy.stored_method and rates.sm >= 89:
-        rate = rates.flops.get("float8_e4m3fn", rates.product(dtype))
-        return [Piece("dequantized", flops, rate, read + through)], 3.0 * products.modules
-    compute = anatomy.compute_dtype if bnb is not None else dtype
-    calls = float(products.modules * (1 + NF4_OPERATORS))
-    rows = CUSTOM_KERNEL_ROWS if bnb is not None else FUSED_ROWS
-    if tokens <= rows:
-        return [Piece("gemv", flops, rates.product(compute), read + through)], calls
-    unpacked = float(products.params) * reached * compute.block_bytes
-    kind: Kind = "float32" if compute is FLOAT32 else "dequantized"
-    return [
-        Piece("memory", 0.0, 0.0, read + unpacked),
-        Piece(kind, flops, rates.product(compute), unpacked + through),
-    ], calls
+    waves = math.ceil(tokens.batch * attention.num_heads / rates.multiprocessors)
+    held = tokens.kv_len if attention.window is None else min(tokens.kv_len, attention.window)
+    own = types.product.block_bytes * held * (attention.head_dim + attention.v_head_dim)
+    return Piece("cache", 0.0, 0.0, layers * own * waves * rates.multiprocessors * BLOCK_SHARE)

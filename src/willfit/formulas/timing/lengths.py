@@ -39,11 +39,11 @@ def padded(
     """Expected micro-batch of ``batch`` rows that are padded to their longest."""
     rows = [min(length, limit) if limit else length for length in lengths]
     real = sum(rows) / len(rows)
+    mean, square = expected_longest(rows, batch)
     if grouped:
-        mean, square = _grouped(rows, batch, accumulation)
-    else:
-        mean, square = expected_longest(rows, batch)
-    return Padded(mean=mean, root_mean_square=square**0.5, real=real)
+        by_length, by_square = _grouped(rows, batch, accumulation)
+        mean, square = min(mean, by_length), min(square, by_square)
+    return Padded(mean=max(mean, real), root_mean_square=square**0.5, real=real)
 
 
 def expected_longest(lengths: Sequence[int], batch: int) -> tuple[float, float]:
@@ -75,21 +75,28 @@ def _all_within(below: int, total: int, batch: int) -> float:
 
 
 def _grouped(lengths: Sequence[int], batch: int, accumulation: int) -> tuple[float, float]:
-    """Rows sorted within blocks of 50 micro-batches: order statistics by their quantiles.
+    """(E[longest], E[longest²]) of rows sorted within blocks of 50 micro-batches.
 
-    The longest of the j-th micro-batch of a block of M rows is about the (M − jB)/(M + 1)
-    quantile of all lengths.
+    The longest of the j-th micro-batch of a block of M rows is the (M − jB)-th smallest of them,
+    which is about the (M − jB)/(M + 1) quantile of all lengths.
     """
     ordered = sorted(lengths)
     group = batch * accumulation
     block = min(max(len(ordered) // (4 * group), 1), GROUPED_BATCHES) * group
     block = min(block, len(ordered))
     longest = [
-        ordered[min(int((block - first) / (block + 1) * len(ordered)), len(ordered) - 1)]
-        for first in range(0, block, batch)
+        _quantile(ordered, (block - first) / (block + 1)) for first in range(0, block, batch)
     ]
     count = len(longest)
     return sum(longest) / count, sum(x * x for x in longest) / count
+
+
+def _quantile(ordered: Sequence[int], part: float) -> float:
+    """The value at this part of the sorted values, between two of them by proportion."""
+    place = part * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def packed(lengths: Sequence[int], row_len: int) -> tuple[float, float]:

@@ -19,6 +19,9 @@ encoder-decoder, or in a tower (vision, audio) that text does not pass."""
 TOWERS: Final = ("vision", "visual", "image", "audio", "multi_modal", "mm_")
 """Name parts of what only images and sound go through."""
 
+TAIL: Final = ".mlp.down_proj"
+"""Name of the last product of a dense decoder layer, whose output goes into the residual sum."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Products:
@@ -36,6 +39,8 @@ class Products:
     """Number of matrices: each is one kernel and one Python call at least."""
     features: int
     """Σ (in + out) of the matrices: what a token moves through them."""
+    tail_params: int = 0
+    """Parameters of the products whose output nothing but the residual sum reads."""
 
 
 def products_of(model: ModelSpec, weights: LoadedWeights) -> tuple[Products, ...]:
@@ -65,18 +70,18 @@ def _products(
     sizes: dict[str, int],
     params_per_byte: float,
 ) -> Products:
-    params = trainable = num_bytes = modules = features = 0
+    params = trainable = num_bytes = modules = features = tail = 0
     for loaded in rows:
         shared = sizes.get(loaded.row.tied_to or "", 0) * loaded.row.count
         size = loaded.total_bytes or shared
         num_bytes += size
-        if _is_stored_packed(loaded):
-            params += round(size * params_per_byte)
-        else:
-            params += loaded.row.num_elements * loaded.row.count
-            features += sum(loaded.row.shape[-2:]) * loaded.row.count
-            if loaded.dtype.is_floating and not quantized:
-                trainable += loaded.row.num_elements * loaded.row.count
+        packed = _is_stored_packed(loaded)
+        elements = loaded.row.num_elements * loaded.row.count
+        some = round(size * params_per_byte) if packed else elements
+        params += some
+        tail += some if loaded.row.owner.endswith(TAIL) else 0
+        features += 0 if packed else sum(loaded.row.shape[-2:]) * loaded.row.count
+        trainable += elements if loaded.dtype.is_floating and not (packed or quantized) else 0
         if not loaded.state_sizes or loaded.weight_bytes:
             modules += loaded.row.count
     return Products(
@@ -86,6 +91,7 @@ def _products(
         trainable_params=trainable,
         num_bytes=num_bytes,
         modules=modules,
+        tail_params=tail,
         features=features or round(2 * modules * math.sqrt(params / max(modules, 1))),
     )
 
@@ -113,7 +119,9 @@ def _is_product(loaded: LoadedRow) -> bool:
     if _is_stored_packed(loaded):
         return True
     row = loaded.row
-    return row.is_parameter and len(row.shape) >= 2 and "Embedding" not in row.module
+    if row.name.endswith("bias") or "Embedding" in row.module:
+        return False
+    return row.is_parameter and len(row.shape) >= 2
 
 
 def _part(loaded: LoadedRow, model: ModelSpec) -> Part:

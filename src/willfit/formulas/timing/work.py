@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from willfit.formulas.timing.efficiency import Efficiency, Kind
+from willfit.formulas.timing.efficiency import LEVELS, Efficiency, Kind
 from willfit.formulas.timing.rates import Rates
 
+DISK_BYTES_PER_S: Final = 2e9
+"""A PCIe 3 NVMe drive reads 2 to 3.5 GB/s in sequence (vendor datasheets); SATA 0.5."""
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+
+class Piece(NamedTuple):
     """Kernels of one kind, limited by what they compute or by what they move."""
 
     kind: Kind
     flops: float
     rate: float
-    """Peak FLOP/s of their type; 0 for pieces that only move bytes."""
+    """Best FLOP/s of their type; 0 for pieces that only move bytes."""
     num_bytes: float
 
+    def times(self, flops: float, num_bytes: float) -> Piece:
+        """The piece with its amounts multiplied."""
+        return Piece(self.kind, self.flops * flops, self.rate, self.num_bytes * num_bytes)
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one pass does on one GPU."""
+
+class Work(NamedTuple):
+    """What one pass does on one GPU (a tuple, as thousands are made a second)."""
 
     pieces: tuple[Piece, ...] = ()
     operators: float = 0.0
@@ -31,18 +36,14 @@ class Work:
     """Operators called by autograd."""
     host_bytes: float = 0.0
     """Bytes copied between host and GPU that kernels wait for."""
+    hidden_bytes: float = 0.0
+    """Bytes copied between host and GPU on a stream of their own, beside the kernels."""
+    paged_bytes: float = 0.0
+    """Bytes of managed memory that come over PCIe if the GPU is full."""
     disk_bytes: float = 0.0
     """Bytes read from disk that kernels wait for."""
-
-    def __add__(self, other: Work) -> Work:
-        """Both, one after the other on the same GPU."""
-        return Work(
-            pieces=self.pieces + other.pieces,
-            operators=self.operators + other.operators,
-            backward_operators=self.backward_operators + other.backward_operators,
-            host_bytes=self.host_bytes + other.host_bytes,
-            disk_bytes=self.disk_bytes + other.disk_bytes,
-        )
+    link_bytes: float = 0.0
+    """Bytes sent to other GPUs that kernels wait for."""
 
     @property
     def flops(self) -> float:
@@ -50,12 +51,32 @@ class Work:
         return sum(piece.flops for piece in self.pieces)
 
 
-DISK_BYTES_PER_S = 2e9
-"""A PCIe 3 NVMe drive reads 2 to 3.5 GB/s in sequence (vendor datasheets); SATA 0.5."""
+def total(works: Iterable[Work]) -> Work:
+    """All of them, one after the other on the same GPU (in one loop: it is on the hot path)."""
+    pieces: list[Piece] = []
+    operators = backward = host = hidden = paged = disk = link = 0.0
+    for work in works:
+        pieces += work.pieces
+        operators += work.operators
+        backward += work.backward_operators
+        host += work.host_bytes
+        hidden += work.hidden_bytes
+        paged += work.paged_bytes
+        disk += work.disk_bytes
+        link += work.link_bytes
+    return Work(
+        pieces=tuple(pieces),
+        operators=operators,
+        backward_operators=backward,
+        host_bytes=host,
+        hidden_bytes=hidden,
+        paged_bytes=paged,
+        disk_bytes=disk,
+        link_bytes=link,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """Seconds of one pass by what takes them, at one efficiency."""
 
     compute: float
@@ -63,39 +84,73 @@ class Cost:
     launch: float
     pcie: float
     disk: float
+    link: float
 
     @property
     def seconds(self) -> float:
         """The host runs ahead of the GPU, so the longer of both counts; copies are waited for."""
-        return max(self.compute + self.bandwidth, self.launch) + self.pcie + self.disk
+        kernels = self.compute + self.bandwidth
+        return max(kernels, self.launch) + self.pcie + self.disk + self.link
+
+    def plus(self, other: Cost, times: float = 1.0) -> Cost:
+        """Both, the first ``times`` over."""
+        return Cost(*(times * mine + its for mine, its in zip(self, other, strict=True)))
 
 
-def cost(work: Work, rates: Rates, efficiency: Efficiency) -> Cost:
+Costs = tuple[Cost, Cost, Cost]
+"""At the fast, the nominal and the slow efficiency."""
+
+
+def costs(work: Work, rates: Rates) -> Costs:
     """max(FLOPs / rate, bytes / bandwidth) of every piece, and the host's time beside it."""
-    compute = bandwidth = 0.0
-    memory, peak = efficiency.memory, rates.bandwidth
-    for piece in work.pieces:
-        moving = piece.num_bytes / (peak * memory[piece.kind])
-        if piece.rate and piece.flops:
-            computing = piece.flops / (piece.rate * efficiency.compute[piece.kind])
-            if computing >= moving:
-                compute += computing
-                continue
-        bandwidth += moving
+    kernels = _kernels(work.pieces, rates)
+    low, nominal, high = (
+        _cost(work, rates, level, *seconds) for level, seconds in zip(LEVELS, kernels, strict=True)
+    )
+    return low, nominal, high
+
+
+Seconds = tuple[float, float]
+"""(computing, moving)."""
+
+
+def _kernels(pieces: Iterable[Piece], rates: Rates) -> tuple[Seconds, Seconds, Seconds]:
+    """Seconds of the kernels at the three efficiencies, unrolled: it is the hot path."""
+    c0 = c1 = c2 = m0 = m1 = m2 = 0.0
+    slowness = rates.slowness
+    for kind, flops, rate, num_bytes in pieces:
+        by_byte, by_flop = slowness[kind]
+        work = flops / rate if rate else 0.0
+        moved, computed = num_bytes * by_byte[0], work * by_flop[0]
+        if computed >= moved:
+            c0 += computed
+        else:
+            m0 += moved
+        moved, computed = num_bytes * by_byte[1], work * by_flop[1]
+        if computed >= moved:
+            c1 += computed
+        else:
+            m1 += moved
+        moved, computed = num_bytes * by_byte[2], work * by_flop[2]
+        if computed >= moved:
+            c2 += computed
+        else:
+            m2 += moved
+    return (c0, m0), (c1, m1), (c2, m2)
+
+
+def _cost(
+    work: Work, rates: Rates, efficiency: Efficiency, compute: float, bandwidth: float
+) -> Cost:
     launch = work.operators * efficiency.operator_seconds
     launch += work.backward_operators * efficiency.backward_operator_seconds
+    waited = work.host_bytes + (1.0 - efficiency.overlap) * work.hidden_bytes
+    waited += efficiency.paged * work.paged_bytes
     return Cost(
-        compute=compute,
-        bandwidth=bandwidth,
-        launch=launch,
-        pcie=work.host_bytes / (rates.pcie * efficiency.link),
-        disk=work.disk_bytes / DISK_BYTES_PER_S,
+        compute,
+        bandwidth,
+        launch * rates.host,
+        waited / (rates.pcie * efficiency.link) if waited else 0.0,
+        work.disk_bytes / DISK_BYTES_PER_S,
+        work.link_bytes / (rates.link * efficiency.link) if work.link_bytes else 0.0,
     )
-
-
-def total(works: Iterable[Work]) -> Work:
-    """All of them, one after the other."""
-    whole = Work()
-    for work in works:
-        whole = whole + work
-    return whole

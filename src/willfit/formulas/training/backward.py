@@ -48,7 +48,7 @@ class Backward:
         gradients = self.step.sharded.gradients
         accumulated = gradients if self.step.settings.accumulation > 1 else 0
         head, layer = self._head_gradient(), self._one_layer()
-        first = max((self.step.layer_kept(group) for group in self.step.all_groups()), default=0)
+        first = self.step.first_layer_kept()
         missing = self._embedding_gradient() + self._layer_gradient()
         logits = self.step.kept_logits()
         stream = self.step.settings.tokens * self.step.architecture.hidden_size * 4

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
 from willfit.errors import InputError
 from willfit.formulas.weights import LoadedRow
+from willfit.identity import by_identity
 from willfit.scenario.collapse import split_row
 
 EMBEDDINGS: Final = (
@@ -16,18 +17,19 @@ EMBEDDINGS: Final = (
 """Names under which transformers' classes have the embedding of tokens."""
 
 
-def trained_rows(rows: Iterable[LoadedRow], freeze: Collection[str]) -> tuple[LoadedRow, ...]:
+@by_identity(64)
+def trained_rows(rows: tuple[LoadedRow, ...], freeze: tuple[str, ...]) -> tuple[LoadedRow, ...]:
     """Rows of parameters that are trained; raises `InputError` where none is left.
 
     A name stands for every module whose path ends with it, and for what is inside of that. A tied
     tensor is frozen with the one whose storage it shares.
     """
-    rows = [loaded for loaded in rows if loaded.row.is_parameter and loaded.dtype.is_floating]
-    shared = {r.row.tied_to for r in rows if r.row.tied_to and is_frozen(r.row.name, freeze)}
+    own = [loaded for loaded in rows if loaded.row.is_parameter and loaded.dtype.is_floating]
+    shared = {r.row.tied_to for r in own if r.row.tied_to and is_frozen(r.row.name, freeze)}
     by_layer = any(character.isdigit() for name in freeze for character in name)
     trained = tuple(
         replace(loaded, row=part)
-        for loaded in rows
+        for loaded in own
         if loaded.weight_bytes and loaded.row.name not in shared
         for part, frozen in split_row(
             loaded.row, lambda name: is_frozen(name, freeze), by_layer=by_layer

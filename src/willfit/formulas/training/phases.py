@@ -140,8 +140,13 @@ def _phase(
         "workspaces": "cuBLAS, forward and backward threads",
         "communication": sharded.note,
     }
+    pinned = step.pinned_bytes() if name == "backward" else 0
     return Phase(
-        name=name, components=components, notes=notes, host_bytes=step.optimizer_state_bytes[1]
+        name=name,
+        components=components,
+        notes=notes,
+        host_bytes=step.optimizer_state_bytes[1] + pinned,
+        pinned_bytes=pinned,
     )
 
 
@@ -156,6 +161,10 @@ def _notes(step: Step) -> tuple[str, ...]:
         notes.append("Liger's norm, gated MLP and loss, as for a model that it knows")
     if step.settings.optimizer.paged:
         notes.append("paged optimizer states in managed memory, counted as host RAM")
+    if step.training.offload_activations:
+        notes.append(
+            "activations in pinned host memory until backward (TRL's activation_offloading)"
+        )
     if step.training.freeze:
         notes.append(f"{', '.join(step.training.freeze)} frozen: no gradient, no state")
     if not set(step.training.freeze) <= {*EMBEDDINGS, *OUTPUT_EMBEDDINGS}:

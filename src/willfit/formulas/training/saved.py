@@ -47,7 +47,7 @@ def layer_bytes_per_token(
     kept = _norms(architecture, group, stream)
     kept += _linear_inputs(architecture, group, stream)
     if group.mlp is not None:
-        kept += _mlp(architecture, group.mlp, stream)
+        kept += mlp_bytes_per_token(architecture, group.mlp, stream)
     if architecture.dropout:  # native_dropout keeps a one-byte mask
         kept += 2 * architecture.hidden_size
         if architecture.relative_bias and group.mlp is not None:
@@ -106,7 +106,7 @@ def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream
     return e * h * (1 if shared else 2)
 
 
-def _mlp(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
+def mlp_bytes_per_token(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
     """Gated: gate, up and the activated gate, 3·I·e; trained: their product too.
 
     Ungated: the activation's input, and trained its output. Experts: the same for every one of

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from willfit.errors import InputError
 from willfit.formulas.attention import resolve_implementation
 from willfit.formulas.positions import require_positions
 from willfit.formulas.training.optimizers import (
@@ -79,6 +80,11 @@ def fill_training(
     if name is None:
         name = default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
         notes.append(f"optimizer {name}, the trainer's default")
+    if training.offload_activations and not trl:
+        raise InputError(
+            "--activation-offloading is a setting of TRL's SFTConfig: add --trainer trl, or leave "
+            "it out"
+        )
     packed = training.packing and trl
     if packed:
         seq_len, batch = seq_len * batch, 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from willfit.allocator.rounding import round_block
 from willfit.dtypes import FLOAT32, DType
@@ -15,7 +17,8 @@ from willfit.formulas.training.optimizers import (
     state_bytes,
     step_copies,
 )
-from willfit.formulas.weights import LoadedWeights
+from willfit.formulas.weights import LoadedRow, LoadedWeights
+from willfit.identity import by_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,29 +30,36 @@ class Trainable:
     dtype: DType
     is_embedding: bool = False
 
-    @property
+    @cached_property
     def num_elements(self) -> int:
         """Elements of one of them."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return elements
+        return math.prod(self.shape)
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes of all of them after rounding."""
         return self.count * round_block(self.dtype.num_bytes(self.num_elements))
 
 
 def trainables(
-    weights: LoadedWeights, adapter: Adapter | None, freeze: Collection[str] = ()
+    weights: LoadedWeights, adapter: Adapter | None, freeze: tuple[str, ...] = ()
 ) -> tuple[Trainable, ...]:
     """The adapter's tensors, or every parameter of the model that is not frozen."""
     if adapter is not None:
-        return tuple(
-            Trainable(shape=shape, count=count, dtype=adapter.dtype)
-            for shape, count in adapter.shapes()
-        )
+        return _of_adapter(adapter)
+    return _of_model(trained_rows(weights.rows, freeze))
+
+
+@by_identity(256)
+def _of_adapter(adapter: Adapter) -> tuple[Trainable, ...]:
+    return tuple(
+        Trainable(shape=shape, count=count, dtype=adapter.dtype)
+        for shape, count in adapter.shapes()
+    )
+
+
+@by_identity(64)
+def _of_model(rows: tuple[LoadedRow, ...]) -> tuple[Trainable, ...]:
     return tuple(
         Trainable(
             shape=loaded.row.shape,
@@ -57,11 +67,12 @@ def trainables(
             dtype=loaded.dtype,
             is_embedding=loaded.row.module == "Embedding",
         )
-        for loaded in trained_rows(weights.rows, freeze)
+        for loaded in rows
     )
 
 
-def total_bytes(tensors: Iterable[Trainable]) -> int:
+@by_identity(256)
+def total_bytes(tensors: tuple[Trainable, ...]) -> int:
     """Bytes of the tensors, which is also what their gradients take."""
     return sum(tensor.num_bytes for tensor in tensors)
 

@@ -16,7 +16,13 @@ from willfit.formulas.training.lora import Adapter
 from willfit.formulas.training.loss import (
     kept_logits_bytes,
 )
-from willfit.formulas.training.saved import Stream, attention_saved, layer_bytes_per_token
+from willfit.formulas.training.offload import STASH, pinned_bytes, staying_per_token
+from willfit.formulas.training.saved import (
+    Stream,
+    attention_saved,
+    layer_bytes_per_token,
+    mlp_bytes_per_token,
+)
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.formulas.weights import LoadedRow, LoadedWeights
 from willfit.scenario.machine import Gpu
@@ -183,7 +189,61 @@ class Step:
         return [*self.architecture.encoder_layers, *self.architecture.layers]
 
     def kept_bytes(self) -> int:
-        """Activations kept at the end of forward: every layer's, or only each layer's input."""
+        """Activations on the GPU at the end of forward."""
+        kept = self.saved_bytes()
+        if not self.training.offload_activations:
+            return kept
+        return min(kept, sum(g.count * self.layer_staying(g) for g in self.all_groups())
+                   + self._stash())  # fmt: skip
+
+    def first_layer_kept(self) -> int:
+        """What is left of them while the first layer is in backward."""
+        first = max((self.layer_kept(group) for group in self.all_groups()), default=0)
+        if not self.training.offload_activations or self.settings.checkpointing:
+            return first
+        return min(first, max(map(self.layer_staying, self.all_groups()), default=0)
+                   + self._stash())  # fmt: skip
+
+    def layer_staying(self, group: LayerGroup) -> int:
+        """What one layer keeps on the GPU although activations are offloaded."""
+        if self.settings.checkpointing:
+            return 0
+        per_token = staying_per_token(self.architecture, group, self.stream)
+        staying = self.settings.batch * self.length_of(group) * per_token
+        if group.attention is None or not self.stream.trained:
+            return staying
+        fused = self.kernel(group.attention) not in ("eager", "math")
+        return staying + (self.shape(group.attention).output_bytes() if fused else 0)
+
+    def _stash(self) -> int:
+        """The last tensors, whose copies to the host are under way: at most as wide as the MLP."""
+        width = self.architecture.hidden_size * self.stream.residual.block_bytes
+        if not self.settings.checkpointing:
+            inner = max(map(self.mlp_width, self.all_groups()), default=0)
+            width = max(inner * self.stream.compute.block_bytes, 2 * width)
+        return STASH * self.settings.tokens * width
+
+    def pinned_bytes(self) -> int:
+        """Host memory that offloaded activations wait in: all that is saved, in pinned blocks."""
+        if not self.training.offload_activations:
+            return 0
+        tokens, e = self.settings.tokens, self.stream.compute.block_bytes
+        narrow = tokens * self.architecture.hidden_size * self.stream.residual.block_bytes
+        if self.settings.checkpointing:
+            return pinned_bytes(self.saved_bytes(), narrow)
+        groups = self.all_groups()
+        inside = sum(
+            group.count
+            * round(tokens * mlp_bytes_per_token(self.architecture, group.mlp, self.stream))
+            for group in groups
+            if group.mlp is not None
+        )
+        wide = tokens * e * max(map(self.mlp_width, groups), default=0)
+        outside = max(self.saved_bytes() - inside, 0)
+        return pinned_bytes(inside, wide) + pinned_bytes(outside, narrow)
+
+    def saved_bytes(self) -> int:
+        """What autograd keeps at the end of forward: every layer's, or only each layer's input."""
         groups = self.all_groups()
         if self.settings.checkpointing:
             positions = sum(group.count * self.length_of(group) for group in groups)

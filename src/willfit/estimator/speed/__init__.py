@@ -1,0 +1,1 @@
+"""Scenarios into work, and work into seconds."""

@@ -1,0 +1,207 @@
+"""Plans: what they promise of themselves, and the cases that the project was made for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+import willfit
+from willfit.changes import Quality
+from willfit.cli import plan as command
+from willfit.cli.build import build_request
+from willfit.cli.main import main
+from willfit.cli.parser import Parser
+from willfit.plan import Job, plan
+from willfit.report.plan import plan_json, render_plan
+
+THREAD = (
+    "llama-3-8b --gpu T4:14.75GiB --train qlora --num-labels 3 --lora-r 64 "
+    "--lora-target-modules all-linear --optim paged_adamw_32bit --max-length 1024"
+)
+GRID = (
+    THREAD,
+    f"{THREAD} --goal fastest",
+    "llama-3-8b --gpu T4",
+    "llama-3-8b --gpu T4x2 --dtype float16 --context 8192",
+    "llama-3-8b --gpu T4 --quantize nf4",
+    "gemma-2-9b --gpu T4 --num-labels 3 --quantize int8 --batch-size 8 --context 2048 --padded",
+    "gemma-2-9b-it --gpu T4x2 --dtype float16 --batch-size 4",
+    "mistral-7b --gpu 'RTX 3060' --train lora --per-device-train-batch-size 4",
+    "llama-3.2-1b --gpu T4 --train full",
+    "llama-3.2-3b --gpu 'RTX 4090' --train full --trainer trl",
+    "bert-base-uncased --gpu 'GTX 1660' --train full --per-device-train-batch-size 64 --max-length 512",
+    "qwen2.5-72b --gpu A100-80GBx2",
+    "llama-3-70b --gpu H100x4 --train lora",
+    "llama-3-70b --gpu H100x8 --train full",
+    "t5-11b --gpu T4",
+    "mixtral-8x7b --gpu A100-40GB",
+)
+"""Settings of which no plan may break its promises."""
+
+
+def asked(text: str) -> tuple[willfit.Scenario, str, int]:
+    parser = Parser()
+    command.configure(parser)
+    arguments = parser.parse_args(shlex.split(text))
+    return build_request(arguments).scenario, arguments.goal, arguments.top
+
+
+def planned(text: str, **settings):
+    scenario, goal, top = asked(text)
+    return plan(scenario, goal=goal, top=top, **settings)
+
+
+@pytest.mark.parametrize("text", GRID)
+def test_a_plan_keeps_what_it_promises(text: str) -> None:
+    planning = planned(text)
+    assert bool(planning.plans) != bool(planning.why_none)
+    before = planning.baseline.binding.peak.device_bytes
+    for made in planning.plans:
+        alone = willfit.estimate(made.scenario)
+        assert alone.verdict in ("fits", "tight") and alone.verdict == made.estimate.verdict
+        after = alone.binding.peak.device_bytes
+        assert sum(step.saves_bytes for step in made.steps) == before - after
+        assert made.quality == max((s.change.quality for s in made.steps), default=Quality.NONE)
+        settings = [step.change.setting for step in made.steps]
+        assert len(settings) == len(set(settings))
+    if any(made.estimate.verdict == "fits" for made in planning.plans):
+        assert all(made.estimate.verdict == "fits" for made in planning.plans)
+
+
+@pytest.mark.parametrize("text", [text for text in GRID if "fastest" not in text])
+def test_no_change_of_a_plan_can_be_left_out(text: str) -> None:
+    planning = planned(text)
+    for made in planning.plans:
+        for left_out in range(len(made.steps)):
+            scenario = planning.baseline.scenario
+            for step in [s for n, s in enumerate(made.steps) if n != left_out]:
+                changed = step.change.apply(scenario)
+                if not isinstance(changed, willfit.Scenario):
+                    break
+                scenario = changed
+            else:
+                less = willfit.estimate(scenario, search_limits=False)
+                assert (
+                    less.verdict != made.estimate.verdict or less.off_gpu_bytes or less.unsupported
+                )
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    planning = planned("llama-3.2-1b --gpu T4 --dtype float16 --context 512")
+    assert [made.steps for made in planning.plans] == [()]
+
+
+def test_the_fine_tuning_thread_checkpoints() -> None:
+    """The public thread: what made it train was gradient checkpointing alone."""
+    for micro_batch in (2, 4, 8):
+        planning = planned(f"{THREAD} --per-device-train-batch-size {micro_batch}")
+        assert planning.baseline.verdict == "does_not_fit"
+        first = planning.plans[0]
+        ids = [step.change.id for step in first.steps]
+        assert first.quality == Quality.NONE
+        assert ids == ["gradient_checkpointing"] or first.relative_time < 1.4
+
+
+def test_the_fastest_way_on_a_t4_computes_in_float16() -> None:
+    """A T4 has no tensor cores for float32 or bfloat16."""
+    planning = planned(f"{THREAD} --goal fastest")
+    ids = [step.change.id for step in planning.plans[0].steps]
+    assert any("float16" in name for name in ids)
+    assert planning.plans[0].relative_time < 0.7
+
+
+def test_fastest_is_no_slower_than_smallest() -> None:
+    small, fast = planned(THREAD), planned(f"{THREAD} --goal fastest")
+    assert fast.plans[0].relative_time <= min(made.relative_time for made in small.plans)
+
+
+def test_a_limit_that_cannot_be_met_is_said() -> None:
+    scenario, _, _ = asked(THREAD)
+    planning = plan(scenario, job=Job(samples=55_000, time_limit_seconds=9 * 3600.0))
+    assert planning.plans and not planning.fits
+    assert all(made.in_time is False for made in planning.plans)
+    assert "no plan is done in time" in render_plan(planning)
+
+
+def test_a_limit_is_met_where_it_can_be() -> None:
+    scenario, _, _ = asked(THREAD)
+    slow = planned(THREAD).plans[0]
+    limit = slow.duration.unit_seconds.nominal * 1000 * 0.7
+    planning = plan(scenario, job=Job(samples=1000, time_limit_seconds=limit))
+    assert planning.fits and all(made.in_time for made in planning.plans)
+    assert planning.plans[0].quality < Quality.REAL
+
+
+def test_where_nothing_fits_the_reason_names_a_card_that_would_do() -> None:
+    planning = planned("deepseek-v3 --gpu T4")
+    assert planning.plans == () and planning.why_none is not None
+    assert "too much" in planning.why_none
+
+
+def test_a_plan_without_a_gpu_is_refused() -> None:
+    scenario = willfit.Scenario(model=willfit.find_model("gpt2"))
+    with pytest.raises(willfit.InputError, match="--gpu"):
+        plan(scenario)
+
+
+def test_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["plan", *shlex.split(THREAD), "--samples", "55000", "--epochs", "2",
+                 "--time-limit", "300h", "--price-per-hour", "0.5", "--json"])  # fmt: skip
+    printed = json.loads(capsys.readouterr().out)
+    assert code == 0 and printed["schema"] == "willfit.plan/1" and printed["why_none"] is None
+    assert printed["baseline"]["schema"] == "willfit.estimate/1"
+    for made in printed["plans"]:
+        saved = sum(change["saves_bytes"] for change in made["changes"])
+        peaks = [e["peak"]["device_bytes"] for e in (printed["baseline"], made["estimate"])]
+        assert saved == peaks[0] - peaks[1]
+        assert made["quality_cost"] in ("none", "slight", "real")
+        assert isinstance(made["relative_time"], float)
+        assert made["total_time_seconds"] <= 300 * 3600 and made["in_time"] is True
+        assert made["price"] == pytest.approx(made["total_time_seconds"] / 3600 * 0.5)
+        assert made["code"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("llama-3-8b --gpu T4 --quantize nf4 --context 1024", 0),
+        ("deepseek-v3 --gpu T4", 3),
+        (f"{THREAD} --samples 55000 --time-limit 1h", 3),
+        ("llama-3-8b", 1),
+        ("llama-3-8b --gpu T4 --time-limit 9h", 1),
+        ("llama-3-8b --gpu T4 --samples 10 --time-limit nine", 1),
+        ("llama-3-8b --gpu T4 --top 0", 1),
+        ("llama-3-8b --gpu T4 --emit nonsense", 1),
+    ],
+)
+def test_exit_codes(arguments: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *shlex.split(arguments)]) == code
+    printed = capsys.readouterr()
+    if code == 1:
+        assert printed.out == "" and len(printed.err.strip().splitlines()) == 1
+
+
+def test_the_text_is_within_eighty_columns() -> None:
+    for text in GRID[:6]:
+        lines = render_plan(planned(text)).splitlines()
+        assert max(map(len, lines)) <= 80
+
+
+def test_code_comes_with_each_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *shlex.split(THREAD), "--emit", "peft", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    for made in printed["plans"]:
+        assert made["code"]["target"] == "peft"
+        compile(made["code"]["text"], "emitted", "exec")
+    ids = [change["id"] for change in printed["plans"][0]["changes"]]
+    assert ("gradient_checkpointing" in ids) == (
+        "gradient_checkpointing=True" in printed["plans"][0]["code"]["text"]
+    )
+
+
+def test_what_was_not_applicable_has_its_reason() -> None:
+    printed = plan_json(planned(THREAD))
+    assert printed["not_applicable"]
+    assert all(reason for reason in printed["not_applicable"].values())
