@@ -119,7 +119,8 @@ def test_the_trace(name: str, bound: float) -> None:
 
 
 def test_what_was_refused_is_refused_before() -> None:
-    """The scaler's refusal of float16 weights that train, found without a GPU."""
+    """The scaler's of float16 weights that train, and the class's of SDPA: without a GPU."""
+    assert "no SDPA path" in compared("lora/gemma2 sdpa").reason
     pytest.importorskip("torch")
     found = compared("qlora/thread mb4 fp16 efficient padded", trace=True)
     assert found.result is None

@@ -29,6 +29,8 @@ IMPLEMENTATIONS: Final = ("eager", "sdpa", "flex_attention", *_FLASH_NAMES)
 
 SDPA_SINCE: Final = "4.36"
 """transformers release whose decoders took SDPA by default (4.35 and before: eager)."""
+SDPA_REFUSED_SINCE: Final = "5.0"
+"""transformers release from which the classes' own flags are known here (modeling_utils.py)."""
 ENABLE_GQA_SINCE: Final = "4.48"
 """transformers release that passes ``enable_gqa`` instead of repeating K and V."""
 CUDNN_FIRST_SINCE: Final = "2.11"
@@ -122,6 +124,12 @@ def resolve_implementation(
     if wanted not in IMPLEMENTATIONS:
         raise InputError(
             f"unknown attention {name[:40]!r}: expected one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    lacks = architecture is not None and not architecture.supports_sdpa
+    if wanted == "sdpa" and lacks and stack.at_least("transformers", SDPA_REFUSED_SINCE):
+        raise InputError(
+            f"the class has no SDPA path in transformers {stack.versions['transformers']}, which "
+            "stops in from_pretrained: leave --attn out, which takes eager"
         )
     return wanted, ()
 
