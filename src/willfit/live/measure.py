@@ -87,7 +87,7 @@ def measure_here(
     except torch.OutOfMemoryError as error:
         failure = f"OutOfMemoryError: {str(error)[:600]}"
         meter.mark("failed")
-    except (WillfitError, ValueError, RuntimeError, TypeError, ImportError) as error:
+    except (WillfitError, ValueError, RuntimeError, TypeError, ImportError, OSError) as error:
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
         meter.mark("failed")
     return Measurement(
