@@ -38,10 +38,6 @@ ALLOCATED = 0.024
 OFF = {
     "infer/llama1 static": (-0.11, "compiling the decoding step needs 0.55 GiB once"),
     "infer/moe 12 layers": (0.024, "loaded from joined experts: nothing was merged in loading"),
-    "qlora/thread mb1 fp16 math": (
-        0.04,
-        "attention's backward beside the whole layer's activations",
-    ),
 }
 """Rows that are further off, with the mechanism."""
 FAILED = {
@@ -228,7 +224,8 @@ def test_softmax_in_float32(dtype: str, forward: int, backward: int) -> None:
     )  # fmt: skip
     own = shape.dtype.block_bytes
     assert forward_temporary_bytes(shape, "eager") == (forward + own) * row["scores"]
-    assert backward_temporary_bytes(shape, "eager") == (backward + own) * row["scores"]
+    gradient = own if dtype == "float32" else -own  # made here; there a half copy goes before
+    assert backward_temporary_bytes(shape, "eager") == (backward + gradient) * row["scores"]
 
 
 def test_int8_products() -> None:

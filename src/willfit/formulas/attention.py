@@ -475,12 +475,14 @@ def backward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
 
 
 def _score_gradient_bytes(shape: AttentionShape, kernel: str) -> int:
-    """B·H·S² times, beside the saved softmax: its gradient 4, grad·softmax 4 and the result 4.
+    """B·H·S² times, beside what is saved: the softmax's gradient 4, grad·softmax 4, the result 4.
 
-    CUDA's softmax backward makes the product first (native/cuda/SoftMax.cu). eager: the gradient
-    in the model's own type is there too, 2, and float16's result is in float16 at once. Measured.
+    CUDA's softmax backward makes the product first (native/cuda/SoftMax.cu). eager in 16 bit: the
+    half copy of the softmax, 2, goes before; float16's result is in float16 at once. Measured.
     """
-    return 14 if kernel == "eager" and shape.dtype is BFLOAT16 else 12
+    if kernel == "math" or shape.dtype is FLOAT32:
+        return 12
+    return 8 if shape.dtype is FLOAT16 else 10
 
 
 def _input_gradients(shape: AttentionShape) -> int:
