@@ -24,6 +24,7 @@ from willfit.scenario.stack import TESTED
 from willfit.sources.catalogue import load
 
 TORCH_26 = Stack(versions={**TESTED, "torch": "2.6.0"})
+TORCH_211 = Stack(versions={**TESTED, "torch": "2.11.0"})
 
 
 def shape(**changes: Any) -> AttentionShape:
@@ -53,6 +54,7 @@ def shape(**changes: Any) -> AttentionShape:
         ("A100-80GB", {"head_dim": 224, "v_head_dim": 224, "training": True}, Stack(), "flash"),
         ("H100", {"dtype": BFLOAT16}, Stack(), "cudnn"),
         ("H100", {"dtype": BFLOAT16}, TORCH_26, "flash"),
+        ("H200", {"dtype": BFLOAT16}, TORCH_211, "cudnn"),  # measured
         ("H100", {"dtype": BFLOAT16, "masked": True}, Stack(), "cudnn"),
         ("B200", {"head_dim": 256, "v_head_dim": 256}, Stack(), "flash"),  # cuDNN: 128 there
         ("RTX 5090", {"dtype": BFLOAT16}, Stack(), "flash"),
@@ -139,7 +141,7 @@ def test_the_math_kernels_memory_is_what_its_operators_allocate() -> None:
     scores = 4 * heads * s * s
     assert sizes["bmm"] == sizes["_safe_softmax"] == scores  # float32, every head
     assert sizes["clone"] == 4 * heads * s * d  # K and V repeated in float32
-    hidden_in_safe_softmax = scores // 4 + scores  # the bool of masked places, the softmax itself
+    hidden_in_safe_softmax = scores // 4  # the bool of masked places; the softmax is written over
     alive = sizes["bmm"] + sizes["_safe_softmax"] + hidden_in_safe_softmax
     ours = forward_temporary_bytes(
         AttentionShape(

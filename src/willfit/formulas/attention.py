@@ -29,8 +29,16 @@ IMPLEMENTATIONS: Final = ("eager", "sdpa", "flex_attention", *_FLASH_NAMES)
 
 SDPA_SINCE: Final = "4.36"
 """transformers release whose decoders took SDPA by default (4.35 and before: eager)."""
+SDPA_REFUSED_SINCE: Final = "5.0"
+"""transformers release from which the classes' own flags are known here (modeling_utils.py)."""
 ENABLE_GQA_SINCE: Final = "4.48"
 """transformers release that passes ``enable_gqa`` instead of repeating K and V."""
+CUDNN_FIRST_SINCE: Final = "2.11"
+"""torch release whose SDPA tries cuDNN before flash on Hopper and on data-centre Blackwell."""
+SAFE_SOFTMAX_SINCE: Final = "2.5"
+"""torch release whose math kernel calls ``_safe_softmax``."""
+SOFTMAX_REUSED_SINCE: Final = "2.11"
+"""torch release whose ``_safe_softmax`` was measured to write into the softmax; before, a copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,8 @@ class AttentionShape:
     """Whether eager attention copies K and V to all heads one after the other."""
     softcapped: bool = False
     """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
+    math_score_bytes: int = 9
+    """Bytes per score inside the math kernel (`math_score_bytes`)."""
 
     @property
     def score_elements(self) -> int:
@@ -114,6 +124,12 @@ def resolve_implementation(
     if wanted not in IMPLEMENTATIONS:
         raise InputError(
             f"unknown attention {name[:40]!r}: expected one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    lacks = architecture is not None and not architecture.supports_sdpa
+    if wanted == "sdpa" and lacks and stack.at_least("transformers", SDPA_REFUSED_SINCE):
+        raise InputError(
+            f"the class has no SDPA path in transformers {stack.versions['transformers']}, which "
+            "stops in from_pretrained: leave --attn out, which takes eager"
         )
     return wanted, ()
 
@@ -185,9 +201,13 @@ _Refusal = Callable[[AttentionShape, int, Stack], "str | None"]
 
 
 def _order(sm: int, stack: Stack) -> list[tuple[str, _Refusal]]:
-    """CuDNN first on sm_90 and sm_100 since torch 2.13; else flash, then memory-efficient."""
+    """CuDNN first on sm_90 and sm_100 since torch 2.11; else flash, then memory-efficient.
+
+    sdp_utils.cpp `check_prefer_cudnn_attention` asks for a cuDNN above 9.15, which comes with torch
+    2.11; measured on an H200 with 2.11.
+    """
     fused: list[tuple[str, _Refusal]] = [("flash", _flash), ("efficient", _efficient)]
-    if sm // 10 in (9, 10) and stack.at_least("torch", "2.13"):
+    if sm // 10 in (9, 10) and stack.at_least("torch", CUDNN_FIRST_SINCE):
         return [("cudnn", _cudnn), *fused]
     return fused
 
@@ -287,17 +307,21 @@ def forward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
 
 
 def _fused_forward(shape: AttentionShape) -> int:
-    """Output and, in training, the log-sum-exp; a mask repeats K and V and is made a float bias."""
+    """Output and, in training, the log-sum-exp; a mask repeats K and V and is made a float bias.
+
+    Measured on an H200 (torch 2.11): exact for cuDNN; flash may split keys over more blocks where
+    batch and heads are few, which takes some MiB more.
+    """
     lse = 4 * shape.batch * shape.num_heads * shape.q_len if shape.training else 0
     repeated = shape.repeated_kv_bytes() if shape.masked else 0
-    inverted = shape.batch * shape.q_len * shape.kv_len if shape.masked else 0
-    return (
-        shape.output_bytes()
-        + lse
-        + repeated
-        + max(sdpa_bias_bytes(shape), inverted)
-        + (inverted if shape.masked else 0)
-    )
+    return shape.output_bytes() + lse + repeated + sdpa_bias_bytes(shape)
+
+
+def _efficient_forward(shape: AttentionShape) -> int:
+    """As the others, and the output in float32 first where D_v > 128: 4·B·H·S_q·D_v; measured."""
+    wide = shape.v_head_dim > 128 and shape.dtype is not FLOAT32
+    elements = shape.batch * shape.num_heads * shape.q_len * shape.v_head_dim
+    return _fused_forward(shape) + (4 * elements if wide else 0)
 
 
 def _varlen_forward(shape: AttentionShape) -> int:
@@ -328,13 +352,25 @@ def _flex_kv(shape: AttentionShape) -> int:
     return shape.repeated_kv_bytes() if shape.num_heads & (shape.num_heads - 1) else 0
 
 
-def _math_forward(shape: AttentionShape) -> int:
-    """13·B·H·S² in float32, and float32 copies of the inputs.
+def math_score_bytes(stack: Stack) -> int:
+    """Bytes per score that the math kernel holds at once in float32.
 
-    torch ≥ 2.5 native/transformers/attention.cpp: inside `_safe_softmax` the scores 4, the softmax
-    4, a bool of masked places 1 and the result of `where` 4 are alive together (the dispatcher
-    shows one op, so a fake trace sees 8). Half inputs go through float32: q twice (scaled), k and
-    v at their own heads, and repeated to all heads where they are grouped; the causal mask S²·4.
+    native/transformers/attention.cpp: scores 4 and softmax 4; since torch 2.5, inside
+    `_safe_softmax` (one operator to the dispatcher), a bool of masked places 1 and the result of
+    `where` 4, which later is the softmax itself. Measured on an H200 with torch 2.11: 9.000.
+    """
+    if not stack.at_least("torch", SAFE_SOFTMAX_SINCE):
+        return 8
+    return 9 if stack.at_least("torch", SOFTMAX_REUSED_SINCE) else 13
+
+
+def _math_forward(shape: AttentionShape) -> int:
+    """9·B·H·S² in float32 (`math_score_bytes`), and float32 copies of the inputs.
+
+    Half inputs go through float32: q twice (scaled), k and v at their own heads, and repeated to
+    all heads where they are grouped; the causal mask S²·4, or the float form of the one given. With
+    few queries the moment of the product is more: scaled k at all heads, 4·B·H·S_kv·D, and the
+    scores. Measured on an H200 (torch 2.11) to 0.1 %.
     """
     heads = shape.batch * shape.num_heads
     kv = 4 * shape.batch * shape.kv_len * (shape.head_dim + shape.v_head_dim)
@@ -344,7 +380,11 @@ def _math_forward(shape: AttentionShape) -> int:
     if shape.grouped:
         copies += kv * shape.num_heads
     causal = 4 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
-    return 13 * shape.score_elements + copies + causal
+    work = max(
+        shape.math_score_bytes * shape.score_elements,
+        4 * shape.score_elements + 4 * heads * shape.kv_len * shape.head_dim,
+    )
+    return work + copies + causal + sdpa_bias_bytes(shape)
 
 
 def _eager_forward(shape: AttentionShape) -> int:
@@ -362,7 +402,7 @@ def _eager_forward(shape: AttentionShape) -> int:
 
 _FORWARD: Final[dict[str, Callable[[AttentionShape], int]]] = {
     "flash": _fused_forward,
-    "efficient": _fused_forward,
+    "efficient": _efficient_forward,
     "cudnn": _fused_forward,
     "math": _math_forward,
     "eager": _eager_forward,
@@ -399,11 +439,10 @@ def saved_bytes(shape: AttentionShape, kernel: str) -> int:
 
 
 def _math_saved(shape: AttentionShape) -> int:
-    """float32 q, k, v and softmax, 4·B·H·S², and the half-precision inputs that were upcast."""
+    """float32 softmax, 4·B·H·S², scaled q and k, and v at all heads: measured to the byte."""
     heads = shape.batch * shape.num_heads
     return 4 * shape.score_elements + 4 * heads * (
-        shape.q_len * (shape.head_dim + shape.v_head_dim)
-        + shape.kv_len * (shape.head_dim + shape.v_head_dim)
+        shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim)
     )
 
 
@@ -422,15 +461,39 @@ def _eager_saved(shape: AttentionShape) -> int:
 def backward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:
     """Extra bytes inside the backward call: gradients of q, k, v and the kernel's workspace.
 
-    flash: float32 dq accumulator 4·B·H·S↑128·D↑32, softmax-d 4·B·H·S↑128, and under GQA dk, dv at
-    all heads (flash_api.cpp). math and eager: two float32 S×S tensors beside the saved one.
+    Fused kernels: float32 dq accumulator 4·B·H·S·D (flash: S↑128, D↑32), softmax-d 4·B·H·S, and
+    under GQA dk, dv at all heads before they are summed; memory-efficient with D > 128: float32 dk
+    and dv too. math and eager: see `_score_gradient_bytes`. Measured on an H200 (torch 2.11).
     """
-    gradients = shape.dtype.num_bytes(
-        shape.batch
-        * shape.num_heads
-        * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
-    )
     if kernel in ("math", "eager"):
-        return 8 * shape.score_elements + gradients
-    rows = round_up(shape.q_len, 128) * shape.batch * shape.num_heads
-    return gradients + 4 * rows * (round_up(shape.head_dim, 32) + 1)
+        return _score_gradient_bytes(shape, kernel) * shape.score_elements
+    heads = shape.batch * shape.num_heads
+    rows = round_up(shape.q_len, 128) * heads
+    wide = kernel == "efficient" and shape.head_dim > 128 and shape.dtype is not FLOAT32
+    keys = 8 * heads * round_up(shape.kv_len, 128) * shape.head_dim if wide else 0
+    return _input_gradients(shape) + 4 * rows * (round_up(shape.head_dim, 32) + 1) + keys
+
+
+def _score_gradient_bytes(shape: AttentionShape, kernel: str) -> int:
+    """B·H·S² times, beside what is saved: the softmax's gradient 4, grad·softmax 4, the result 4.
+
+    CUDA's softmax backward makes the product first (native/cuda/SoftMax.cu). eager in 16 bit: the
+    half copy of the softmax, 2, goes before; float16's result is in float16 at once. Measured.
+    """
+    if kernel == "math" or shape.dtype is FLOAT32:
+        return 12
+    return 8 if shape.dtype is FLOAT16 else 10
+
+
+def _input_gradients(shape: AttentionShape) -> int:
+    """dq, and dk and dv at all heads; grouped ones at their own heads besides."""
+    heads = shape.num_heads
+    if shape.grouped and not shape.masked:
+        heads += shape.num_kv_heads
+    return shape.dtype.num_bytes(
+        shape.batch
+        * (
+            shape.num_heads * shape.q_len * shape.head_dim
+            + heads * shape.kv_len * (shape.head_dim + shape.v_head_dim)
+        )
+    )

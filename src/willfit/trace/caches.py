@@ -12,6 +12,7 @@ import torch
 
 from willfit.dtypes import DType
 from willfit.errors import UnsupportedError
+from willfit.formulas.inference.phases import COMPILED
 from willfit.formulas.inference.settings import Settings
 from willfit.scenario.workload import CacheKind, Inference
 from willfit.trace.cuda.kernels import replaced
@@ -57,7 +58,7 @@ def cache_notes(inference: Inference, settings: Settings) -> tuple[str, ...]:
     """What a cache of this kind leaves open."""
     kind, backend = _kind(inference.cache, settings)
     if kind == "static":
-        return ("decoding with a static cache as run eagerly; generate compiles it on a GPU",)
+        return (COMPILED,)
     if kind == "quantized":
         return (f"KV cache quantised by {backend}; temporaries inside of its kernels not followed",)
     if kind == "offloaded":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch._subclasses.fake_tensor import (
@@ -59,6 +60,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._threads: set[tuple[str, int]] = set()
         self._storages: dict[int, _Storage] = {}
         self._on_host: list[Any] = []
+        self._sum: _Sum | None = None
         self._numbers = count(1)
 
     @classmethod
@@ -217,8 +219,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             handle = next(self._numbers)
             mine = layer if module is not None else self._of_argument(args, position)
             there = self._gpu(args, position, module)
-            self._append(handle, num_bytes, place, mine, there)
-            self._remember(storage, handle, mine, there)
+            known = self._remember(storage, handle, mine, there)
+            if func is _aten.add.Tensor and _accumulates(args, tensor):
+                event = Event(handle, num_bytes, self.phase, place, mine, there)
+                self._end_sum()
+                self._sum = _Sum(args[0].untyped_storage()._cdata, known, [event])
+            else:
+                self._append(handle, num_bytes, place, mine, there)
         for handle in reversed(borrowed):
             self._append(handle, 0, place, layer)
 
@@ -283,18 +290,36 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _append(
         self, handle: Handle, num_bytes: int, place: Place, layer: Layer | None, gpu: int = 0
     ) -> None:
+        self._end_sum()
         self.recording.events.append(Event(handle, num_bytes, self.phase, place, layer, gpu))
 
-    def _remember(self, storage: Any, handle: Handle, layer: Layer | None, gpu: int) -> None:
+    def _end_sum(self) -> None:
+        """A sum whose first addend lives on has memory of its own after all."""
+        if self._sum is not None:
+            self.recording.events += self._sum.events
+            self._sum = None
+
+    def _remember(self, storage: Any, handle: Handle, layer: Layer | None, gpu: int) -> _Storage:
         key = storage._cdata
         known = self._storages[key] = _Storage(storage, self._forget)
         known.key, known.handle, known.layer, known.gpu = key, handle, layer, gpu
+        return known
 
     def _forget(self, storage: _Storage) -> None:
         self._storages.pop(storage.key, None)
         module, layer = self._where()
         place = Place(module or "", "free")
-        self._append(storage.handle, 0, place, storage.layer if module is None else layer)
+        event = Event(
+            storage.handle, 0, self.phase, place, storage.layer if module is None else layer
+        )
+        if self._sum is None:
+            self.recording.events.append(event)
+        elif storage.key == self._sum.addend and storage.gpu == self._sum.known.gpu:
+            self._sum.known.handle = storage.handle  # the sum is where its addend was
+            self.recording.events += self._sum.events[1:]
+            self._sum = None
+        else:
+            self._sum.events.append(event)
 
 
 class _Storage(weakref.ref[Any]):
@@ -306,6 +331,37 @@ class _Storage(weakref.ref[Any]):
     handle: Handle
     layer: Layer | None
     gpu: int
+
+
+class _Sum:
+    """Gradients that the autograd engine adds up, until it is known what becomes of the first."""
+
+    def __init__(self, addend: int, known: _Storage, events: list[Event]) -> None:
+        self.addend = addend
+        """Key of the first addend's storage."""
+        self.known = known
+        self.events = events
+        """The sum's allocation, and the frees since."""
+
+
+def _accumulates(args: Sequence[Any], out: torch.Tensor) -> bool:
+    """Whether the autograd engine adds to a gradient that it may write into.
+
+    torch autograd/input_buffer.cpp `accumulate`: into the first addend where nothing else holds it
+    and it is no view; fake tensors are subclasses, for which it always makes a new one.
+    """
+    first = args[0]
+    return (
+        sys._getframe(_ENGINE_DEPTH).f_code.co_name == "_engine_run_backward"
+        and not torch.is_grad_enabled()
+        and not first._is_view()
+        and first.dtype == out.dtype
+        and first.shape == out.shape
+    )
+
+
+_ENGINE_DEPTH: Final = 3
+"""Frames from there to the caller of the dispatcher."""
 
 
 def _tensors(out: Any) -> Iterator[tuple[int, torch.Tensor]]:

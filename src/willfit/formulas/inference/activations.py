@@ -53,6 +53,8 @@ class Pass:
     """Whether K and V live in the cache rather than in the layer."""
     copies_experts: bool = False
     """Whether the weights of every token's experts are copied side by side."""
+    math_score_bytes: int = 9
+    """Bytes per score inside SDPA's math kernel, by torch's release."""
     adapter: Mapping[str, int] = field(default_factory=dict)
     """Temporary bytes a token of an adapted product, by what its input is."""
 
@@ -97,7 +99,7 @@ def _kept_scores(attention: Attention | None, run: Pass) -> int:
 
 def attention_shape(
     attention: Attention, dtype: DType, *, batch: int, q_len: int, kv_len: int, masked: bool,
-    training: bool = False,
+    training: bool = False, math_score_bytes: int = 9,
 ) -> AttentionShape:  # fmt: skip
     """The call that a layer makes; MLA expands its latent to every head first."""
     latent = attention.kv_lora_rank is not None
@@ -116,6 +118,7 @@ def attention_shape(
         softcapped=attention.softcap is not None,
         eager_score_bytes=attention.eager_score_bytes,
         broadcasts_kv=attention.broadcasts_kv,
+        math_score_bytes=math_score_bytes,
     )
 
 
@@ -155,6 +158,7 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         q_len=run.q_len,
         kv_len=_kv_len(attention, run),
         masked=run.masked,
+        math_score_bytes=run.math_score_bytes,
     )
     e = run.dtype
     query = e.num_bytes(run.tokens * attention.num_heads * attention.head_dim)

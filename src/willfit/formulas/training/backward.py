@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from willfit.dtypes import FLOAT32
 from willfit.formulas.attention import backward_temporary_bytes
 from willfit.formulas.gemm import Gemm
 from willfit.formulas.phase import ComponentName
@@ -17,7 +18,9 @@ from willfit.formulas.training.loss import (
     trl_loss_bytes,
 )
 from willfit.formulas.training.optimizers import step_copies
+from willfit.formulas.training.saved import mlp_bytes_per_token
 from willfit.formulas.training.step import Step
+from willfit.scenario.model import LayerGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,8 @@ class Backward:
 
         Gradients of the product, of up and of gate, 3·I·e, and about 1.1·h·e of the stream; where
         the layer is trained its saved product is freed first: 2·I·e and 2.1·h·e. Or the attention
-        backward where that is more. A quantised base dequantises its largest weight.
+        backward where that is more: what the MLP kept is gone by then. A quantised base
+        dequantises its largest weight.
         """
         groups = self.step.all_groups()
         recomputed = max((self.step.layer_kept(group) for group in groups), default=0)
@@ -164,22 +168,25 @@ class Backward:
         inner, outer = (2, 2.1) if self.step.stream.trained else (3, 1.1)
         widest = max(widths, default=0)
         mlp = tokens * e * (inner * widest + outer * self.step.architecture.hidden_size)
-        attention = max(
-            (
-                backward_temporary_bytes(
-                    self.step.shape(g.attention), self.step.kernel(g.attention)
-                )
-                for g in groups
-                if g.attention is not None
-            ),
-            default=0,
-        )
+        attention = max(map(self._attention, groups), default=0)
         return _OneLayer(
             activations=recomputed + self.step.layer_cast()
             if self.step.settings.checkpointing
             else 0,
             temporaries=max(round(mlp), attention) + self._dequantised(),
         )
+
+    def _attention(self, group: LayerGroup) -> int:
+        """Attention's backward above all that the layer kept; parallel branches keep the MLP's."""
+        attention = group.attention
+        if attention is None:
+            return 0
+        work = backward_temporary_bytes(self.step.shape(attention), self.step.kernel(attention))
+        if group.mlp is None or self.step.architecture.parallel_residual:
+            return work
+        per_token = mlp_bytes_per_token(self.step.architecture, group.mlp, self.step.stream)
+        freed = self.step.settings.batch * self.step.length_of(group) * per_token
+        return max(work - round(freed), 0)
 
     def _mlp_element_bytes(self) -> int:
         return self.step.stream.residual.block_bytes if self.step.stream.quantized else 0
@@ -240,9 +247,14 @@ class Backward:
         """A tied embedding's dense gradient, and its sum with the head's: a third tensor.
 
         Measured: 80 published runs of BERT-like models at small batches (transformers' SDPA
-        tables) lie one such tensor above the other two.
+        tables) lie one such tensor above the other two. Where autocast cast the weight, the head's
+        gradient is cast back, a tensor of its own and no view, into which the engine adds (torch
+        autograd/input_buffer.cpp `can_accumulate_inplace`; an H200's runs: two tensors, not three).
         """
-        return 2 * self._head_gradient() if self._tied else 0
+        if not self._tied:
+            return 0
+        cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
+        return (1 if cast else 2) * self._head_gradient()
 
     @cached_property
     def _tied(self) -> bool:

@@ -80,6 +80,10 @@ class Adapter:
         """Σ in_features of adapted modules in one layer, on average."""
         return sum(t.in_features * t.count for t in self.targets) / max(num_layers, 1)
 
+    def out_features_per_layer(self, num_layers: int) -> float:
+        """Σ out_features of adapted modules in one layer, on average."""
+        return sum(t.out_features * t.count for t in self.targets) / max(num_layers, 1)
+
     def modules_per_layer(self, num_layers: int) -> float:
         """Adapted modules in one layer, on average."""
         return sum(t.count for t in self.targets) / max(num_layers, 1)

@@ -34,7 +34,7 @@ def loss_peak_bytes(
     """Bytes of logits, loss and their gradients at the worst moment, whole logits.
 
     Without ``upcast`` (masked language models, T5, BART: their own cross-entropy) log-softmax and
-    both gradients stay in the logits' type.
+    both gradients stay in the logits' type. A soft cap keeps its tanh, e more.
     """
     if not upcast and dtype.block_bytes < 4:
         per_entry = (4 if keeps_outputs else 3) * dtype.block_bytes
@@ -43,7 +43,7 @@ def loss_peak_bytes(
     else:
         per_entry = KEPT_OUTPUTS if keeps_outputs else DROPPED_OUTPUTS
     if architecture.final_softcap:
-        per_entry += 2 * dtype.block_bytes
+        per_entry += dtype.block_bytes
     return per_entry * tokens * architecture.vocab_size
 
 

@@ -54,6 +54,7 @@ def layer_bytes_per_token(
             kept += group.mlp.intermediate_size
     if adapter is not None:
         kept += lora_inputs(architecture, stream, adapter)
+        kept += _dora_results(architecture, stream, adapter)
     return kept
 
 
@@ -157,6 +158,18 @@ def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) ->
     if same or (stream.quantized and stream.autocast):
         return e * _unshared_inputs(architecture, adapter, shared=same or _half(stream)) + ranks
     return e * n_in + ranks
+
+
+def _dora_results(architecture: Architecture, stream: Stream, adapter: Adapter) -> float:
+    """DoRA's magnitude multiplies the base's and the adapter's result, and keeps both: 2·n_out·e.
+
+    PEFT tuners/lora/dora.py `DoraLinearLayer.forward`. Without autocast each is in its own type.
+    """
+    if not adapter.dora:
+        return 0
+    n_out = adapter.out_features_per_layer(architecture.all_layers)
+    compute = stream.compute.block_bytes
+    return n_out * (compute + (compute if stream.autocast else adapter.dtype.block_bytes))
 
 
 def _half(stream: Stream) -> bool:

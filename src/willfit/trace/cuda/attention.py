@@ -17,6 +17,7 @@ from willfit.formulas.attention import AttentionShape, KernelChoice, choose_kern
 from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import SdpaKernel
+from willfit.trace.cuda.autocast import without_autocast
 from willfit.units import round_up
 
 _aten = torch.ops.aten
@@ -52,9 +53,9 @@ class CudaAttention:
         query, key, value = _autocast(query, key, value)
         choice = self._choose(query, key, value, attn_mask, is_causal=is_causal, gqa=enable_gqa)
         self.chose(choice.name, choice.reason)
-        mask = _float_mask(attn_mask, query.dtype)
         if choice.name == "math":
-            out = _aten._scaled_dot_product_attention_math(
+            out = without_autocast(
+                _aten._scaled_dot_product_attention_math,
                 query,
                 key,
                 value,
@@ -66,6 +67,7 @@ class CudaAttention:
                 enable_gqa=enable_gqa,
             )
             return out[0]  # type: ignore[no-any-return]
+        mask = _float_mask(attn_mask, query.dtype)
         size = value.shape[-1]
         wanted = scale if scale is not None else query.shape[-1] ** -0.5
         if choice.name == "flash":
@@ -180,9 +182,9 @@ def _float_mask(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor |
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.where(
-        mask.logical_not(),
-        torch.full((), float("-inf"), dtype=dtype),
+        mask,
         torch.full((), 0.0, dtype=dtype),
+        torch.full((), float("-inf"), dtype=dtype),
     )
 
 

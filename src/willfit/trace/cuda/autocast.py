@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch.utils._pytree import tree_map
 
-from willfit.trace.cuda.kernels import Kernel, operator, registered
+from willfit.trace.cuda.kernels import Kernel, operator, registered, replaced
 
 LOWER: Final = (
     "_convolution.deprecated", "_convolution", "conv1d", "conv2d", "conv3d", "conv_tbc",
@@ -66,20 +66,25 @@ def cuda_autocast() -> Iterator[None]:
     """``torch.autocast("cpu")`` has CUDA's lists for the duration, in recomputation too.
 
     Weights' casts are cached as long as torch caches its own: until the outermost autocast ends.
+    ``torch.is_autocast_enabled()`` without a device asks for CUDA's, which here is the CPU's: where
+    it says no, PEFT's quantised layers cast their input to the adapter's type (lora/bnb.py).
     """
     cache = _Cache()
-    clear = torch.clear_autocast_cache
+    clear, enabled = torch.clear_autocast_cache, torch.is_autocast_enabled
 
     def clear_both() -> None:
         cache.casts.clear()
         clear()
 
-    try:
-        setattr(torch, "clear_autocast_cache", clear_both)  # noqa: B010 -- typed as a constant
-        with registered(_KEY, dict(_rows(cache))):
-            yield
-    finally:
-        setattr(torch, "clear_autocast_cache", clear)  # noqa: B010
+    def enabled_here(device_type: str = "cpu") -> bool:
+        return enabled(device_type)
+
+    rows = [
+        (torch, "clear_autocast_cache", clear_both),
+        (torch, "is_autocast_enabled", enabled_here),
+    ]
+    with replaced(rows), registered(_KEY, dict(_rows(cache))):
+        yield
 
 
 def _rows(cache: _Cache) -> Iterator[tuple[str, Kernel]]:
@@ -106,7 +111,8 @@ def _rows(cache: _Cache) -> Iterator[tuple[str, Kernel]]:
         yield name, torch.library.fallthrough_kernel
 
 
-def _without_autocast(function: Any, *args: Any, **kwargs: Any) -> Any:
+def without_autocast(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """The call as an operator of a list makes its own inside: nothing there is cast again."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
     with torch._C._ExcludeDispatchKeyGuard(keys):
         return function(*args, **kwargs)
@@ -153,7 +159,7 @@ def _lower(function: Any, cache: _Cache) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype("cpu")
         args, kwargs = tree_map(lambda value: cache.cast(value, dtype), (args, kwargs))
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
@@ -161,7 +167,7 @@ def _lower(function: Any, cache: _Cache) -> Kernel:
 def _float32(function: Any) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = _cast((args, kwargs), torch.float32)
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
@@ -174,7 +180,7 @@ def _with_dtype(function: Any) -> Kernel:
         if _eligible(args[0]) and given.get("dtype") is None:
             args = args[: names.index("dtype")]
             kwargs = {**kwargs, "dtype": torch.float32}
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 
@@ -184,14 +190,14 @@ def _by_overload(function: Any, with_dtype: Any) -> Kernel:
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         if not _eligible(args[0]):
-            return _without_autocast(function, *args, **kwargs)
+            return without_autocast(function, *args, **kwargs)
         given = {
             argument.name: argument.default_value
             for argument in function._schema.arguments
             if argument.has_default_value()
         }
         given |= dict(zip(names, args, strict=False)) | kwargs
-        return _without_autocast(with_dtype, **given, dtype=torch.float32)
+        return without_autocast(with_dtype, **given, dtype=torch.float32)
 
     return kernel
 
@@ -208,7 +214,7 @@ def _promoted(function: Any) -> Kernel:
 
         tree_map(look, (args, kwargs))
         args, kwargs = _cast((args, kwargs), widest)
-        return _without_autocast(function, *args, **kwargs)
+        return without_autocast(function, *args, **kwargs)
 
     return kernel
 

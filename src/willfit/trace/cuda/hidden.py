@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from willfit.formulas.attention import SOFTMAX_REUSED_SINCE
+from willfit.scenario.stack import Stack
 from willfit.units import round_up
 
 _aten = torch.ops.aten
@@ -25,9 +27,23 @@ Hidden = Callable[[Call], Iterable[int]]
 
 
 def _safe_softmax(call: Call) -> Iterable[int]:
-    """The softmax itself and the places that are all masked; the output is ``where`` of both."""
-    elements = call.out.numel()
-    return (elements * call.out.element_size(), elements)
+    """The places that are all masked, a byte each, and in older releases the softmax itself.
+
+    The output is ``where`` of both, since torch 2.11 (measured; it may be earlier) in place.
+    """
+    yield call.out.numel()
+    if not Stack(versions={"torch": torch.__version__}).at_least("torch", SOFTMAX_REUSED_SINCE):
+        yield call.out.numel() * call.out.element_size()
+
+
+def _softmax_backward(call: Call) -> Iterable[int]:
+    """Grad · output, in the wider type of both.
+
+    native/cuda/SoftMax.cu `softmax_backward_cuda_out`; measured on an H200: 4 bytes a score beside
+    the gradient, the softmax and the result.
+    """
+    grad, output = call.args[:2]
+    yield grad.numel() * torch.result_type(grad, output).itemsize
 
 
 def _flash_backward(call: Call) -> Iterable[int]:
@@ -45,6 +61,39 @@ def _flash_backward(call: Call) -> Iterable[int]:
         expanded = batch * heads * key.shape[2] * size * query.element_size()
         yield expanded
         yield expanded
+
+
+def _cudnn_backward(call: Call) -> Iterable[int]:
+    """Float32 dq and softmax-d, 4·B·H·S·(D + 1), and dk, dv of all heads where they are grouped.
+
+    Measured on an H200 (torch 2.11, cuDNN 9.19) to some bytes: head sizes 64, 128 and 256, 1,001 to
+    4,096 tokens, with and without a mask.
+    """
+    query, key = call.args[1], call.args[2]
+    batch, heads, length, size = query.shape
+    yield 4 * batch * heads * length * (size + 1)
+    if key.shape[1] != heads:
+        yield 2 * batch * heads * key.shape[2] * size * query.element_size()
+
+
+def _efficient_forward(call: Call) -> Iterable[int]:
+    """The output in float32 where a head of V has more than 128 columns; measured."""
+    query, value = call.args[0], call.args[2]
+    if value.shape[-1] > 128 and query.element_size() < 4:
+        yield 4 * query.shape[0] * query.shape[1] * query.shape[2] * value.shape[-1]
+
+
+def _efficient_backward(call: Call) -> Iterable[int]:
+    """Softmax-d 4·B·H·S and the accumulators: dq 4·B·H·S↑128·D, for D > 128 those of k and v too.
+
+    Measured on an H200 (torch 2.11) to 24 KiB; float32 inputs take as much for out · grad before.
+    """
+    query, key = call.args[1], call.args[2]
+    batch, heads, length, size = query.shape
+    yield 4 * batch * heads * length
+    yield 4 * batch * heads * size * round_up(length, 128)
+    if size > 128 and query.element_size() < 4:
+        yield 2 * 4 * batch * heads * size * round_up(key.shape[2], 128)
 
 
 def _add_in_place(call: Call) -> Iterable[int]:
@@ -83,6 +132,10 @@ TEMPORARIES: dict[Any, Hidden] = {
     ),
     _aten.add_.Tensor: _add_in_place,
     _aten._safe_softmax.default: _safe_softmax,
+    _aten._softmax_backward_data.default: _softmax_backward,
+    _aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
+    _aten._scaled_dot_product_efficient_attention.default: _efficient_forward,
+    _aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
     _aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
 }
 """Rows by operator; what is not here allocates its outputs alone."""

@@ -1,0 +1,181 @@
+"""Inference for real: one forward pass, or ``generate``, each phase read and then timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from willfit.live.meter import Meter
+from willfit.scenario.workload import Inference
+
+SERIES_STEP: Final = 32
+"""Decoded tokens between two points of the series."""
+TIMED: Final = 3
+"""Times that a forward pass is timed; the median counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is generated."""
+
+    batch: int
+    prompt_len: int
+    new_tokens: int
+    padded: bool
+    full_logits: bool
+    cache: str
+    chunk: int | None = None
+    """``prefill_chunk_size``."""
+
+
+def run_inference(
+    model: Any, inference: Inference, asked: Asked, meter: Meter
+) -> tuple[dict[str, float], list[tuple[int, int, int]]]:
+    """Seconds by phase and the series of decoding; the meter has the readings.
+
+    The run that is read is the first, with hooks; those that are timed come after it.
+    """
+    import torch
+
+    model.eval()
+    with torch.no_grad(), sdpa(inference.sdpa_kernel):
+        if not model.can_generate():
+            return _forward(model, asked, meter), []
+        series: list[tuple[int, int, int]] = []
+        inputs = _prompt(model, asked)
+        with _reading(model, meter, series, asked):
+            _generate(model, inputs, asked, asked.new_tokens)
+        meter.mark("decode" if asked.new_tokens > 1 else "prefill")
+        return _timed(model, inputs, asked, meter), series
+
+
+@contextmanager
+def sdpa(kernel: str | None) -> Iterator[None]:
+    """``torch.nn.attention.sdpa_kernel`` of that one kernel, or torch's own choice."""
+    if kernel is None:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    names = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "math": SDPBackend.MATH,
+    }
+    with sdpa_kernel([names[kernel]]):
+        yield
+
+
+def _prompt(model: Any, asked: Asked) -> dict[str, Any]:
+    ids = random_ids(model, asked.batch, asked.prompt_len)
+    return {"input_ids": ids, "attention_mask": mask_of(ids, padded=asked.padded, left=True)}
+
+
+def random_ids(model: Any, batch: int, length: int) -> Any:
+    """Token ids of the model's vocabulary, on its device."""
+    import torch
+
+    size = int(model.config.get_text_config().vocab_size)
+    return torch.randint(3, size, (batch, length), device=model.device)
+
+
+def mask_of(ids: Any, *, padded: bool, left: bool = False) -> Any:
+    """Ones, with the last row half hidden where the batch is padded (its end, or its start)."""
+    import torch
+
+    mask = torch.ones_like(ids)
+    if padded:
+        half = ids.shape[1] // 2
+        mask[-1, slice(None, half) if left else slice(-half, None)] = 0
+    return mask
+
+
+def _generate(model: Any, inputs: dict[str, Any], asked: Asked, new_tokens: int) -> None:
+    extra: dict[str, Any] = {}
+    if asked.cache != "dynamic":
+        extra["cache_implementation"] = asked.cache
+    if asked.chunk is not None:
+        extra["prefill_chunk_size"] = asked.chunk
+    model.generate(
+        **inputs,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=0,
+        **extra,
+    )
+
+
+@contextmanager
+def _reading(
+    model: Any, meter: Meter, series: list[tuple[int, int, int]], asked: Asked
+) -> Iterator[None]:
+    """Hooks on the whole model: the first call's end is prefill's."""
+    calls = 0
+
+    def enter(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if asked.full_logits:
+            kwargs = {k: v for k, v in kwargs.items() if not k.endswith("logits_to_keep")}
+        if calls == 1:
+            meter.mark("prefill")
+        return args, kwargs
+
+    def leave(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if meter.cuda and calls > 1 and calls % SERIES_STEP == 0:
+            import torch
+
+            series.append(
+                (calls, int(torch.cuda.memory_allocated()), int(torch.cuda.memory_reserved()))
+            )
+
+    hooks = [
+        model.register_forward_pre_hook(enter, with_kwargs=True),
+        model.register_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _timed(model: Any, inputs: dict[str, Any], asked: Asked, meter: Meter) -> dict[str, float]:
+    """Seconds of prefill (``generate`` of one token) and of each further token."""
+    prefill = _median(lambda: _generate(model, inputs, asked, 1), meter, TIMED)
+    found = {"prefill": prefill, "prompt_tokens": float(asked.batch * asked.prompt_len)}
+    if asked.new_tokens > 1:
+        whole = _median(lambda: _generate(model, inputs, asked, asked.new_tokens), meter, 1)
+        found["decode_token"] = (whole - prefill) / (asked.new_tokens - 1)
+        found["decode_tokens_per_second"] = asked.batch / found["decode_token"]
+    return found
+
+
+def _forward(model: Any, asked: Asked, meter: Meter) -> dict[str, float]:
+    """A model without a cache: one pass."""
+    ids = random_ids(model, asked.batch, asked.prompt_len)
+    batch = {"input_ids": ids}
+    if asked.padded:
+        batch["attention_mask"] = mask_of(ids, padded=True)
+    model(**batch)
+    meter.mark("forward")
+    seconds = _median(lambda: model(**batch), meter, TIMED)
+    return {"forward": seconds, "prompt_tokens": float(asked.batch * asked.prompt_len)}
+
+
+def _median(run: Any, meter: Meter, times: int) -> float:
+    found = []
+    for _ in range(times):
+        meter.wait()
+        started = time.perf_counter()
+        run()
+        meter.wait()
+        found.append(time.perf_counter() - started)
+    return sorted(found)[len(found) // 2]
