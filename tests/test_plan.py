@@ -14,6 +14,7 @@ from willfit.cli.build import build_request
 from willfit.cli.main import main
 from willfit.cli.parser import Parser
 from willfit.planning import Job, plan
+from willfit.planning.judge import MARGIN
 from willfit.report.plan import plan_json, render_plan
 
 THREAD = (
@@ -48,6 +49,12 @@ def asked(text: str) -> tuple[willfit.Scenario, str, int]:
     return build_request(arguments).scenario, arguments.goal, arguments.top
 
 
+def roomy(estimate: willfit.Estimate) -> bool:
+    """Whether it fits by more than formulas may be wrong."""
+    peak = estimate.binding.peak.device_bytes
+    return estimate.verdict == "fits" and estimate.binding.headroom_bytes >= MARGIN * peak
+
+
 def planned(text: str, **settings):
     scenario, goal, top = asked(text)
     return plan(scenario, goal=goal, top=top, **settings)
@@ -66,8 +73,8 @@ def test_a_plan_keeps_what_it_promises(text: str) -> None:
         assert made.quality == max((s.change.quality for s in made.steps), default=Quality.NONE)
         settings = [step.change.setting for step in made.steps]
         assert len(settings) == len(set(settings))
-    if any(made.estimate.verdict == "fits" for made in planning.plans):
-        assert all(made.estimate.verdict == "fits" for made in planning.plans)
+    if any(roomy(made.estimate) for made in planning.plans):
+        assert all(roomy(made.estimate) or not made.steps for made in planning.plans)
 
 
 @pytest.mark.parametrize("text", [text for text in GRID if "fastest" not in text])
@@ -83,9 +90,10 @@ def test_no_change_of_a_plan_can_be_left_out(text: str) -> None:
                 scenario = changed
             else:
                 less = willfit.estimate(scenario, search_limits=False)
-                assert (
-                    less.verdict != made.estimate.verdict or less.off_gpu_bytes or less.unsupported
-                )
+                if roomy(made.estimate):
+                    assert not roomy(less) or less.off_gpu_bytes or less.unsupported
+                else:
+                    assert less.verdict != made.estimate.verdict or less.off_gpu_bytes
 
 
 def test_what_fits_is_left_as_it_is() -> None:

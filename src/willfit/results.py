@@ -104,8 +104,11 @@ class GpuEstimate:
 
     @property
     def peak(self) -> PhaseEstimate:
-        """The phase that takes most of the device."""
-        return max(self.phases, key=lambda phase: phase.device_bytes)
+        """The phase that takes most of the device; of those that do, the one with most allocated.
+
+        Reserved memory stays, so that the phases after a peak show it too.
+        """
+        return max(self.phases, key=lambda phase: (phase.device_bytes, phase.allocated_bytes))
 
     @property
     def headroom_bytes(self) -> int | None:

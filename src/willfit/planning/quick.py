@@ -11,9 +11,9 @@ from typing import Final
 from willfit.changes import Change, Quality, changes_for
 from willfit.planning.aim import mild
 from willfit.planning.clock import Clock
-from willfit.planning.judge import Judge, Within
+from willfit.planning.judge import Judge, JudgeOf, Within
 from willfit.planning.result import Job
-from willfit.planning.search import Candidate, JudgeOf, applied, front
+from willfit.planning.search import Candidate, applied, front
 from willfit.scenario import Scenario
 
 _SETS: Final = (

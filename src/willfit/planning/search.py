@@ -10,7 +10,7 @@ from itertools import combinations, islice
 from typing import Final
 
 from willfit.changes import Change, NotApplicable, Quality
-from willfit.planning.judge import Judgement
+from willfit.planning.judge import Judgement, JudgeOf
 from willfit.results import Verdict
 from willfit.scenario import Scenario
 
@@ -25,7 +25,6 @@ NO_TIME: Final = 1 << 30
 SAME_TIME: Final = 1.1
 """Times within this ratio count as equal: the time model does not know better."""
 
-JudgeOf = Callable[[Scenario], Judgement | None]
 TimeOf = Callable[[Scenario], float]
 
 
