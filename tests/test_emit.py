@@ -192,7 +192,7 @@ REFUSED: list[tuple[str, Scenario, str]] = [
      "Dinov2Model reads more than text"),
     ("trl", scenario(resolve("google-bert/bert-base-uncased"), loading=Loading(auto_class="AutoModel"),
                      training=Training(method="full")), "has no training script here"),
-    ("transformers", chat(attn="sdpa"), "Gemma2ForCausalLM has no SDPA path"),
+    ("transformers", chat(attn="sdpa"), "the class has no SDPA path"),
     ("transformers", replace(chat(prefill_chunk_size=64), stack=Stack(
         versions={**Stack().versions, "transformers": "4.46.3"})), "came with transformers 4.51"),
     ("transformers", chat(kv_dtype=DTYPES["q8_0"]), "holds no dynamic cache in q8_0"),

@@ -28,10 +28,19 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("willfit ")]
 
 
-def test_the_output_shown_is_the_output_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    last = block("command 1").strip().splitlines()[-1]
-    assert main(shlex.split(last)[1:]) == 0
-    assert capsys.readouterr().out == block("output 1")
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_output_shown_is_the_output_printed(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line for line in block("command 1").splitlines() if "bin/willfit" in line]
+    assert main(shlex.split(lines[number - 1])[1:]) == 0
+    assert capsys.readouterr().out == block(f"output {number}")
+
+
+def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block("python"), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "from_pretrained" in printed and "gradient_checkpointing" not in printed
 
 
 def test_the_two_commands_set_up_all_they_need() -> None:

@@ -185,7 +185,7 @@ def _remarks(planning: Planning) -> list[str]:
     for topic, text in baseline.notes.items():
         lines += wrapped(f"{topic}: {text}", first="note: ", rest="  ")
     notes = planning.duration.assumptions if planning.duration is not None else ()
-    for text in (*baseline.assumptions, *notes):
+    for text in dict.fromkeys((*baseline.assumptions, *notes)):
         lines += wrapped(text, first="assumed: ", rest="  ")
     for text in baseline.unsupported:
         lines += wrapped(text, first="not supported: ", rest="  ")
