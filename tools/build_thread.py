@@ -121,8 +121,8 @@ where the run would end, and in what request: with float32 as the compute type a
 micro-batch 2 ends asking for 224.00 MiB, prepared or not; micro-batch 4 asks for 224.00 MiB too,
 with float16 and float32 alike. Micro-batch 8 asks for other amounts, micro-batch 3 for 168. So:
 **micro-batch 2 with the default compute type, or micro-batch 4.** The traced message has 14.2 to
-14.4 GiB allocated and 215 to 360 MiB reserved beside it, the report 14.04 GiB and 510 MiB: torch 2.1
-and the transformers of that spring are not the releases that were traced.
+14.4 GiB allocated and 215 to 360 MiB reserved beside it, the report 14.04 GiB and 510 MiB: torch
+2.1 and the transformers of that spring are not the releases that were traced.
 
 Lowering rank and length was the wrong lever: rank 64 takes 0.6 GiB of adapters, the activations of
 two rows of 1,024 tokens take 18.
@@ -135,9 +135,9 @@ two rows of 1,024 tokens take 18.
 
 {_plans()}
 
-`willfit plan` names checkpointing first: one setting, nothing lost, not half as much time again. What
-the thread did not find is the time: the default compute type makes a T4 multiply in float32, at a
-small part of its float16 rate.
+`willfit plan` names checkpointing first: one setting, nothing lost, less than half as much time
+again. What the thread did not find is the time: the default compute type makes a T4 multiply in
+float32, at a small part of its float16 rate.
 
 ## Two cards
 
