@@ -67,7 +67,7 @@ def test_a_steady_step_takes_the_temporaries_of_the_table(name: str, dtype: str)
         optimizer.step()
         temporaries = recorder.peak_bytes - before
     one = Trainable(shape=(ROWS, COLUMNS), count=1, dtype=DTYPES[dtype])
-    assert step_temporary_bytes(OPTIMIZERS[name], [one]) == pytest.approx(temporaries, abs=STEP)
+    assert step_temporary_bytes((one,), OPTIMIZERS[name]) == pytest.approx(temporaries, abs=STEP)
 
 
 @pytest.mark.parametrize(

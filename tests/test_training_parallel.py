@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from willfit.dtypes import DTYPES
 from willfit.formulas.training.parallel import Sharded, shard
 
 STRATEGIES = ("ddp", "dp", "zero1", "zero2", "zero3", "fsdp")
@@ -58,3 +59,21 @@ def test_half_precision_zero_keeps_float32_masters_and_states() -> None:
     )  # fmt: skip
     assert one.optimizer_states == (400 + 800) // 2
     assert one.communication == 400 // 2
+
+
+def test_ranks_that_convert_load_a_copy_each_into_host_memory() -> None:
+    """bfloat16 as stored is one mapping of the file for all ranks; float16 is a copy of each."""
+    import willfit
+    from willfit.scenario import Loading, Machine, Scenario, Training, Workload
+
+    def ram(dtype: str | None) -> int:
+        loading = Loading(dtype=DTYPES[dtype] if dtype else None)
+        scenario = Scenario(
+            model=willfit.find_model("llama-3-8b"),
+            workload=Workload(loading=loading, training=Training(method="lora")),
+            machine=Machine(gpus=willfit.parse_machine("A100x2").gpus),
+        )
+        return willfit.estimate(scenario, search_limits=False).host.ram_bytes
+
+    assert ram("float16") == 2 * ram(None)
+    assert ram("float32") == 4 * ram(None)

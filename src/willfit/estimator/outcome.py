@@ -22,6 +22,8 @@ from willfit.units import format_bytes
 
 SHARDED: Final = ("fsdp", "zero3")
 """Strategies under which no GPU ever holds the whole model."""
+RANKS: Final = ("ddp", "zero1", "zero2")
+"""Strategies under which every GPU has a process that loads the whole model."""
 SMALL_PART: Final = 0.01
 """Share of the weights below which a type is not worth a word."""
 
@@ -81,9 +83,25 @@ def _loading(share: Share, scenario: Scenario, device_map: bool) -> Phase:
     machine = scenario.machine
     sharded = scenario.workload.training is not None and strategy_of(scenario) in SHARDED
     if not sharded or machine is None:
-        return loading_phase(share.weights, device_map=device_map)
+        phase = loading_phase(share.weights, device_map=device_map)
+        return replace(
+            phase, host_bytes=phase.host_bytes * _host_copies(scenario, share, device_map)
+        )
     part = loading_phase(share.weights.scaled(len(machine.gpus)), device_map=False)
     return replace(part, host_bytes=share.weights.weight_bytes)
+
+
+def _host_copies(scenario: Scenario, share: Share, device_map: bool) -> int:
+    """Copies of the weights in host memory where every rank loads there before it moves them.
+
+    A checkpoint loaded as it is stored stays a private mapping of its file, whose pages all ranks
+    share (safetensors 0.6 `UntypedStorage.from_file`); another type is a copy of each rank's own.
+    """
+    machine = scenario.machine
+    ranks = len(machine.gpus) if machine is not None else 1
+    if device_map or strategy_of(scenario) not in RANKS:
+        return 1
+    return ranks if share.weights.dtype is not scenario.model.stored_dtype else 1
 
 
 def loading_of_one(scenario: Scenario, weights: LoadedWeights) -> Phase:

@@ -16,7 +16,7 @@ from willfit.scenario import Scenario
 
 MOST_CHANGES: Final = 4
 """Changes of a set up to which every set is looked at."""
-MOST_JUDGED: Final = 2_000
+MOST_JUDGED: Final = 1_200
 """Sets whose memory is computed before the search descends instead: half a second."""
 MOST_ENUMERATED: Final = 10_000
 """Sets of which `fastest` computes the time."""
@@ -93,12 +93,24 @@ class _Looking:
     fits: list[Candidate] = field(default_factory=list)
     tight: list[Candidate] = field(default_factory=list)
     closest: tuple[Candidate, Judgement] | None = None
-    num_judged: int = 0
+    known: dict[tuple[str, ...], Judgement | None] = field(default_factory=dict)
+    """What was judged, by the ids of the changes in their order."""
+
+    @property
+    def num_judged(self) -> int:
+        """Sets that were judged, each once."""
+        return len(self.known)
+
+    def judged(self, candidate: Candidate) -> Judgement | None:
+        """The judgement of a set, once."""
+        key = tuple(change.id for change in candidate.changes)
+        if key not in self.known:
+            self.known[key] = self.judge(candidate.scenario)
+        return self.known[key]
 
     def look(self, candidate: Candidate) -> Judgement | None:
         """Judge a set and remember it."""
-        self.num_judged += 1
-        judged = self.judge(candidate.scenario)
+        judged = self.judged(candidate)
         if judged is None:
             return None
         if judged.verdict == "fits" and (not self.minimal or self._is_minimal(candidate)):
@@ -115,7 +127,7 @@ class _Looking:
         for size in range(len(changes)):
             for fewer in combinations(changes, size):
                 part = applied(self.start, fewer)
-                judged = self.judge(part.scenario) if part is not None else None
+                judged = self.judged(part) if part is not None else None
                 if judged is not None and judged.verdict == "fits":
                     return False
         return True

@@ -7,7 +7,7 @@ Units: e bytes an element, h hidden size, I intermediate size, tokens = B·S.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
@@ -32,6 +32,16 @@ class Moment:
     def total(self) -> int:
         """Sum of both."""
         return self.activations + self.temporaries
+
+    def plus(self, *, activations: int = 0, temporaries: int = 0) -> Moment:
+        """The moment with so many bytes more."""
+        if not activations and not temporaries:
+            return self
+        return Moment(
+            name=self.name,
+            activations=self.activations + activations,
+            temporaries=self.temporaries + temporaries,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +93,7 @@ def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> l
     if group.mlp is not None:
         kept = _kept_scores(group.attention, run)
         moments += [
-            replace(moment, temporaries=moment.temporaries + kept)
-            for moment in _mlp_moments(architecture, group.mlp, run)
+            moment.plus(temporaries=kept) for moment in _mlp_moments(architecture, group.mlp, run)
         ]
     return moments
 

@@ -227,7 +227,7 @@ class _Run:
         )
         mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [
-            replace(moment, activations=moment.activations + mask)
+            moment.plus(activations=mask)
             for group in groups
             for moment in layer_moments(self.architecture, group, run)
         ]

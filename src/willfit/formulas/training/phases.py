@@ -105,7 +105,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
                 "activations": step.kept_with_outputs(),
                 "logits": step.kept_logits(),
                 "temporaries": static.step_temporary_bytes(
-                    step.settings.optimizer, step.trainables
+                    step.trainables, step.settings.optimizer
                 ),
             },
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,8 +76,9 @@ def total_bytes(tensors: tuple[Trainable, ...]) -> int:
     return sum(tensor.num_bytes for tensor in tensors)
 
 
+@by_identity(512)
 def optimizer_state_bytes(
-    optimizer: Optimizer, tensors: Iterable[Trainable], *, full_embeddings: bool = False
+    tensors: tuple[Trainable, ...], optimizer: Optimizer, *, full_embeddings: bool = False
 ) -> tuple[int, int]:
     """(on the GPU, outside of it) bytes of all optimizer states.
 
@@ -96,12 +96,12 @@ def optimizer_state_bytes(
     return here, elsewhere
 
 
-def step_temporary_bytes(optimizer: Optimizer, tensors: Iterable[Trainable]) -> int:
+@by_identity(512)
+def step_temporary_bytes(tensors: tuple[Trainable, ...], optimizer: Optimizer) -> int:
     """Temporaries of one optimizer step: copies of everything (foreach) or of the largest."""
-    items = list(tensors)
-    everything = sum(t.count * t.dtype.num_bytes(t.num_elements) for t in items)
+    everything = sum(t.count * t.dtype.num_bytes(t.num_elements) for t in tensors)
     largest = max(
-        (step_copies(optimizer, t.dtype.block_bytes) * t.num_elements for t in items), default=0
+        (step_copies(optimizer, t.dtype.block_bytes) * t.num_elements for t in tensors), default=0
     )
     return round(optimizer.step_all * everything + largest)
 

@@ -106,7 +106,7 @@ class Step:
         """States on the GPU, and outside of it, before any sharding."""
         trainer = self.training.trainer != "loop"
         return static.optimizer_state_bytes(
-            self.settings.optimizer, self.trainables, full_embeddings=trainer
+            self.trainables, self.settings.optimizer, full_embeddings=trainer
         )
 
     @property
