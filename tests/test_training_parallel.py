@@ -75,5 +75,5 @@ def test_ranks_that_convert_load_a_copy_each_into_host_memory() -> None:
         )
         return willfit.estimate(scenario, search_limits=False).host.ram_bytes
 
-    assert ram("float16") == 2 * ram(None)
-    assert ram("float32") == 4 * ram(None)
+    assert ram("float16") == pytest.approx(2 * ram(None), rel=1e-6)  # rotary stays float32
+    assert ram("float32") == pytest.approx(4 * ram(None), rel=1e-6)
