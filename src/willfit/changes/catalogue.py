@@ -85,6 +85,8 @@ def _found(
     outcomes = [(c, c.apply(scenario)) for c in rows if c.setting not in settled]
     applied = [(c, after) for c, after in outcomes if isinstance(after, Scenario)]
     found = {change.id for change, _ in applied}
+    if deeper:
+        found |= {c.id for c, out in outcomes if isinstance(out, NotApplicable) and out.for_now}
     for change, after in applied if deeper else ():
         if change.opens:
             found |= _found(rows, after, settled | {change.setting}, deeper=deeper - 1)

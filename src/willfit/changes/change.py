@@ -36,6 +36,8 @@ class NotApplicable:
     """Why a change cannot be made to a scenario, or would change nothing."""
 
     reason: str
+    for_now: bool = False
+    """Whether any other change that takes less memory may open the way."""
 
 
 Apply = Callable[[Scenario], Scenario | NotApplicable]

@@ -130,7 +130,7 @@ def _placed(limits: _Limits, scenario: Scenario) -> Scenario | NotApplicable:
     if found == loading.max_memory:
         return NotApplicable(reason="max_memory is so already")
     if not any(found[index] for index in range(len(gpus(scenario)))):
-        return NotApplicable(reason="the work alone takes all that the GPUs have")
+        return NotApplicable(reason="the work alone takes all that the GPUs have", for_now=True)
     return with_loading(scenario, max_memory=found)
 
 

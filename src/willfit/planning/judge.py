@@ -25,7 +25,10 @@ class Judgement:
     peak_bytes: int
     """Device bytes at the peak of the GPU with the least headroom."""
     over_bytes: int
-    """Peak − budget there, and what host RAM lacks; negative is headroom."""
+    """What is missing: peak − budget there, host RAM, or room for all weights on the GPUs. Negative
+    is headroom."""
+    budget_bytes: int = 0
+    """Of that GPU."""
 
 
 JudgeOf = Callable[[Scenario], Judgement | None]
@@ -89,8 +92,7 @@ class Within:
         judged, late = self._judge(scenario), self._clock.lateness(scenario)
         if judged is None or late <= 0:
             return judged
-        budget = judged.peak_bytes - judged.over_bytes
-        over = max(judged.over_bytes, round(late * max(budget, 1)), 1)
+        over = max(judged.over_bytes, round(late * max(judged.budget_bytes, 1)), 1)
         return replace(judged, verdict="does_not_fit", over_bytes=over)
 
 
@@ -113,6 +115,7 @@ def judgement(scenario: Scenario, outcome: Outcome) -> Judgement:
         verdict=verdict,
         peak_bytes=binding.peak.device_bytes,
         over_bytes=max(over, missing) if missing > 0 else over,
+        budget_bytes=binding.budget_bytes or 0,
     )
 
 

@@ -191,12 +191,15 @@ class _Planner:
         if found.closest is None:
             return "no trustworthy number can be given for any set of changes"
         candidate, judged = found.closest
-        budget = judged.peak_bytes - judged.over_bytes
         titles = ", ".join(change.id for change in candidate.changes) or "nothing changed"
         said = (
-            f"the least that any set of changes takes is {format_bytes(judged.peak_bytes)} of "
-            f"{format_bytes(budget)} ({format_bytes(judged.over_bytes)} too much), with {titles}"
+            f"at least {format_bytes(judged.over_bytes)} are too much whatever is changed, with "
+            f"{titles}"
         )
+        if judged.over_bytes == judged.peak_bytes - judged.budget_bytes:
+            said += f" ({format_bytes(judged.peak_bytes)} of {format_bytes(judged.budget_bytes)})"
+        else:
+            said += ", for the GPUs and the host together have no room for the weights"
         as_asked = where_else(self.scenario, self.judge)
         changed = where_else(candidate.scenario, self.judge)
         if as_asked:

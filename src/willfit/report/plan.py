@@ -10,10 +10,12 @@ from willfit.planning.result import Duration, Job, Plan, Planning
 from willfit.report.contract import estimate_json, plain
 from willfit.report.text import Style, bar, wrapped
 from willfit.results import Estimate
-from willfit.units import format_bytes
+from willfit.units import GIB, format_bytes
 
 SCHEMA: Final = "willfit.plan/1"
 QUALITY: Final = {Quality.NONE: "none", Quality.SLIGHT: "slight", Quality.REAL: "real"}
+RAM_WORTH_SAYING: Final = 4 * GIB
+"""Host memory that any machine with a GPU has."""
 NOT_IN_TIME: Final = (
     "no plan is done in time, these are the fastest; 'willfit where' with the same settings shows "
     "where it is"
@@ -136,6 +138,9 @@ def _shown(number: int, plan: Plan, planning: Planning, style: Style) -> list[st
         lines.append("  as it is")
     if plan.duration is not None:
         lines += wrapped(_time(plan.duration, planning.job, plan), first="  ", rest="    ")
+    ram = plan.estimate.host.ram_bytes
+    if ram > RAM_WORTH_SAYING:
+        lines.append(f"  host RAM: {format_bytes(ram)}")
     limits = plan.estimate.limits
     parts = [f"batch {limits.batch_size}"] if limits.batch_size is not None else []
     parts += [f"context {limits.context_len:,}"] if limits.context_len is not None else []
