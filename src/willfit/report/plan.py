@@ -199,5 +199,6 @@ def _remarks(planning: Planning) -> list[str]:
     level = "judged by formula; --trace runs the real code of what is recommended"
     if baseline.level == "trace":
         level = "judged by formula, what is shown traced"
-    lines += wrapped(f"{planning.num_judged:,} sets of changes {level}", first="", rest="  ")
+    sets = "set" if planning.num_judged == 1 else "sets"
+    lines += wrapped(f"{planning.num_judged:,} {sets} of changes {level}", first="", rest="  ")
     return lines
