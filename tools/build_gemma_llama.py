@@ -185,8 +185,16 @@ models = {{"google/gemma-2-9b": "bfloat16", "meta-llama/Meta-Llama-3-8B": "float
 for card in ("T4", "T4x2"):
     for model, dtype in models.items():
         loaded = willfit.load(
-            model, gpu=card, task="text-classification", num_labels=3, quantize="int8",
-            dtype=dtype, batch_size=4, context=1024, padded=True, dry_run=True,
+            model,
+            gpu=card,
+            task="text-classification",
+            num_labels=3,
+            quantize="int8",
+            dtype=dtype,
+            batch_size=4,
+            context=1024,
+            padded=True,
+            dry_run=True,
         )
         print(loaded)
 ```

@@ -250,11 +250,13 @@ class Backward:
         tables) lie one such tensor above the other two. Where autocast cast the weight, the head's
         gradient is cast back, a tensor of its own and no view, into which the engine adds (torch
         autograd/input_buffer.cpp `can_accumulate_inplace`; an H200's runs: two tensors, not three).
+        So is the one that TRL's fused head casts from float32 at its end.
         """
         if not self._tied:
             return 0
         cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
-        return (1 if cast else 2) * self._head_gradient()
+        fused = self.step.settings.chunked_loss and self.step.training.trainer == "trl"
+        return (1 if cast or fused else 2) * self._head_gradient()
 
     @cached_property
     def _tied(self) -> bool:
