@@ -37,7 +37,7 @@ class Prepared:
     weights: LoadedWeights
     anatomy: Anatomy
     adapters: dict[Lora, tuple[Adapter, float]] = field(default_factory=dict)
-    full: dict[tuple[str, ...], tuple[float, float, DType]] = field(default_factory=dict)
+    full: dict[tuple[str, ...], tuple[float, float, DType, int]] = field(default_factory=dict)
     off_gpu: dict[tuple[Any, ...], tuple[int, int]] = field(default_factory=dict)
 
     def adapter(self, lora: Lora) -> tuple[Adapter, float]:
@@ -49,8 +49,8 @@ class Prepared:
             self.adapters[lora] = found
         return found
 
-    def trainable(self, freeze: tuple[str, ...]) -> tuple[float, float, DType]:
-        """Of full fine-tuning: (parameters, part of the products' that is trained, their type)."""
+    def trainable(self, freeze: tuple[str, ...]) -> tuple[float, float, DType, int]:
+        """Of full fine-tuning: (parameters, part of the products' trained, type, tensors)."""
         found = self.full.get(freeze)
         if found is None:
             found = _trainable(self, freeze)
@@ -92,7 +92,7 @@ def _prepared(scenario: Scenario) -> Prepared:
     return Prepared(model=scenario.model, weights=weights, anatomy=anatomy)
 
 
-def _trainable(prepared: Prepared, freeze: tuple[str, ...]) -> tuple[float, float, DType]:
+def _trainable(prepared: Prepared, freeze: tuple[str, ...]) -> tuple[float, float, DType, int]:
     frozen = in_products = 0
     for loaded in prepared.weights.rows if freeze else ():
         owner = loaded.row.owner
@@ -106,7 +106,7 @@ def _trainable(prepared: Prepared, freeze: tuple[str, ...]) -> tuple[float, floa
     whole = sum(p.params for p in products)
     trained = sum(p.trainable_params for p in products) - in_products
     share = max(trained, 0) / whole if whole else 1.0
-    return float(params), share, prepared.weights.dtype
+    return float(params), share, prepared.weights.dtype, sum(t.count for t in tensors)
 
 
 def weights_off_gpu(scenario: Scenario, prepared: Prepared) -> tuple[int, int]:

@@ -194,14 +194,15 @@ def _trained(training: Training, prepared: Prepared) -> Trained:
     kbit, liger = bool(training.prepare_kbit), training.use_liger_kernel
     offloads = training.offload_activations
     if training.method == "full" and training.adapter_config is None:
-        params, share, dtype = prepared.trainable(training.freeze)
-        return Trained(params=params, dtype=dtype, adapter=None, share=share, kbit=kbit,
-                       liger=liger, offloads=offloads)  # fmt: skip
+        params, share, dtype, tensors = prepared.trainable(training.freeze)
+        return Trained(params=params, tensors=tensors, dtype=dtype, adapter=None, share=share,
+                       kbit=kbit, liger=liger, offloads=offloads)  # fmt: skip
     adapter, params = None, 0.0
     if training.adapter_config is None:
         adapter, params = prepared.adapter(training.lora or Lora())
     return Trained(
         params=params,
+        tensors=sum(count for _, count in adapter.shapes()) if adapter is not None else 0,
         dtype=adapter.dtype if adapter is not None else FLOAT32,
         adapter=adapter,
         share=0.0,

@@ -53,6 +53,8 @@ class Trained:
 
     params: float
     """Trainable parameters."""
+    tensors: int
+    """Tensors that hold them."""
     dtype: DType
     adapter: Adapter | None
     share: float
@@ -96,7 +98,7 @@ def step_work(
     return StepWork(
         forward=ahead,
         backward=behind,
-        update=update_work(settings.optimizer, trained.params, trained.dtype),
+        update=update_work(settings.optimizer, trained.params, trained.dtype, trained.tensors),
     )
 
 

@@ -15,17 +15,33 @@ UNFUSED_PASSES: Final = 12.0
 nine passes of two or three tensors (torch 2.13 optim/adamw.py `_multi_tensor_adamw`)."""
 
 
-def update_work(optimizer: Optimizer, params: float, dtype: DType) -> Work:
+TENSOR_OPERATORS_8BIT: Final = 8.0
+TENSOR_OPERATORS_32BIT: Final = 5.0
+TENSOR_OPERATORS_FACTORED: Final = 15.0
+"""Operators for every tensor of steps that go through them one by one: bitsandbytes in 8 and 32 bit
+(optim/optimizer.py `step`), Adafactor (transformers optimization.py). In operators' time, between
+such steps of Llama-3.2-1B and of a QLoRA on an H200 (tests/data/measured/h200.jsonl)."""
+
+
+def update_work(optimizer: Optimizer, params: float, dtype: DType, tensors: int) -> Work:
     """Clipping reads gradients and writes them, the optimizer reads and writes all it has."""
     size = dtype.block_bytes
     states = state_bytes(optimizer, size)
     moved = params * (3.0 * size + _optimizer_bytes(optimizer, size))
     return Work(
         pieces=(Piece("state", 0.0, 0.0, moved),),
-        operators=UPDATE_OPERATORS,
+        operators=UPDATE_OPERATORS + tensors * _tensor_operators(optimizer),
         host_bytes=2 * states * params if optimizer.on_host else 0.0,
         paged_bytes=2 * states * params if optimizer.paged else 0.0,
     )
+
+
+def _tensor_operators(optimizer: Optimizer) -> float:
+    if optimizer.factored:
+        return TENSOR_OPERATORS_FACTORED
+    if optimizer.state_bytes is None:
+        return 0.0
+    return TENSOR_OPERATORS_8BIT if optimizer.eight_bit else TENSOR_OPERATORS_32BIT
 
 
 def state_bytes(optimizer: Optimizer, size: int) -> float:
