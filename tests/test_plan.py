@@ -213,3 +213,17 @@ def test_what_was_not_applicable_has_its_reason() -> None:
     printed = plan_json(planned(THREAD))
     assert printed["not_applicable"]
     assert all(reason for reason in printed["not_applicable"].values())
+
+
+def test_what_is_recommended_is_traced_where_asked() -> None:
+    """One level throughout: savings add up, and what the trace refutes is not shown."""
+    pytest.importorskip("transformers")
+    asking = "qwen2.5-0.5b --gpu 4GiB:sm_80 --train lora --per-device-train-batch-size 4 --max-length 512"
+    planning = planned(asking, trace=True)
+    assert planning.baseline.level == "trace" and planning.baseline.verdict == "does_not_fit"
+    assert planning.plans
+    before = planning.baseline.binding.peak.device_bytes
+    for made in planning.plans:
+        assert made.estimate.level == "trace" and made.estimate.fits
+        after = made.estimate.binding.peak.device_bytes
+        assert sum(step.saves_bytes for step in made.steps) == before - after
