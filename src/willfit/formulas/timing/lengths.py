@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GROUPED_BATCHES = 50
-"""Micro-batches whose rows are sorted together under ``group_by_length`` (transformers 5.23
-trainer_pt_utils.py `get_length_grouped_indices`: at most 50, and a quarter of all)."""
+from willfit.formulas.training.padding import MEGA_BATCHES, all_within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +55,11 @@ def expected_longest(lengths: Sequence[int], batch: int) -> tuple[float, float]:
     below = 0
     for length, count in sorted(Counter(lengths).items()):
         below += count
-        chance = _all_within(below, total, batch)
+        chance = all_within(below, total, batch)
         mean += length * (chance - before)
         square += length * length * (chance - before)
         before = chance
     return mean, square
-
-
-def _all_within(below: int, total: int, batch: int) -> float:
-    """C(below, batch) / C(total, batch) as a product of ratios."""
-    if below < batch:
-        return 0.0
-    chance = 1.0
-    for drawn in range(batch):
-        chance *= (below - drawn) / (total - drawn)
-    return chance
 
 
 def _grouped(lengths: Sequence[int], batch: int, accumulation: int) -> tuple[float, float]:
@@ -82,7 +70,7 @@ def _grouped(lengths: Sequence[int], batch: int, accumulation: int) -> tuple[flo
     """
     ordered = sorted(lengths)
     group = batch * accumulation
-    block = min(max(len(ordered) // (4 * group), 1), GROUPED_BATCHES) * group
+    block = min(max(len(ordered) // (4 * group), 1), MEGA_BATCHES) * group
     block = min(block, len(ordered))
     longest = [
         _quantile(ordered, (block - first) / (block + 1)) for first in range(0, block, batch)

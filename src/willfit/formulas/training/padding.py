@@ -50,14 +50,14 @@ def expected_longest(lengths: Lengths, batch: int) -> float:
     drawn = min(batch, total)
     below, expected = 0.0, 0.0
     for value, end in zip(lengths.values, lengths.ends, strict=True):
-        up_to = 0.0 if end < drawn else _all_within(end, total, drawn)
+        up_to = 0.0 if end < drawn else all_within(end, total, drawn)
         expected += value * (up_to - below)
         below = up_to
     return expected
 
 
-def _all_within(part: int, total: int, drawn: int) -> float:
-    """C(part, drawn)/C(total, drawn)."""
+def all_within(part: int, total: int, drawn: int) -> float:
+    """P(all of ``drawn`` rows are among ``part`` of ``total``) = C(part, drawn)/C(total, drawn)."""
     share = 1.0
     for i in range(drawn):
         share *= (part - i) / (total - i)
