@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -227,3 +228,17 @@ def test_what_is_recommended_is_traced_where_asked() -> None:
         assert made.estimate.level == "trace" and made.estimate.fits
         after = made.estimate.binding.peak.device_bytes
         assert sum(step.saves_bytes for step in made.steps) == before - after
+
+
+def test_plans_that_a_second_look_refutes_are_not_shown() -> None:
+    """A look that finds every job on a card of a tenth of the memory."""
+    scenario, _, _ = asked(THREAD)
+
+    def stricter(changed: willfit.Scenario) -> willfit.Estimate:
+        (gpu,) = changed.machine.gpus
+        small = replace(gpu, capacity_bytes=gpu.capacity_bytes // 10)
+        return willfit.estimate(replace(changed, machine=replace(changed.machine, gpus=(small,))))
+
+    planning = plan(scenario, estimating=stricter)
+    assert planning.plans == () and "finds that it does not" in planning.why_none
+    assert "gradient_checkpointing" in planning.why_none

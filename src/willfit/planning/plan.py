@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Final
 
 from willfit.changes import Change, changes_for, in_order, why_not
@@ -117,12 +118,8 @@ class _Planner:
 
     def _confirmed(self, found: Found) -> Iterator[Plan]:
         """The first ``top`` of what was found, less what a trace refutes."""
-        shown = 0
-        for candidate in found.candidates[: 2 * self.top]:
-            made = self._plan(candidate)
-            if made is not None and shown < self.top:
-                shown += 1
-                yield made
+        made = filter(None, map(self._plan, found.candidates[: 2 * self.top]))
+        yield from islice(made, self.top)
 
     def _plan(self, candidate: Candidate) -> Plan | None:
         try:
@@ -188,6 +185,12 @@ class _Planner:
         return self.estimates[key]
 
     def _why_none(self, found: Found) -> str:
+        if found.candidates:
+            tried = ", then ".join(
+                " with ".join(change.id for change in candidate.changes) or "nothing changed"
+                for candidate in found.candidates[: self.top]
+            )
+            return f"by formula it fits with {tried}, and the trace finds that it does not"
         if found.closest is None:
             return "no trustworthy number can be given for any set of changes"
         candidate, judged = found.closest
