@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from willfit.dtypes import DTYPES
 from willfit.formulas.training.parallel import Sharded, shard
+from willfit.results import GpuEstimate
 
 STRATEGIES = ("ddp", "dp", "zero1", "zero2", "zero3", "fsdp")
 AMOUNT = st.integers(0, 10**12)
@@ -77,3 +78,22 @@ def test_ranks_that_convert_load_a_copy_each_into_host_memory() -> None:
 
     assert ram("float16") == pytest.approx(2 * ram(None), rel=1e-6)  # rotary stays float32
     assert ram("float32") == pytest.approx(4 * ram(None), rel=1e-6)
+
+
+@pytest.mark.parametrize("cards", ["T4:10GiB,T4", "24GiB:sm_75,24GiB:sm_86"])
+def test_unlike_gpus_of_one_name_have_their_own_numbers(cards: str) -> None:
+    """Each rank takes what it would take beside its like, of its own card's capacity."""
+    import willfit
+    from willfit.scenario import Machine, Scenario, Training, Workload
+
+    def gpus(text: str) -> tuple[GpuEstimate, ...]:
+        scenario = Scenario(
+            model=willfit.find_model("llama-3.2-1b"),
+            workload=Workload(training=Training(method="lora")),
+            machine=Machine(gpus=willfit.parse_machine(text).gpus),
+        )
+        return willfit.estimate(scenario, search_limits=False).gpus
+
+    for index, card in enumerate(cards.split(",")):
+        mixed, alike = gpus(cards)[index], gpus(f"{card},{card}")[index]
+        assert (mixed.peak, mixed.budget_bytes) == (alike.peak, alike.budget_bytes)

@@ -48,7 +48,7 @@ def _works(scenario: Scenario, shares: Sequence[Share]) -> Iterator[Phases]:
     gathers = strategy_of(scenario) == "dp"
     for share in shares:
         first = gathers and share.index == 0
-        same = (id(share.weights), share.gpu and share.gpu.name, id(share.stage), first)
+        same = (id(share.weights), id(share.gpu), id(share.stage), first)
         if same not in done:
             done[same] = work_of(scenario, share, len(shares))
         yield done[same]
@@ -113,7 +113,7 @@ def _gpus(
     last: tuple[object, ...] = ()
     for share, phases, overhead in zip(shares, results, overheads, strict=True):
         in_use = machine.in_use(share.index) if machine is not None else 0
-        same = (share.gpu and share.gpu.name, share.layers, in_use, overhead, phases.phases)
+        same = (id(share.gpu), share.layers, in_use, overhead, phases.phases)
         if same != last:
             made = _gpu(scenario, share, phases, overhead)
         last = same
