@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from willfit.changes.change import Change, Guard, Quality, guarded
-from willfit.changes.current import checkpointing_of, model_type
+from willfit.changes.current import model_type
 from willfit.changes.edit import lora_of, training_of, with_lora, with_training
 from willfit.changes.guards import adapts, full, on_transformers, trains
 from willfit.changes.numbers import powers
 from willfit.formulas.training.freeze import EMBEDDINGS
 from willfit.formulas.training.lora import default_targets
+from willfit.formulas.training.settings import checkpointing_of
 from willfit.scenario import Lora, ModelSpec, Scenario
 
 RANK: Final = 16

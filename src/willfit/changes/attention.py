@@ -11,7 +11,6 @@ from willfit.changes.current import (
     context_of,
     gpus,
     implementation_of,
-    length_of,
     lowest_sm,
     model_type,
 )
@@ -21,6 +20,7 @@ from willfit.dtypes import FLOAT32
 from willfit.errors import InputError
 from willfit.formulas.attention import AttentionShape, choose_kernel
 from willfit.formulas.inference.activations import attention_shape
+from willfit.formulas.training.settings import length_of
 from willfit.scenario import Gpu, Scenario
 from willfit.scenario.workload import SdpaKernel
 
@@ -86,7 +86,7 @@ def _shapes(scenario: Scenario) -> list[AttentionShape]:
         return []
     training, inference = workload.training, workload.inference
     if training is not None:
-        length = new = length_of(scenario, training)
+        length = new = length_of(training, scenario.model.architecture)
         masked = training.padded or (training.packing and training.trainer == "trl")
     else:
         length = new = context_of(scenario)

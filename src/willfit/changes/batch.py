@@ -6,12 +6,12 @@ from functools import partial
 from typing import Final
 
 from willfit.changes.change import Change, Edit, Guard, Quality, guarded
-from willfit.changes.current import implementation_of, length_of, micro_batch_of, optimizer_name
+from willfit.changes.current import implementation_of, optimizer_name
 from willfit.changes.edit import training_of, with_training
 from willfit.changes.guards import trains
 from willfit.changes.numbers import powers
 from willfit.formulas.training.optimizers import OPTIMIZERS
-from willfit.formulas.training.settings import VARLEN
+from willfit.formulas.training.settings import VARLEN, length_of, micro_batch_of
 from willfit.scenario import Scenario
 
 SMALLEST_LENGTH: Final = 64
@@ -85,7 +85,7 @@ def _larger_batch(value: int) -> Change:
 
 def _over(value: int) -> Guard:
     def guard(scenario: Scenario) -> str | None:
-        longest = length_of(scenario, training_of(scenario))
+        longest = length_of(training_of(scenario), scenario.model.architecture)
         return f"the longest row is {longest} tokens" if longest <= value else None
 
     return guard

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
-from willfit.estimator.spread import strategy_of
 from willfit.formulas.attention import default_implementation, resolve_implementation
-from willfit.formulas.inference.settings import DEFAULT_CONTEXT
-from willfit.formulas.training.optimizers import default_optimizer
-from willfit.formulas.training.settings import DEFAULT_BATCH, DEFAULT_LENGTH
+from willfit.formulas.inference.settings import default_context
+from willfit.formulas.training.optimizers import canonical
+from willfit.formulas.training.settings import autocast_of, optimizer_of
 from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Gpu, Scenario, Training
-
-__all__ = ["strategy_of"]
 
 
 def gpus(scenario: Scenario) -> tuple[Gpu, ...]:
@@ -32,16 +29,6 @@ def model_type(scenario: Scenario) -> str:
 def dtype_of(scenario: Scenario) -> DType:
     """Type that unquantised weights are loaded in."""
     return loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)[0]
-
-
-def autocast_of(training: Training) -> DType | None:
-    """Type of autocast, None without: TRL turns bfloat16 on by itself."""
-    if training.bf16:
-        return BFLOAT16
-    if training.fp16:
-        return FLOAT16
-    unset = training.bf16 is None and training.fp16 is None
-    return BFLOAT16 if training.trainer == "trl" and unset else None
 
 
 def compute_dtype(scenario: Scenario) -> DType:
@@ -70,41 +57,13 @@ def implementation_of(scenario: Scenario) -> str:
     return resolve_implementation(name, architecture, scenario.stack)[0]
 
 
-def checkpointing_of(training: Training) -> bool:
-    """Whether layers are computed again in backward."""
-    given = training.gradient_checkpointing
-    return training.trainer == "trl" if given is None else given
-
-
 def optimizer_name(scenario: Scenario, training: Training) -> str:
     """``optim`` that is taken."""
-    if training.optimizer is not None:
-        return training.optimizer.strip().lower().removeprefix("optimizernames.")
-    return default_optimizer(scenario.stack) if training.trainer != "loop" else "adamw_torch"
-
-
-def micro_batch_of(training: Training) -> int:
-    """``per_device_train_batch_size`` that is taken."""
-    return training.micro_batch_size or DEFAULT_BATCH
-
-
-def length_of(scenario: Scenario, training: Training) -> int:
-    """Tokens of the longest sequence of a step."""
-    limit = training.max_length
-    if training.lengths:
-        longest = max(training.lengths)
-        return min(longest, limit) if limit is not None else longest
-    return limit or _default(scenario, DEFAULT_LENGTH)
+    return canonical(optimizer_of(training, scenario.stack))
 
 
 def context_of(scenario: Scenario) -> int:
     """Prompt plus new tokens of an inference."""
     inference = scenario.workload.inference
     given = inference.context_len if inference is not None else None
-    return given or _default(scenario, DEFAULT_CONTEXT)
-
-
-def _default(scenario: Scenario, usual: int) -> int:
-    architecture = scenario.model.architecture
-    longest = architecture.max_context if architecture is not None else None
-    return min(usual, longest or usual)
+    return given or default_context(scenario.model.architecture)

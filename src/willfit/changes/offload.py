@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 from willfit.changes.change import Apply, Change, Guard, NotApplicable, guarded
-from willfit.changes.current import gpus, strategy_of
+from willfit.changes.current import gpus
 from willfit.changes.edit import inference_of, with_loading
 from willfit.changes.guards import infers, on_transformers, several
 from willfit.devices import context_of
 from willfit.errors import WillfitError
+from willfit.estimator.spread import strategy_of
 from willfit.formulas.inference import inference_phases
 from willfit.formulas.loading import loading_phase
 from willfit.formulas.weights import LoadedWeights, load_weights

@@ -6,9 +6,10 @@ from functools import partial
 from typing import Final
 
 from willfit.changes.change import Change, Effort, Guard, guarded
-from willfit.changes.current import gpus, strategy_of
+from willfit.changes.current import gpus
 from willfit.changes.edit import with_loading
 from willfit.changes.guards import infers, on_transformers, several, trains
+from willfit.estimator.spread import strategy_of
 from willfit.scenario import Scenario
 from willfit.scenario.workload import Strategy
 

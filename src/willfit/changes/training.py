@@ -6,8 +6,6 @@ from typing import Any, Final
 
 from willfit.changes.change import Change, Edit, Effort, Quality, guarded
 from willfit.changes.current import (
-    autocast_of,
-    checkpointing_of,
     dtype_of,
     lowest_sm,
     model_type,
@@ -17,6 +15,7 @@ from willfit.changes.edit import training_of, with_training
 from willfit.changes.guards import adapts, on_transformers, trains
 from willfit.changes.loading import in_range
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from willfit.formulas.training.settings import autocast_of, checkpointing_of
 from willfit.scenario import Scenario
 
 WITHOUT_CHECKPOINTING: Final = frozenset({"albert", "convnext", "mpnet"})

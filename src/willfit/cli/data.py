@@ -6,20 +6,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from willfit.formulas.training import padding
-from willfit.formulas.training.settings import DEFAULT_BATCH
+from willfit.formulas.training.freeze import EMBEDDINGS
+from willfit.formulas.training.settings import micro_batch_of
 from willfit.scenario.lengths import Lengths
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.workload import Training
 from willfit.settings.lengths import Counter, ReadLengths, by_characters, by_tokenizer, read_lengths
-
-_EMBEDDINGS: Final = (
-    "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
-    "shared.weight", "tok_embeddings.weight",
-)  # fmt: skip
-"""Names of the input embedding in transformers' models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +63,8 @@ def _counter(given: str | None, model: str | None, spec: ModelSpec) -> Counter:
 
 def vocab_size_of(spec: ModelSpec) -> int | None:
     """Rows of the input embedding (a classification head has no vocabulary); None without one."""
-    tables = (row for row in spec.tensors if row.name.endswith(_EMBEDDINGS))
+    names = tuple(f"{name}.weight" for name in EMBEDDINGS)
+    tables = (row for row in spec.tensors if row.name.endswith(names))
     return max((row.shape[0] for row in tables if len(row.shape) == 2), default=None)
 
 
@@ -76,7 +72,7 @@ def data_notes(data: Data, training: Training) -> dict[str, str]:
     """Lines on the data for a report: its lengths, and the padding of its batches."""
     from willfit.report.data import data_line, padding_line
 
-    lengths, batch = data.lengths, training.micro_batch_size or DEFAULT_BATCH
+    lengths, batch = data.lengths, micro_batch_of(training)
     accumulation = training.gradient_accumulation_steps
     row = data.max_length or lengths.longest
     return {

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import yaml
 
+from willfit.dtypes import BFLOAT16
 from willfit.emitting.adapters import adapter_call
 from willfit.emitting.code import said
 from willfit.emitting.launch import environment, launch
 from willfit.emitting.loading import load_call
 from willfit.emitting.script import machine_words
 from willfit.errors import InputError
+from willfit.formulas.training.settings import autocast_of
 from willfit.scenario import Scenario, Training
 
 ZERO: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -74,10 +76,10 @@ def accelerate_config(scenario: Scenario) -> dict[str, Any]:
 
 
 def _precision(training: Training) -> str:
-    bf16 = training.bf16
-    if bf16 is None:
-        bf16 = training.trainer == "trl" and not training.fp16
-    return "bf16" if bf16 else "fp16" if training.fp16 else "no"
+    autocast = autocast_of(training)
+    if autocast is None:
+        return "no"
+    return "bf16" if autocast is BFLOAT16 else "fp16"
 
 
 def _fsdp(scenario: Scenario) -> dict[str, Any]:

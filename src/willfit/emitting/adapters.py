@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from willfit.changes.current import dtype_of
 from willfit.dtypes import FLOAT16, FLOAT32, DType
 from willfit.emitting.call import Call, Keywords
-from willfit.emitting.loading import auto_class, working_dtype
+from willfit.emitting.loading import auto_class
 from willfit.emitting.versions import require
 from willfit.errors import InputError, WillfitError
 from willfit.formulas.training.lora import build_adapter
-from willfit.scenario import Lora, Scenario, Training
+from willfit.formulas.training.settings import checkpointing_of
+from willfit.scenario import Lora, Scenario
 
 TASK_TYPES: Final = {
     "AutoModelForCausalLM": "CAUSAL_LM",
@@ -98,7 +100,7 @@ def trainable_dtype(scenario: Scenario) -> DType | None:
                 "fp16 mixed precision cannot train float16 adapters: leave their dtype out"
             )
         return lora.dtype
-    if training is None or not training.fp16 or working_dtype(scenario) is not FLOAT16:
+    if training is None or not training.fp16 or dtype_of(scenario) is not FLOAT16:
         return None
     head = TASK_TYPES.get(auto_class(scenario)) in HEADS
     return FLOAT32 if lora is not None and (head or lora.modules_to_save) else None
@@ -127,10 +129,3 @@ def prepare_call(scenario: Scenario) -> Call | None:
             "gradient_checkpointing_kwargs", {"use_reentrant": bool(training.use_reentrant)}
         )
     return keywords.call("peft", "prepare_model_for_kbit_training")
-
-
-def checkpointing_of(training: Training) -> bool:
-    """Whether activations are recomputed; TRL's default is yes, the Trainer's no."""
-    if training.gradient_checkpointing is None:
-        return training.trainer == "trl"
-    return training.gradient_checkpointing

@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
-from willfit.emitting.adapters import adapter_call, checkpointing_of
+from willfit.emitting.adapters import adapter_call
 from willfit.emitting.loading import CAUSAL, auto_class, load_call
 from willfit.emitting.training import length_of, training_call
 from willfit.errors import InputError
+from willfit.formulas.training.settings import checkpointing_of
 from willfit.scenario import Scenario, Training
 
 

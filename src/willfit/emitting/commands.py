@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from willfit.changes.current import dtype_of
 from willfit.emitting.code import said
 from willfit.emitting.launch import environment
-from willfit.emitting.loading import working_dtype
 from willfit.emitting.script import machine_words
 from willfit.errors import InputError
 from willfit.estimator import estimate
@@ -46,7 +46,7 @@ def vllm_command(scenario: Scenario) -> str:
             name = "--data-parallel-size"
         options[name] = str(gpus)
     options |= _vllm_quantization(scenario)
-    if inference.kv_dtype is not None and inference.kv_dtype != working_dtype(scenario):
+    if inference.kv_dtype is not None and inference.kv_dtype != dtype_of(scenario):
         options["--kv-cache-dtype"] = _vllm_cache(inference)
     flags = ["--trust-remote-code"] if scenario.workload.loading.trust_remote_code else []
     head = ["vllm", "serve", scenario.model.id]
@@ -62,7 +62,7 @@ def _inference(scenario: Scenario, engine: str) -> Inference:
 
 def _context(scenario: Scenario, inference: Inference) -> int:
     filled = fill_defaults(
-        scenario.model.architecture, inference, working_dtype(scenario), scenario.stack
+        scenario.model.architecture, inference, dtype_of(scenario), scenario.stack
     )
     return filled.context_len
 
@@ -71,7 +71,7 @@ def _refuse_vllm(scenario: Scenario) -> None:
     """What vLLM checks before it starts: the card's bfloat16, heads that divide."""
     gpus = scenario.machine.gpus if scenario.machine is not None else ()
     for gpu in gpus:
-        if working_dtype(scenario).name == "bfloat16" and gpu.sm < 80:
+        if dtype_of(scenario).name == "bfloat16" and gpu.sm < 80:
             raise InputError(
                 f"vLLM runs bfloat16 from compute capability 8.0 and {gpu.name} has "
                 f"{gpu.sm / 10:.1f}: add --dtype float16"
@@ -91,7 +91,7 @@ def _refuse_vllm(scenario: Scenario) -> None:
 
 
 def _vllm_dtype(scenario: Scenario) -> str:
-    dtype = working_dtype(scenario)
+    dtype = dtype_of(scenario)
     return dtype.name if dtype.name in ("float16", "bfloat16", "float32") else "auto"
 
 

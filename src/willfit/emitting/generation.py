@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from willfit.changes.current import dtype_of
 from willfit.emitting.call import Call, Keywords
-from willfit.emitting.loading import CAUSAL, SEQ2SEQ, auto_class, working_dtype
+from willfit.emitting.loading import CAUSAL, SEQ2SEQ, auto_class
 from willfit.emitting.versions import require
 from willfit.errors import InputError
 from willfit.formulas.inference.settings import fill_defaults
@@ -46,7 +47,7 @@ def generate_call(scenario: Scenario) -> Call | None:
 
 def _settings(scenario: Scenario, inference: Inference) -> tuple[int, int]:
     filled = fill_defaults(
-        scenario.model.architecture, inference, working_dtype(scenario), scenario.stack
+        scenario.model.architecture, inference, dtype_of(scenario), scenario.stack
     )
     return filled.prompt_len, filled.new_tokens
 
@@ -60,7 +61,7 @@ def prompt_length(scenario: Scenario) -> int:
 
 def _cache(scenario: Scenario, inference: Inference, keywords: Keywords) -> None:
     kind, dtype = inference.cache, inference.kv_dtype
-    if dtype is not None and dtype != working_dtype(scenario):
+    if dtype is not None and dtype != dtype_of(scenario):
         if kind != "dynamic" or not dtype.name.startswith("float8_e4m3"):
             raise InputError(
                 f"transformers holds no {kind} cache in {dtype.name}: its cache has the model's "

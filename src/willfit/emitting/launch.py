@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from willfit.emitting.versions import ALLOC_CONF_SINCE
+from willfit.estimator.spread import strategy_of
 from willfit.scenario import Scenario
 from willfit.scenario.workload import Strategy
 
@@ -26,8 +27,7 @@ class Launch:
 def launch(scenario: Scenario) -> Launch:
     """The scenario's strategy over its GPUs, as processes."""
     gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
-    training = scenario.workload.training is not None
-    strategy = scenario.workload.loading.strategy or ("ddp" if training else "device_map")
+    strategy = strategy_of(scenario)
     if gpus == 1 or strategy in ("device_map", "dp"):
         return Launch(starter="python", num_processes=1, strategy=strategy)
     starter: Starter = "accelerate"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from willfit.dtypes import FLOAT32, DType
+from willfit.changes.current import dtype_of
+from willfit.dtypes import FLOAT32
 from willfit.emitting.call import Call, Keywords, Variable
 from willfit.emitting.launch import launch
 from willfit.emitting.versions import DTYPE_SINCE, require
 from willfit.errors import InputError
 from willfit.formulas.attention import resolve_implementation
-from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Quantization, Scenario, Stack
 
 CAUSAL: Final = "AutoModelForCausalLM"
@@ -87,14 +87,9 @@ _OTHER_INPUTS: Final = (
 """Settings of models that see or hear."""
 
 
-def working_dtype(scenario: Scenario) -> DType:
-    """Type that unquantised weights are loaded in."""
-    return loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)[0]
-
-
 def _dtype(scenario: Scenario, keywords: Keywords) -> None:
     name = "dtype" if scenario.stack.at_least("transformers", DTYPE_SINCE) else "torch_dtype"
-    dtype = working_dtype(scenario)
+    dtype = dtype_of(scenario)
     if not dtype.is_floating or dtype.block_bytes < 2:
         keywords.set(name, "auto", WEIGHT_STAYS)
         return
@@ -137,7 +132,7 @@ def quantization_call(scenario: Scenario, quantization: Quantization) -> Call:
                 "bnb_4bit_use_double_quant", True, "scales in 8 bit: 0.4 bit a weight less"
             )
         if launch(scenario).strategy == "fsdp":
-            dtype = working_dtype(scenario)
+            dtype = dtype_of(scenario)
             keywords.set("bnb_4bit_quant_storage", dtype, "FSDP shards floating-point types only")
     if quantization.skip_modules is not None:
         keywords.set(
@@ -195,7 +190,7 @@ def _refuse_attention(scenario: Scenario, name: str) -> None:
             raise InputError(f"{name} needs compute capability 8.0 and {gpu.name} has less: sdpa")
     training = scenario.workload.training
     autocast = training is not None and bool(training.bf16 or training.fp16)
-    if working_dtype(scenario) is FLOAT32 and not autocast:
+    if dtype_of(scenario) is FLOAT32 and not autocast:
         raise InputError(f"{name} runs in float16 or bfloat16 and the model is float32: --dtype")
 
 

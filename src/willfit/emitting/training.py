@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from willfit.dtypes import FLOAT16
-from willfit.emitting.adapters import checkpointing_of
+from willfit.changes.current import dtype_of
+from willfit.dtypes import BFLOAT16, FLOAT16
 from willfit.emitting.call import Call, Keywords
 from willfit.emitting.launch import launch
-from willfit.emitting.loading import CAUSAL, CLASSIFIER, auto_class, working_dtype
+from willfit.emitting.loading import CAUSAL, CLASSIFIER, auto_class
 from willfit.emitting.versions import (
     EVAL_STRATEGY_SINCE,
     MAX_LENGTH_SINCE,
@@ -17,8 +17,14 @@ from willfit.emitting.versions import (
     require_optimizer,
 )
 from willfit.errors import InputError
-from willfit.formulas.training.optimizers import LOW_RANK, default_optimizer, find_optimizer
-from willfit.formulas.training.settings import DEFAULT_BATCH, DEFAULT_LENGTH
+from willfit.formulas.training.optimizers import LOW_RANK, canonical, find_optimizer
+from willfit.formulas.training.settings import (
+    autocast_of,
+    checkpointing_of,
+    default_length,
+    micro_batch_of,
+    optimizer_of,
+)
 from willfit.scenario import Scenario, Stack, Training
 
 TrainerClass = Literal["transformers", "trl"]
@@ -58,7 +64,7 @@ def training_call(scenario: Scenario, trainer: TrainerClass | None = None) -> Ca
     name = "eval_strategy" if recent else "evaluation_strategy"
     keywords.set(name, "no", "an evaluation is not in the estimate")
     if auto_class(scenario) == CLASSIFIER:
-        batch = training.micro_batch_size or DEFAULT_BATCH
+        batch = micro_batch_of(training)
         keywords.set("per_device_eval_batch_size", batch, "for the prediction after training")
     keywords.set("save_strategy", "epoch")
     keywords.set("save_total_limit", 1, "the newest checkpoint alone stays on the disk")
@@ -75,9 +81,7 @@ def length_of(scenario: Scenario) -> int:
         return training.max_length
     if training.lengths:
         return max(training.lengths)
-    architecture = scenario.model.architecture
-    longest = architecture.max_context if architecture is not None else None
-    return min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
+    return default_length(scenario.model.architecture)
 
 
 def _training(scenario: Scenario) -> Training:
@@ -93,7 +97,7 @@ def _refuse(scenario: Scenario, training: Training, trainer: TrainerClass) -> No
         raise InputError("bf16 and fp16 are both set: leave one out")
     if training.method == "full" and scenario.workload.loading.quantization is not None:
         raise InputError("quantised weights train through an adapter only: use --train qlora")
-    float16 = working_dtype(scenario) is FLOAT16
+    float16 = dtype_of(scenario) is FLOAT16
     if float16 and training.fp16 and training.method == "full":
         raise InputError(
             "fp16 mixed precision cannot train float16 weights (torch: 'Attempting to unscale FP16 "
@@ -120,7 +124,7 @@ def _all_adapters_used(scenario: Scenario) -> bool:
 
 
 def _batches(training: Training, keywords: Keywords) -> None:
-    batch = training.micro_batch_size or DEFAULT_BATCH
+    batch = micro_batch_of(training)
     steps = training.gradient_accumulation_steps
     keywords.set("per_device_train_batch_size", batch, "the micro-batch that memory depends on")
     reason = f"{batch * steps} sequences an optimizer step and process" if steps > 1 else ""
@@ -138,9 +142,7 @@ def _checkpointing(training: Training, stack: Stack, keywords: Keywords) -> None
 
 
 def _optimizer(training: Training, stack: Stack, keywords: Keywords) -> None:
-    default = "adamw_torch" if training.trainer == "loop" else default_optimizer(stack)
-    name = training.optimizer or default
-    name = name.strip().lower().removeprefix("optimizernames.")
+    name = canonical(optimizer_of(training, stack))
     optimizer = find_optimizer(name)
     if name == "lorafa":
         raise InputError("optim lorafa is PEFT's own and the Trainer has no such name: use another")
@@ -159,11 +161,10 @@ def _optimizer(training: Training, stack: Stack, keywords: Keywords) -> None:
 
 def _precision(training: Training, keywords: Keywords) -> None:
     """Both said: TRL's default is bf16, and a card without it needs the other."""
-    bf16 = training.bf16
-    if bf16 is None:
-        bf16 = training.trainer == "trl" and not training.fp16
-    keywords.set("bf16", bool(bf16), "autocast" if bf16 else "")
-    keywords.set("fp16", bool(training.fp16), "autocast with loss scaling" if training.fp16 else "")
+    autocast = autocast_of(training)
+    bf16, fp16 = autocast is BFLOAT16, autocast is FLOAT16
+    keywords.set("bf16", bf16, "autocast" if bf16 else "")
+    keywords.set("fp16", fp16, "autocast with loss scaling" if fp16 else "")
 
 
 def _grouped(stack: Stack, keywords: Keywords) -> None:

@@ -6,7 +6,6 @@ import re
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.emitting.adapters import checkpointing_of
 from willfit.emitting.arguments import Arguments, arguments
 from willfit.emitting.call import Call
 from willfit.emitting.code import assignment, call_lines
@@ -28,6 +27,7 @@ from willfit.emitting.script import (
 from willfit.emitting.training import TrainerClass, length_of
 from willfit.emitting.versions import PROCESSING_CLASS_SINCE, SFT_PROCESSING_CLASS_SINCE
 from willfit.errors import InputError
+from willfit.formulas.training.settings import checkpointing_of
 from willfit.scenario import Scenario, Training
 
 MASKED: Final = "AutoModelForMaskedLM"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from willfit.changes.current import dtype_of, gpus
 from willfit.changes.loading import in_range
 from willfit.dtypes import BFLOAT16, FLOAT16, DType
-from willfit.formulas.weights import loading_dtype
 from willfit.live.asked import Asked
 from willfit.live.classes import Support
 from willfit.live.here import Here
@@ -29,13 +29,12 @@ class Facts:
     @property
     def dtype(self) -> DType:
         """Type that unquantised weights are loaded in."""
-        scenario = self.scenario
-        return loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)[0]
+        return dtype_of(self.scenario)
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs planned for; none on a machine without."""
-        return self.scenario.machine.gpus if self.scenario.machine is not None else ()
+        return gpus(self.scenario)
 
     @property
     def work(self) -> Inference | Training:

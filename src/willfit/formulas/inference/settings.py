@@ -39,6 +39,12 @@ class Settings:
         return max(self.context_len - self.new_tokens, 1)
 
 
+def default_context(architecture: Architecture | None) -> int:
+    """Prompt plus new tokens where none are given."""
+    longest = architecture.max_context if architecture is not None else None
+    return min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
+
+
 def fill_defaults(
     architecture: Architecture | None, inference: Inference, dtype: DType, stack: Stack
 ) -> Settings:
@@ -50,7 +56,7 @@ def fill_defaults(
     assumptions: list[str] = []
     context = inference.context_len
     if context is None:
-        context = min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
+        context = default_context(architecture)
         assumptions.append(f"context {context} tokens, batch {inference.batch_size}")
     elif longest is not None and context > longest:
         require_positions(architecture, context)

@@ -137,9 +137,14 @@ def default_optimizer(stack: Stack) -> str:
     return "adamw_torch"
 
 
+def canonical(name: str) -> str:
+    """The name as the tables have it: ``OptimizerNames.ADAMW_TORCH`` is adamw_torch."""
+    return name.strip().lower().removeprefix("optimizernames.")
+
+
 def find_optimizer(name: str) -> Optimizer:
     """The optimizer of that name; raises `InputError` naming the nearest."""
-    key = name.strip().lower().removeprefix("optimizernames.")
+    key = canonical(name)
     if key in LOW_RANK:
         return LOW_RANK[key]
     if key in REFUSED:

@@ -67,19 +67,19 @@ def fill_training(
     """
     notes: list[str] = []
     trl = training.trainer == "trl"
-    batch = training.micro_batch_size
-    if batch is None:
-        batch = DEFAULT_BATCH
+    batch = micro_batch_of(training)
+    if training.micro_batch_size is None:
         notes.append(f"per_device_train_batch_size {batch}, the trainer's default")
     seq_len = _length(training, architecture, notes)
-    checkpointing = training.gradient_checkpointing
-    if checkpointing is None:
-        checkpointing = trl
+    checkpointing = checkpointing_of(training)
+    if training.gradient_checkpointing is None:
         notes.append(f"gradient checkpointing {'on' if trl else 'off'}, the trainer's default")
-    name = training.optimizer
-    if name is None:
-        name = default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
+    name = optimizer_of(training, stack)
+    if training.optimizer is None:
         notes.append(f"optimizer {name}, the trainer's default")
+    autocast = autocast_of(training)
+    if autocast is not None and not training.bf16 and not training.fp16:
+        notes.append("bf16 autocast on, TRL's default")
     if training.offload_activations and not trl:
         raise InputError(
             "--activation-offloading is a setting of TRL's SFTConfig: add --trainer trl, or leave "
@@ -97,7 +97,7 @@ def fill_training(
         optimizer=find_optimizer(name),
         checkpointing=checkpointing,
         reentrant=bool(training.use_reentrant),
-        autocast=_autocast(training, notes),
+        autocast=autocast,
         implementation=implementation,
         keeps_outputs=training.trainer == "loop",
         chunked_loss=trl or training.use_liger_kernel,
@@ -109,19 +109,62 @@ def fill_training(
     )
 
 
+def micro_batch_of(training: Training) -> int:
+    """``per_device_train_batch_size`` that is taken."""
+    return training.micro_batch_size or DEFAULT_BATCH
+
+
+def checkpointing_of(training: Training) -> bool:
+    """Whether layers are computed again in backward: TRL's default is yes, the Trainer's no."""
+    given = training.gradient_checkpointing
+    return training.trainer == "trl" if given is None else given
+
+
+def optimizer_of(training: Training, stack: Stack) -> str:
+    """``optim`` as given, else the trainer's; a plain loop's is torch's own AdamW."""
+    if training.optimizer is not None:
+        return training.optimizer
+    return default_optimizer(stack) if training.trainer != "loop" else "adamw_torch"
+
+
+def autocast_of(training: Training) -> DType | None:
+    """Type of autocast, None without: TRL turns bfloat16 on by itself.
+
+    trl 1.16 base_config.py: ``bf16`` is ``not fp16`` where it was not given.
+    """
+    if training.bf16:
+        return BFLOAT16
+    if training.fp16:
+        return FLOAT16
+    return BFLOAT16 if training.trainer == "trl" and training.bf16 is None else None
+
+
+def default_length(architecture: Architecture | None) -> int:
+    """Tokens of a sequence where neither a limit nor the data says."""
+    longest = architecture.max_context if architecture is not None else None
+    return min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
+
+
+def length_of(training: Training, architecture: Architecture | None) -> int:
+    """The longest micro-batch decides: the data's longest within the limit, the limit, the default.
+
+    Tokens of one sequence.
+    """
+    if training.lengths:
+        longest = max(training.lengths)
+        return min(longest, training.max_length or longest)
+    return training.max_length or default_length(architecture)
+
+
 def _length(training: Training, architecture: Architecture | None, notes: list[str]) -> int:
-    """The longest micro-batch decides: the given length, the data's longest, or the default."""
-    limit = training.max_length
-    most = max(training.lengths, default=0) if limit is None else limit
+    """The same, refused where it is longer than the model's table of positions."""
+    most = training.max_length or max(training.lengths, default=0)
     longest = architecture.max_context if architecture is not None else None
     if longest is not None and most > longest:
         require_positions(architecture, most)
-    if training.lengths:
-        return min(max(training.lengths), limit) if limit else most
-    if limit is not None:
-        return limit
-    length = min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
-    notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
+    length = length_of(training, architecture)
+    if not most:
+        notes.append(f"every sequence {length} tokens long: give --max-length or --lengths")
     return length
 
 
@@ -144,17 +187,6 @@ def _step_lengths(
     alike = batch if not training.group_by_length else 1
     typical = [lengths[int(q ** (1 / alike) * (len(lengths) - 1))] for q in QUANTILES]
     return (longest, *typical, longest)
-
-
-def _autocast(training: Training, notes: list[str]) -> DType | None:
-    if training.bf16:
-        return BFLOAT16
-    if training.fp16:
-        return FLOAT16
-    if training.trainer == "trl" and training.bf16 is None and training.fp16 is None:
-        notes.append("bf16 autocast on, TRL's default")
-        return BFLOAT16
-    return None
 
 
 def gradient_dtype(weight_dtype: DType) -> DType:
