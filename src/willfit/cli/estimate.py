@@ -125,7 +125,12 @@ def traced(request: Request, listener: Listener | None = None) -> Estimate:
 
 
 def estimated(
-    request: Request, *, trace: bool = False, listener: Listener | None = None, reason: str = ""
+    request: Request,
+    *,
+    trace: bool = False,
+    listener: Listener | None = None,
+    reason: str = "",
+    search_limits: bool = True,
 ) -> Estimate:
     """The estimate with what the request says of it; ``reason`` makes it untrustworthy."""
     from willfit.estimator import estimate
@@ -136,6 +141,7 @@ def estimated(
         assumptions=request.assumptions,
         ignored_settings=request.ignored_settings,
         unsupported=[*request.unsupported, *([reason] if reason else [])],
+        search_limits=search_limits,
         trace=trace,
         listener=listener,
     )

@@ -7,17 +7,15 @@ import re
 import sys
 from typing import TYPE_CHECKING, Final
 
+from willfit.cli.estimate import DOES_NOT_FIT, DONE, NO_TRUSTWORTHY_NUMBER
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser, positive_float, positive_int
 from willfit.errors import InputError, WillfitError
 
 if TYPE_CHECKING:
+    from willfit.cli.build import Request
     from willfit.planning.result import Job, Planning
     from willfit.scenario import Scenario
-
-DONE: Final = 0
-NO_PLAN: Final = 3
-NO_TRUSTWORTHY_NUMBER: Final = 4
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -25,7 +23,9 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 def configure(parser: Parser) -> None:
     """Add the settings of ``willfit plan``."""
     add_scenario_options(parser)
-    add_job_options(parser)
+    add_job_options(parser).add_argument(
+        "--price-per-hour", type=positive_float, metavar="X", help="of the whole machine"
+    )
     group = parser.add_argument_group("plan")
     group.add_argument("--goal", choices=("smallest-change", "fastest"), default="smallest-change")
     group.add_argument("--top", type=positive_int, default=5, metavar="K", help="plans to show")
@@ -43,15 +43,13 @@ def configure(parser: Parser) -> None:
     )
 
 
-def add_job_options(parser: Parser) -> None:
-    """Add how much work there is, how long it may take and what an hour costs."""
+def add_job_options(parser: Parser) -> argparse._ArgumentGroup:
+    """Add how much work there is and how long it may take; the price is each command's own."""
     group = parser.add_argument_group("job")
     group.add_argument("--samples", type=positive_int, metavar="N", help="rows of the data")
     group.add_argument("--epochs", type=positive_float, metavar="X")
     group.add_argument("--time-limit", type=duration_seconds, metavar="T", help="9h, 40m")
-    group.add_argument(
-        "--price-per-hour", type=positive_float, metavar="X", help="of the whole machine"
-    )
+    return group
 
 
 def duration_seconds(text: str) -> float:
@@ -62,14 +60,15 @@ def duration_seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def job_of(arguments: argparse.Namespace, rows: int | None = None) -> Job:
-    """The job of parsed arguments, its samples the data's ``rows`` where none are given.
+def job_of(arguments: argparse.Namespace, request: Request, price: float | None) -> Job:
+    """The job of parsed arguments, its samples the data's where none are given.
 
     Raises `InputError` on settings that lack their other half.
     """
     from willfit.planning.result import Job
 
-    samples = arguments.samples or rows
+    data = request.data
+    samples = arguments.samples or (data.lengths.num_samples if data is not None else None)
     if samples is None:
         for name in ("epochs", "time_limit", "price_per_hour"):
             if getattr(arguments, name) is not None:
@@ -80,14 +79,16 @@ def job_of(arguments: argparse.Namespace, rows: int | None = None) -> Job:
         samples=samples,
         epochs=1.0 if arguments.epochs is None else arguments.epochs,
         time_limit_seconds=arguments.time_limit,
-        price_per_hour=arguments.price_per_hour,
+        price_per_hour=price,
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plans; 0 where one fits, 3 where none does, 4 without a trustworthy number."""
     if arguments.emit is not None:
-        _refuse_target(arguments.emit)
+        from willfit.emitting import writer
+
+        writer(arguments.emit)
     planning = compute(arguments)
     codes = [_code(plan.scenario, arguments.emit) for plan in planning.plans]
     if arguments.json:
@@ -118,7 +119,7 @@ def compute(arguments: argparse.Namespace) -> Planning:
     if not arguments.gpu and not arguments.live:
         raise InputError("a plan is made for a GPU: name it with --gpu, such as --gpu T4")
     request = build_request(arguments)
-    job = job_of(arguments, request.data.lengths.num_samples if request.data else None)
+    job = job_of(arguments, request, arguments.price_per_hour)
 
     def estimating(scenario: Scenario) -> Estimate:
         asked = replace(request, scenario=scenario)
@@ -134,13 +135,6 @@ def compute(arguments: argparse.Namespace) -> Planning:
         trace=bool(arguments.trace),
         estimating=estimating,
     )
-
-
-def _refuse_target(target: str) -> None:
-    from willfit.emitting import TARGETS
-
-    if target not in TARGETS:
-        raise InputError(f"--emit {target[:40]} is no target: use one of {', '.join(TARGETS)}")
 
 
 def _code(scenario: Scenario, target: str | None) -> dict[str, str] | None:
@@ -159,4 +153,4 @@ def exit_code(planning: Planning) -> int:
     """0 a plan fits in memory and time, 3 none does, 4 no trustworthy number."""
     if planning.baseline.unsupported:
         return NO_TRUSTWORTHY_NUMBER
-    return DONE if planning.fits else NO_PLAN
+    return DONE if planning.fits else DOES_NOT_FIT

@@ -5,32 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from willfit.cli.estimate import DOES_NOT_FIT, DONE, NO_TRUSTWORTHY_NUMBER, estimated
 from willfit.cli.options import add_scenario_options
-from willfit.cli.parser import Parser, positive_float, positive_int
-from willfit.cli.plan import duration_seconds
+from willfit.cli.parser import Parser, positive_float
+from willfit.cli.plan import add_job_options, job_of
 from willfit.errors import InputError
 
 if TYPE_CHECKING:
     from willfit.cli.build import Request
     from willfit.devices.places import Place
-    from willfit.planning.result import Job
     from willfit.planning.stay import Stay, Where
     from willfit.planning.where import Asking
     from willfit.scenario import Scenario
-
-DONE: Final = 0
-FITS_NOWHERE: Final = 3
-NO_TRUSTWORTHY_NUMBER: Final = 4
 
 
 def configure(parser: Parser) -> None:
     """Add the settings of ``willfit where``."""
     add_scenario_options(parser)
-    _job_options(parser)
+    add_job_options(parser).add_argument(
+        "--price-per-hour", nargs="+", metavar="X", help="2.5 for all, or h100=2.5 a100-80gb=1.8"
+    )
     group = parser.add_argument_group("places")
+    group.add_argument("--place", nargs="+", metavar="NAME", help="only these, such as kaggle l4")
     group.add_argument("--then", metavar='"FLAGS"', help="the job after it, with its own settings")
     group.add_argument("--infer-on", metavar="NAME", help="place of the job after it")
     group.add_argument(
@@ -43,17 +43,6 @@ def configure(parser: Parser) -> None:
         "--check", action="store_true", default=None, help="exit with 3 where it fits nowhere"
     )
     group.add_argument("--json", action="store_true", default=None, help="print JSON")
-
-
-def _job_options(parser: Parser) -> None:
-    group = parser.add_argument_group("job")
-    group.add_argument("--samples", type=positive_int, metavar="N", help="rows of the data")
-    group.add_argument("--epochs", type=positive_float, metavar="X")
-    group.add_argument("--time-limit", type=duration_seconds, metavar="T", help="9h, 40m")
-    group.add_argument(
-        "--price-per-hour", nargs="+", metavar="X", help="2.5 for all, or h100=2.5 a100-80gb=1.8"
-    )
-    group.add_argument("--place", nargs="+", metavar="NAME", help="only these, such as kaggle l4")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = [stay for stay in where.stays if stay.status != "cannot_run"]
     if asked and all(stay.status == "unknown" for stay in asked):
         return NO_TRUSTWORTHY_NUMBER
-    return FITS_NOWHERE if arguments.check and not where.fits else DONE
+    return DOES_NOT_FIT if arguments.check and not where.fits else DONE
 
 
 def compute(arguments: argparse.Namespace) -> Where:
@@ -124,49 +113,20 @@ def _progress(count: int) -> Callable[[int], None]:
 
 def asking_of(arguments: argparse.Namespace, request: Request) -> Asking:
     """The job, the prices and how estimates are made."""
-    from willfit.estimator import estimate
     from willfit.planning.better import Better
     from willfit.planning.where import Asking
     from willfit.results import Estimate
 
     def estimating(scenario: Scenario) -> Estimate:
-        return estimate(
-            scenario,
-            dtypes=request.dtypes,
-            assumptions=request.assumptions,
-            ignored_settings=request.ignored_settings,
-            unsupported=request.unsupported,
-            search_limits=False,
-        )
+        return estimated(replace(request, scenario=scenario), search_limits=False)
 
-    job, prices = _job(arguments, request)
+    every, prices = _prices(arguments.price_per_hour or ())
     return Asking(
-        job=job,
+        job=job_of(arguments, request, every),
         prices=prices,
         estimating=estimating,
         bettering=None if arguments.no_changes else Better(),
     )
-
-
-def _job(arguments: argparse.Namespace, request: Request) -> tuple[Job, Mapping[str, float]]:
-    """The job, its samples those of the data where none are given, and prices by place."""
-    from willfit.planning.result import Job
-
-    samples = arguments.samples
-    if samples is None and request.data is not None:
-        samples = request.data.lengths.num_samples
-    for name in ("epochs", "time_limit", "price_per_hour"):
-        if samples is None and getattr(arguments, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} needs --samples: say how many rows there are"
-            )
-    every, prices = _prices(arguments.price_per_hour or ())
-    return Job(
-        samples=samples,
-        epochs=1.0 if arguments.epochs is None else arguments.epochs,
-        time_limit_seconds=arguments.time_limit,
-        price_per_hour=every,
-    ), prices
 
 
 def _prices(words: Sequence[str]) -> tuple[float | None, dict[str, float]]:

@@ -57,10 +57,15 @@ def emit(scenario: Scenario, target: str, *, versions: Mapping[str, str] | None 
     ``versions`` replaces versions of the stack. Raises `InputError` on an unknown target and,
     with the reason, on what a library of that release cannot do.
     """
+    return writer(target)(_with_versions(scenario, versions))
+
+
+def writer(target: str) -> Target:
+    """What writes for a target of that name; raises `InputError` naming those there are."""
     write = TARGETS.get(target)
     if write is None:
         raise InputError(f"unknown target {target[:40]!r}: expected one of {', '.join(TARGETS)}")
-    return write(_with_versions(scenario, versions))
+    return write
 
 
 def _with_versions(scenario: Scenario, versions: Mapping[str, str] | None) -> Scenario:
