@@ -13,7 +13,7 @@ from willfit.planning.aim import mild
 from willfit.planning.clock import Clock
 from willfit.planning.judge import Judge, JudgeOf, Within
 from willfit.planning.result import Job
-from willfit.planning.search import Candidate, applied, front
+from willfit.planning.search import Candidate, applied, front, without_needless
 from willfit.scenario import Scenario
 
 _SETS: Final = (
@@ -118,10 +118,7 @@ class _Quick:
         return candidate
 
     def pruned(self, candidate: Candidate) -> Candidate:
-        """Without the changes that are not needed, the costliest tried first."""
-        costly_first = sorted(candidate.changes, key=lambda c: (-int(c.quality), -int(c.effort)))
-        for change in costly_first:
-            fewer = applied(self.start, [kept for kept in candidate.changes if kept is not change])
-            if fewer is not None and fewer.changes and self.over(fewer) <= 0:
-                candidate = fewer
-        return candidate
+        """Without the changes that are not needed; what is recommended changes something."""
+        return without_needless(
+            self.start, candidate, lambda fewer: bool(fewer.changes) and self.over(fewer) <= 0
+        )

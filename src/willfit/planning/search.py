@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations, islice
 from typing import Final
 
@@ -283,7 +283,7 @@ def descend(start: Candidate, changes: Sequence[Change], judge: JudgeOf) -> Cand
         usable = [change for change in changes if change.quality <= quality]
         candidate, fits = _steepest(candidate, usable, judge)
         if fits:
-            return _without_needless(start, candidate, judge)
+            return without_needless(start, candidate, partial(_judged_fits, judge))
     return None
 
 
@@ -320,13 +320,16 @@ def _neighbours(candidate: Candidate, changes: Sequence[Change]) -> Iterator[Can
                 yield made
 
 
-def _without_needless(start: Candidate, candidate: Candidate, judge: JudgeOf) -> Candidate:
+def without_needless(
+    start: Candidate, candidate: Candidate, passes: Callable[[Candidate], bool]
+) -> Candidate:
+    """The candidate less each change that it passes without, the costliest tried first."""
     costly_first = sorted(
         candidate.changes, key=lambda change: (-int(change.quality), -int(change.effort))
     )
     for change in costly_first:
         fewer = applied(start, [kept for kept in candidate.changes if kept is not change])
-        if fewer is not None and _judged_fits(judge, fewer):
+        if fewer is not None and passes(fewer):
             candidate = fewer
     return candidate
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from willfit.changes import Quality
 from willfit.planning.result import Duration, Job, Plan, Planning
 from willfit.report.contract import estimate_json, plain
 from willfit.report.text import Style, bar, wrapped
@@ -13,7 +12,6 @@ from willfit.results import Estimate
 from willfit.units import GIB, format_bytes
 
 SCHEMA: Final = "willfit.plan/1"
-QUALITY: Final = {Quality.NONE: "none", Quality.SLIGHT: "slight", Quality.REAL: "real"}
 RAM_WORTH_SAYING: Final = 4 * GIB
 """Host memory that any machine with a GPU has."""
 NOT_IN_TIME: Final = (
@@ -50,7 +48,7 @@ def _plan(plan: Plan, code: dict[str, str] | None) -> dict[str, Any]:
                 "id": step.change.id,
                 "title": step.change.title,
                 "saves_bytes": step.saves_bytes,
-                "quality_cost": QUALITY[step.change.quality],
+                "quality_cost": step.change.quality.name.lower(),
                 "quality_reason": step.change.quality_reason,
                 "remark": step.remark,
                 "lines": list(step.lines),
@@ -58,7 +56,7 @@ def _plan(plan: Plan, code: dict[str, str] | None) -> dict[str, Any]:
             for step in plan.steps
         ],
         "estimate": estimate_json(plan.estimate),
-        "quality_cost": QUALITY[plan.quality],
+        "quality_cost": plan.quality.name.lower(),
         "relative_time": plan.relative_time,
         "total_time_seconds": total.nominal if total is not None else None,
         "duration": _duration(plan.duration),
@@ -127,7 +125,7 @@ def _against(estimate: Estimate) -> str:
 def _shown(number: int, plan: Plan, planning: Planning, style: Style) -> list[str]:
     level = "" if plan.estimate.level == "formula" else f", {plan.estimate.level}d"
     head = f"plan {number}: {style.paint(str(plan.estimate.verdict).replace('_', ' '), 'green')}"
-    lines = [f"{head}{level}, {_against(plan.estimate)}, quality cost {QUALITY[plan.quality]}"]
+    lines = [f"{head}{level}, {_against(plan.estimate)}, quality cost {plan.quality.name.lower()}"]
     for step in plan.steps:
         sign = "saves" if step.saves_bytes >= 0 else "takes"
         amount = f"{sign} {format_bytes(abs(step.saves_bytes))}"
