@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from willfit.cli.parser import Parser, with_dashes
@@ -24,6 +23,7 @@ def handover_of(arguments: argparse.Namespace, request: Request) -> Handover | N
     """The job after the first, where one is asked for."""
     if arguments.then is None and arguments.infer_on is None:
         return None
+    from willfit.changes.edit import with_loading
     from willfit.cli.build import build_request
     from willfit.cli.where import asking_of, places_of
     from willfit.planning.where import handover
@@ -36,10 +36,9 @@ def handover_of(arguments: argparse.Namespace, request: Request) -> Handover | N
     if second.scenario.workload.inference is None:
         raise InputError("--then is an inference: leave out --train and --task in it")
     scenario = second.scenario
-    loading, first = scenario.workload.loading, request.scenario.workload.loading
+    first = request.scenario.workload.loading
     if later.quantize is None and later.dtype is None:
-        loading = replace(loading, quantization=first.quantization, dtype=first.dtype)
-        scenario = replace(scenario, workload=replace(scenario.workload, loading=loading))
+        scenario = with_loading(scenario, quantization=first.quantization, dtype=first.dtype)
     places = places_of(later, scenario)
     return handover(request.scenario, scenario, places[0], asking_of(later, second))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from willfit.changes.edit import with_loading
 from willfit.devices import context_of, parse_machine
 from willfit.dtypes import DType, parse_dtype
 from willfit.errors import InputError
@@ -146,8 +147,7 @@ def _within(scenario: Scenario, budget: int | None) -> Scenario:
         index: max(0, machine.budget_bytes(index) - context_of(gpu).nominal_bytes)
         for index, gpu in enumerate(machine.gpus)
     }
-    workload = replace(scenario.workload, loading=replace(loading, max_memory=caps))
-    return replace(scenario, workload=workload)
+    return with_loading(scenario, max_memory=caps)
 
 
 def _workload(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from willfit.changes.edit import with_loading
 from willfit.devices import all_gpus
 from willfit.formulas.weights import load_weights
 from willfit.planning.judge import Judge
@@ -60,11 +61,10 @@ def on_gpus(scenario: Scenario, gpu: Gpu, count: int) -> Scenario:
 def _shared(scenario: Scenario) -> Iterator[Scenario]:
     """As given, and with the strategies that share out what one GPU cannot hold."""
     yield scenario
-    workload = scenario.workload
-    strategies: tuple[Strategy, ...] = ("device_map",) if workload.training is None else ("fsdp",)
+    training = scenario.workload.training
+    strategies: tuple[Strategy, ...] = ("device_map",) if training is None else ("fsdp",)
     for strategy in strategies:
-        loading = replace(workload.loading, strategy=strategy, max_memory=None)
-        yield replace(scenario, workload=replace(workload, loading=loading))
+        yield with_loading(scenario, strategy=strategy, max_memory=None)
 
 
 def _fits(scenario: Scenario, judge: Judge) -> bool:

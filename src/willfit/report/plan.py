@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from willfit.planning.result import Duration, Job, Plan, Planning
 from willfit.report.contract import estimate_json, plain
-from willfit.report.text import Style, bar, wrapped
+from willfit.report.text import Style, bar, titled, wrapped
 from willfit.results import Estimate
 from willfit.units import GIB, format_bytes
 
@@ -184,16 +184,15 @@ def hours_text(seconds: float) -> str:
 
 def _remarks(planning: Planning) -> list[str]:
     baseline = planning.baseline
-    lines: list[str] = []
-    for topic, text in baseline.notes.items():
-        lines += wrapped(f"{topic}: {text}", first="note: ", rest="  ")
-    notes = planning.duration.assumptions if planning.duration is not None else ()
-    for text in dict.fromkeys((*baseline.assumptions, *notes)):
-        lines += wrapped(text, first="assumed: ", rest="  ")
-    for text in baseline.unsupported:
-        lines += wrapped(text, first="not supported: ", rest="  ")
-    for text in baseline.ignored_settings:
-        lines += wrapped(text, first="ignored: ", rest="  ")
+    timed = planning.duration.assumptions if planning.duration is not None else ()
+    lines = titled(
+        (
+            ("note", (f"{topic}: {text}" for topic, text in baseline.notes.items())),
+            ("assumed", dict.fromkeys((*baseline.assumptions, *timed))),
+            ("not supported", baseline.unsupported),
+            ("ignored", baseline.ignored_settings),
+        )
+    )
     level = "judged by formula; --trace runs the real code of what is recommended"
     if baseline.level == "trace":
         level = "judged by formula, what is shown traced"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Final
 
-from willfit.report.text import GLYPHS, Style, bar, table, wrapped
+from willfit.report.text import GLYPHS, Style, bar, table, titled, wrapped
 from willfit.results import Alive, Component, Estimate, Failure, GpuEstimate
 from willfit.units import format_bytes
 
@@ -175,15 +175,16 @@ def _verdict(estimate: Estimate, style: Style) -> list[str]:
 
 
 def _remarks(estimate: Estimate) -> list[str]:
-    lines: list[str] = []
-    for title, items in (
-        ("note", tuple(f"{topic}: {text}" for topic, text in estimate.notes.items())),
-        ("assumed", estimate.assumptions),
-        ("not known", tuple(f"{u.name} ({format_bytes(u.low_bytes)} to "
-                            f"{format_bytes(u.high_bytes)})" for u in estimate.unknowns)),
-        ("not supported", estimate.unsupported),
-        ("ignored", estimate.ignored_settings),
-    ):  # fmt: skip
-        for item in items:
-            lines += wrapped(item, first=f"{title}: ", rest="  ")
-    return lines
+    unknowns = (
+        f"{u.name} ({format_bytes(u.low_bytes)} to {format_bytes(u.high_bytes)})"
+        for u in estimate.unknowns
+    )
+    return titled(
+        (
+            ("note", (f"{topic}: {text}" for topic, text in estimate.notes.items())),
+            ("assumed", estimate.assumptions),
+            ("not known", unknowns),
+            ("not supported", estimate.unsupported),
+            ("ignored", estimate.ignored_settings),
+        )
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,3 +55,13 @@ def wrapped(text: str, *, first: str, rest: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False
     )
+
+
+def titled(remarks: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """A paragraph for each thing to say, after its title: ``assumed: ...``."""
+    return [
+        line
+        for title, texts in remarks
+        for text in texts
+        for line in wrapped(text, first=f"{title}: ", rest="  ")
+    ]
