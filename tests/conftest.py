@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="willfit-tests-")
 settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
