@@ -37,6 +37,7 @@ from willfit.scenario import (
     Workload,
 )
 from willfit.scenario.stack import TESTED
+from willfit.sources.heads import with_auto_class
 from willfit.sources.resolve import resolve
 
 ROWS = {change.id: change for change in CHANGES}
@@ -64,6 +65,7 @@ TOUCHES: dict[str, set[str]] = {
     "cache": {"inference.cache"},
     "kv_dtype": {"inference.kv_dtype"},
     "logits_to_keep": {"inference.full_logits"},
+    "use_cache": {"inference.use_cache"},
     "prefill_chunk_size": {"inference.prefill_chunk_size"},
     "merge_adapter": {"inference.merge_adapter"},
     "method": {"training.method", "training.lora", "training.freeze"},
@@ -96,12 +98,15 @@ TOUCHES: dict[str, set[str]] = {
 
 def scenario(
     model: str, gpu: str = "T4x2", *, loading: Loading | None = None, stack: Stack | None = None,
-    ram: int | None = None, **work: Any,
+    ram: int | None = None, labels: int | None = None, **work: Any,
 ) -> Scenario:  # fmt: skip
     machine = Machine(gpus=parse_machine(gpu).gpus, ram_bytes=ram)
     workload = Workload(loading=loading or Loading(), **work)
     return Scenario(
-        model=resolve(model), workload=workload, machine=machine, stack=stack or Stack()
+        model=with_auto_class(resolve(model), None, labels),
+        workload=workload,
+        machine=machine,
+        stack=stack or Stack(),
     )
 
 
@@ -154,6 +159,7 @@ def grid() -> Iterator[Scenario]:
     for padded in (True, False):  # cuDNN's kernel is first on an H100
         yield scenario("microsoft/phi-2", "H100", inference=Inference(padded=padded))
     yield scenario("microsoft/phi-2", "T4", inference=Inference(context_len=2048))
+    yield scenario(GEMMA2, "T4x2", labels=3, inference=Inference(context_len=2048))
     yield scenario(LLAMA, "T4", ram=10**10, loading=loads(FLOAT16), inference=Inference())
     yield scenario(GEMMA2, "T4x2", inference=Inference(context_len=1 << 13, batch_size=600))
     yield scenario(LLAMA, "T4x2", training=Training(method="full", micro_batch_size=512))
@@ -322,6 +328,7 @@ OLD = Stack(versions={**TESTED, "transformers": "4.46"})
         ("cache=quantized", GEMMA2, "T4", infer(), "full attention"),
         ("cache=static", "state-spaces/mamba-2.8b-hf", "T4", infer(), "states"),
         ("kv_dtype=q8_0", LLAMA, "T4", infer(), "llama.cpp"),
+        ("use_cache=False", LLAMA, "T4", infer(), "generates"),
         ("prefill_chunk_size=512", LLAMA, "T4", infer(full_logits=True), "generate"),
         ("merge_adapter", LLAMA, "T4", infer(), "no adapter"),
         ("strategy=zero3", LLAMA, "T4x2", lora(NF4), "zero3"),

@@ -334,7 +334,8 @@ def test_public_names() -> None:
         [
             "Estimate", "InputError", "Loaded", "Machine", "ModelSpec", "Pipeline", "Scenario",
             "Stack", "UnsupportedError", "WillfitError", "Workload", "__version__", "estimate",
-            "Job", "emit", "find_gpu", "find_model", "load", "parse_machine", "plan",
+            "Job", "emit", "find_gpu", "find_model", "isolated", "load", "parse_machine", "plan",
+            "run",
         ]
     )  # fmt: skip
     for name in willfit.__all__:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from willfit.live.loaded import Loaded
     from willfit.planning import Job, plan
     from willfit.results import Estimate
+    from willfit.runner.isolated import isolated
+    from willfit.runner.run import run
     from willfit.scenario import Machine, ModelSpec, Pipeline, Scenario, Stack, Workload
     from willfit.sources.resolve import resolve as find_model
 
@@ -47,9 +49,11 @@ __all__ = [
     "estimate",
     "find_gpu",
     "find_model",
+    "isolated",
     "load",
     "parse_machine",
     "plan",
+    "run",
 ]
 
 _HOMES = {
@@ -69,9 +73,11 @@ _HOMES = {
     "estimate": ("willfit.estimator", "estimate"),
     "find_gpu": ("willfit.devices", "find_gpu"),
     "find_model": ("willfit.sources.resolve", "resolve"),
+    "isolated": ("willfit.runner.isolated", "isolated"),
     "load": ("willfit.live.load", "load"),
     "parse_machine": ("willfit.devices", "parse_machine"),
     "plan": ("willfit.planning", "plan"),
+    "run": ("willfit.runner.run", "run"),
 }
 
 

@@ -5,8 +5,11 @@
     │   ├── ModelNotFoundError    no source knows this model
     │   ├── ModelAccessError      the model exists, but cannot be read (gated, offline, broken)
     │   └── BrokenFileError       a file is truncated, lies about itself, or is too large
-    └── UnsupportedError      no trustworthy number can be given                  exit code 4
-        └── MissingLibraryError   what would give one is not installed
+    ├── UnsupportedError      no trustworthy number can be given                  exit code 4
+    │   └── MissingLibraryError   what would give one is not installed
+    ├── DoesNotFitError       what was to run does not fit on the GPUs there are  exit code 3
+    └── StageFailedError      a stage of a run failed; what it computed is kept   exit code 5
+        └── GpuNotReleasedError   a GPU's memory did not come back
 
 Every message says what was given, what was expected and what to do, in one sentence.
 """
@@ -47,3 +50,19 @@ class UnsupportedError(WillfitError):
 
 class MissingLibraryError(UnsupportedError):
     """A library that the answer needs is not installed; the message says how to install it."""
+
+
+class DoesNotFitError(WillfitError):
+    """What was to run does not fit on the GPUs there are; the message has the plan."""
+
+    exit_code = 3
+
+
+class StageFailedError(WillfitError):
+    """A stage of a run failed; what it computed is kept, and the same command goes on."""
+
+    exit_code = 5
+
+
+class GpuNotReleasedError(StageFailedError):
+    """A GPU's memory did not come back; the message names who holds it."""

@@ -84,6 +84,16 @@ def _generates(scenario: Scenario) -> str | None:
     return None
 
 
+def _classifies(scenario: Scenario) -> str | None:
+    """Generating without a cache reads everything anew for every token."""
+    name = scenario.model.model_class
+    return None if name.endswith("ForSequenceClassification") else f"{name} generates"
+
+
+def _caches(scenario: Scenario) -> str | None:
+    return None if inference_of(scenario).use_cache else "no cache is kept"
+
+
 def _in_one_tensor(scenario: Scenario) -> str | None:
     """A quantised cache unpacks a layer for every piece, a static one shows all of its places."""
     kind = inference_of(scenario).cache
@@ -241,6 +251,14 @@ LOGITS: Final = (
         title="Keep the last position's logits alone, where no other is read",
         apply=guarded(
             _sets(full_logits=False), infers, on_transformers, _generates, _keeps_all_logits
+        ),
+    ),
+    Change(
+        id="use_cache=False",
+        setting="use_cache",
+        title="Keep no keys and values, as nothing is generated (use_cache=False)",
+        apply=guarded(
+            _sets(use_cache=False), infers, on_transformers, _generates, _classifies, _caches
         ),
     ),
 )

@@ -16,6 +16,8 @@ COMMANDS: Final[dict[str, str]] = {
     "estimate": "what a model takes on a GPU, and whether it fits",
     "plan": "the smallest change that makes it fit, or the fastest way to run it",
     "where": "the same job at many places: fits, hours, cost",
+    "run": "several models on the same GPUs, one after another, resumable",
+    "status": "how far a run is, and what would be computed again, and why",
     "diff": "which component moved between two estimates",
     "gpus": "the GPUs that are known, or those of this machine",
     "models": "the models that are known without network",
@@ -24,7 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (0, 1, 3, 4 or 130)."""
+    """Run one command; returns its exit code (0, 1, 3, 4, 5 or 130)."""
     try:
         code = _run(with_dashes(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -53,6 +53,8 @@ def inference_script(scenario: Scenario, *, to_file: bool = False) -> str:
     script.add(*model_lines(script, scenario, given))
     if inference is not None and auto_class(scenario) == CLASSIFIER:
         script.add(*pad_lines(scenario))
+        if not inference.use_cache:
+            script.add("model.config.use_cache = False  # nothing is generated")
     script.add(*adapter_lines(script, given, path="ADAPTER"))
     script.add("model.eval()")
     if inference is not None:

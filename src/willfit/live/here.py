@@ -59,7 +59,7 @@ def look() -> Here:
         hub_kernels=_installed("kernels"),
         bitsandbytes=_installed("bitsandbytes"),
         peft=_installed("peft"),
-        stack=_stack(),
+        stack=installed_stack(),
     )
 
 
@@ -67,7 +67,7 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _stack() -> Stack:
+def installed_stack() -> Stack:
     """The installed versions; what is not installed is taken as tested."""
     versions = dict(TESTED)
     for library in TESTED:

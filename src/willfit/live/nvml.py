@@ -32,6 +32,8 @@ class Nvml(Protocol):
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: Any) -> Sequence[int]: ...  # noqa: N802, D102
 
+    def nvmlDeviceGetUUID(self, handle: Any) -> str | bytes: ...  # noqa: N802, D102
+
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Sequence[Any]: ...  # noqa: N802, D102
 
     def nvmlSystemGetProcessName(self, pid: int) -> str | bytes: ...  # noqa: N802, D102
@@ -58,6 +60,8 @@ class LiveGpu:
     used_bytes: int
     free_bytes: int
     processes: tuple[Process, ...]
+    uuid: str = ""
+    """``GPU-…``; empty where the driver does not tell."""
 
 
 def live_gpus(nvml: Nvml | None = None) -> list[LiveGpu]:
@@ -104,7 +108,15 @@ def _live(session: Nvml, handle: Any) -> LiveGpu:
         used_bytes=int(memory.used),
         free_bytes=int(memory.free),
         processes=tuple(_processes(session, handle)),
+        uuid=_uuid(session, handle),
     )
+
+
+def _uuid(session: Nvml, handle: Any) -> str:
+    try:
+        return _text(session.nvmlDeviceGetUUID(handle))
+    except Exception:  # an old driver, or a virtual GPU: it can then not be named so
+        return ""
 
 
 def _known(session: Nvml, handle: Any, name: str, total: int) -> Gpu:
@@ -151,6 +163,7 @@ class FakeCard:
     capability: tuple[int, int] = (8, 0)
     processes: tuple[tuple[int, str, int | None], ...] = ()
     """(pid, name, bytes)."""
+    uuid: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +194,9 @@ class FakeNvml:
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: FakeCard) -> tuple[int, int]:  # noqa: N802, D102
         return handle.capability
+
+    def nvmlDeviceGetUUID(self, handle: FakeCard) -> str:  # noqa: N802, D102
+        return handle.uuid
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: FakeCard) -> list[Any]:  # noqa: N802, D102
         return [_Running(pid=pid, usedGpuMemory=used) for pid, _, used in handle.processes]

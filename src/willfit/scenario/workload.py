@@ -77,6 +77,8 @@ class Inference:
     kv_dtype: DType | None = None
     """Type of the KV cache; None is the model's."""
     cache: CacheKind = "dynamic"
+    use_cache: bool = True
+    """False: one forward pass with ``use_cache=False``, as where nothing is generated."""
     attn: str | None = None
     """``eager``, ``sdpa``, ``flash_attention_2``…; None is the library's default for the class."""
     engine: Engine = "transformers"

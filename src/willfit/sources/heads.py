@@ -39,7 +39,7 @@ def with_auto_class(spec: ModelSpec, auto_class: str | None, num_labels: int | N
     if name == "AutoModel":
         return _base(spec)
     if name == CLASSIFIER:
-        return _classifier(spec, num_labels or 2)
+        return _classifier(spec, num_labels or _stored_labels(spec) or 2)
     suffixes = _SUFFIXES.get(name)
     if suffixes is None:
         raise InputError(
@@ -81,13 +81,12 @@ def _is_head(row: TensorRow) -> bool:
 
 
 def _classifier(spec: ModelSpec, num_labels: int) -> ModelSpec:
-    if spec.model_class.endswith("ForSequenceClassification"):
-        head = [row for row in spec.tensors if _is_head(row)]
-        if head and head[-1].shape[0] == num_labels:
-            return spec
     architecture = spec.architecture
     hidden = architecture.hidden_size if architecture else spec.config.get("hidden_size")
     decoder = architecture and architecture.is_decoder and not architecture.encoder_layers
+    stored = _stored_labels(spec) == num_labels
+    if stored and not decoder:
+        return spec
     build = _DECODER if decoder else _ENCODERS.get(str(spec.config.get("model_type")))
     if build is None or not isinstance(hidden, int):
         raise UnsupportedError(
@@ -103,14 +102,25 @@ def _classifier(spec: ModelSpec, num_labels: int) -> ModelSpec:
         variants={},
         stated_num_params=None,
         classifier=True,
-        assumptions=(
+        assumptions=spec.assumptions
+        if stored
+        else (
             *spec.assumptions,
             f"classification head with {num_labels} labels in place of the language-model head",
         ),
     )
 
 
+def _stored_labels(spec: ModelSpec) -> int | None:
+    """Labels of the head that the checkpoint itself has; None where it has none."""
+    if not spec.model_class.endswith("ForSequenceClassification"):
+        return None
+    heads = [row for row in spec.tensors if row.name.split(".")[0] in ("score", "classifier")]
+    return heads[-1].shape[0] if heads else spec.config.get("num_labels")
+
+
 def _class_name(name: str) -> str:
+    name = name.removesuffix("ForSequenceClassification")
     for suffix in ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining", "Model"):
         if name.endswith(suffix):
             return name.removesuffix(suffix) + "ForSequenceClassification"

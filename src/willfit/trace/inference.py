@@ -24,9 +24,10 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
     model.eval()
     recorder = session.recorder
     with session.running(sdpa_kernel=inference.sdpa_kernel), torch.no_grad():
-        if not face(model).generates:
+        if not face(model).generates or not inference.use_cache:
             recorder.phase = "forward"
-            outputs = model(**_read(model, inference, settings, forward_batch))
+            batch = _read(model, inference, settings, forward_batch)
+            outputs = model(**batch, **_without_cache(model, inference))
             recorder.mark([outputs.get("logits")], "logits")
             return None
         recorder.phase = "prefill"
@@ -40,6 +41,17 @@ def run_inference(session: Session, inference: Inference, settings: Settings) ->
             full_logits=inference.full_logits,
             chunks=(settings.chunk, _prefill_calls(settings)),
         )
+
+
+def _without_cache(model: Any, inference: Inference) -> dict[str, Any]:
+    """Arguments of a forward pass that keeps no cache, and the last position's logits alone."""
+    if inference.use_cache:
+        return {}
+    names = face(model).names
+    asked: dict[str, Any] = {"use_cache": False} if "use_cache" in names else {}
+    if "logits_to_keep" in names and not inference.full_logits:
+        asked["logits_to_keep"] = 1
+    return asked
 
 
 def _prefill_calls(settings: Settings) -> int:

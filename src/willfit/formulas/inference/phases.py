@@ -103,7 +103,7 @@ class _Run:
             later = f"{held}; windows are views of it, {format_bytes(cache.steady_bytes)} later"
             prefill = replace(prefill, notes={**prefill.notes, "kv_cache": later})
         phases = [prefill]
-        if self.architecture.is_decoder:
+        if self._cached:
             phases.append(self._decode(cache))
         notes = tuple(cache.assumptions) if self.architecture.is_decoder else ()
         if choice is not None:
@@ -136,8 +136,12 @@ class _Run:
             return self.settings.new_tokens
         return self.settings.context_len
 
+    @property
+    def _cached(self) -> bool:
+        return self.architecture.is_decoder and self.inference.use_cache
+
     def _cache(self) -> KvCache:
-        if not self.architecture.is_decoder:
+        if not self._cached:
             return KvCache(steady_bytes=0, prefill_bytes=0)
         return kv_cache(
             self.architecture,
@@ -218,7 +222,7 @@ class _Run:
             gemm=Gemm.of(self.weights),
             fused_qkv=keeps_fused_qkv(self.model),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
-            cached=self.architecture.is_decoder and not encoder,
+            cached=self._cached and not encoder,
             copies_experts=name == "decode"
             and self.inference.engine == "transformers"
             and copies_experts(self.model, self.stack),
@@ -388,7 +392,7 @@ class _Run:
             in ("math", "eager")
         ]
         block = FLOAT32.num_bytes(self.settings.batch * max(heads, default=0) * length**2)
-        cached = self.architecture.is_decoder and not self.stage.encoder_layers
+        cached = self._cached and not self.stage.encoder_layers
         if not cached or block <= LARGE_SEGMENT or self.stack.expandable_segments:
             return ()
         name = (

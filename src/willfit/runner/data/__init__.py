@@ -1,0 +1,1 @@
+"""The user's table: one file a format, all of one shape (``SUFFIXES``, ``names``, ``read``)."""

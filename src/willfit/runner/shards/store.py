@@ -1,0 +1,172 @@
+"""A shard's file: Parquet, named by its range and by the digest of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from willfit.runner.atomic import remove_stale
+from willfit.runner.shards.ranges import Range, disjoint, gaps
+
+_NAME: Final = re.compile(r"(\d{9,})-(\d{9,})\.([0-9a-f]{32})\.parquet")
+_KEY: Final = b"willfit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A shard whose file was read and found true."""
+
+    path: Path
+    rows: Range
+    facts: Mapping[str, Any]
+    """What was written beside the rows: fingerprint, batch_tokens, versions."""
+    table: pa.Table = field(repr=False)
+    """``id``, ``n_tokens``, ``error`` and the results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A file that is no shard of this stage, and why."""
+
+    path: Path
+    reason: str
+
+
+def shard_bytes(table: pa.Table, facts: Mapping[str, Any]) -> bytes:
+    """The file of a shard, with checksums in its pages."""
+    metadata = {_KEY: json.dumps(facts, sort_keys=True).encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=False,
+    )
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def shard_name(rows: Range, data: bytes) -> str:
+    """``{start}-{stop}.{digest}.parquet``; the digest is BLAKE2b-128 of the bytes."""
+    return f"{rows.start:09d}-{rows.stop:09d}.{_digest(data)}.parquet"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def range_of(path: Path) -> Range | None:
+    """The range that a file's name states; None where it is not a shard's name."""
+    match = _NAME.fullmatch(path.name)
+    return Range(int(match[1]), int(match[2])) if match else None
+
+
+def read_shard(path: Path, fingerprint: str, ids_of: Callable[[Range], pa.Array]) -> Shard | Broken:
+    """The shard, or what is wrong with it: nothing of a broken file is ever used.
+
+    ``ids_of``: the ids that the stage has in a range.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return Broken(path=path, reason="not a shard's name")
+    rows = Range(int(match[1]), int(match[2]))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Broken(path=path, reason=f"cannot be read: {error.strerror}")
+    if _digest(data) != match[3]:
+        return Broken(path=path, reason="its bytes are not those that were written")
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        facts = json.loads((table.schema.metadata or {})[_KEY])
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        return Broken(path=path, reason=f"no shard: {str(error)[:80]}")
+    if facts.get("fingerprint") != fingerprint:
+        return Broken(path=path, reason="made with other data, model or settings")
+    if not _same(table, ids_of(rows)):
+        return Broken(path=path, reason="its ids are not those of its rows")
+    return Shard(path=path, rows=rows, facts=facts, table=table)
+
+
+def _same(table: pa.Table, ids: pa.Array) -> bool:
+    """Whether the shard's ids are those of its rows, in their order."""
+    if "id" not in table.column_names or table.num_rows != len(ids):
+        return False
+    found = table.column("id").combine_chunks()
+    return bool(found.type == ids.type and found.equals(ids))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """The shards of one stage in their folder; what is there and true is what is done."""
+
+    folder: Path
+    fingerprint: str
+    ids: pa.Array = field(repr=False)
+    """Ids of the stage's rows, in the order of positions."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the stage."""
+        return len(self.ids)
+
+    def ids_of(self, rows: Range) -> pa.Array:
+        """The ids in a range; none where the range leaves the stage."""
+        if rows.stop > self.num_rows:
+            return self.ids.slice(0, 0)
+        return self.ids.slice(rows.start, rows.size)
+
+    def read(self, path: Path) -> Shard | Broken:
+        """One shard of this stage."""
+        return read_shard(path, self.fingerprint, self.ids_of)
+
+    def scan(self) -> tuple[list[Range], list[Broken]]:
+        """The disjoint ranges whose files are true, and the files that are not.
+
+        Files that are not, and those that overlap a better one, are removed: their rows count as
+        not done.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.folder)
+        found: dict[Range, Path] = {}
+        broken: list[Broken] = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            shard = self.read(path)
+            if isinstance(shard, Broken):
+                broken.append(shard)
+            else:
+                found.setdefault(shard.rows, path)
+        chosen = disjoint(found)
+        keep = {found[rows] for rows in chosen}
+        for path in self.folder.glob("*.parquet"):
+            if path not in keep:
+                path.unlink(missing_ok=True)
+        return chosen, broken
+
+    def done(self) -> list[Range]:
+        """The ranges that file names state, without reading the files."""
+        stated = (range_of(path) for path in self.folder.glob("*.parquet"))
+        return disjoint(rows for rows in stated if rows is not None)
+
+    def missing(self) -> list[Range]:
+        """What `done` leaves."""
+        return gaps(self.done(), self.num_rows)
+
+    def tables(self) -> list[Shard]:
+        """Every shard, read and checked, by start; broken ones are left out."""
+        shards = [self.read(path) for path in sorted(self.folder.glob("*.parquet"))]
+        true = {shard.rows: shard for shard in shards if isinstance(shard, Shard)}
+        return [true[rows] for rows in disjoint(true)]
+
+
+def names(shards: Sequence[Shard]) -> dict[str, str]:
+    """File names by range, as evidence beside a result."""
+    return {str(shard.rows): shard.path.name for shard in shards}

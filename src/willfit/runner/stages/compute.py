@@ -1,0 +1,395 @@
+"""The loop of a stage: replicas start, take shards, fall and start again until all is there."""
+
+from __future__ import annotations
+
+import base64
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from willfit.errors import InputError, StageFailedError
+from willfit.runner.atomic import read_json, write_bytes, write_json
+from willfit.runner.context import Context
+from willfit.runner.ending import host_kills, why_ended
+from willfit.runner.observer import StageProgress
+from willfit.runner.processes import Ended, PlaceLostError, Said
+from willfit.runner.protocol import (
+    Fatal,
+    Heartbeat,
+    Job,
+    Loaded,
+    OutOfMemory,
+    Progress,
+    ShardDone,
+    ShardFailed,
+    Take,
+)
+from willfit.runner.replica import Replica
+from willfit.runner.schedule import Schedule
+from willfit.runner.shards import Broken, Range, Store, shard_bytes, shard_name
+from willfit.runner.stages.single import refused
+from willfit.runner.stages.totals import Totals
+
+TICK: Final = 0.5
+"""Seconds after which times are looked at although nothing happened."""
+MOST_POISON: Final = 10
+"""Rows that may fail before it counts whether they are more than a part of all."""
+POISON_SHARE: Final = 0.05
+"""Part of the rows that may fail: more, and it is not the rows' fault."""
+
+
+class _Item(NamedTuple):
+    replica: int
+    generation: int
+    said: Said
+
+
+@dataclass(kw_only=True)
+class Computation:
+    """One stage under way."""
+
+    context: Context
+    name: str
+    job: Job
+    """What every worker of the stage is told, but for its GPUs."""
+    store: Store
+    work: npt.NDArray[np.int64]
+    """Tokens by position."""
+    schedule: Schedule
+    replicas: list[Replica]
+    logs: Path
+    budgets: Path
+    """Where found budgets are kept."""
+    keeps_budget: bool
+    """Whether the budget may be one that was found; False where the user gave it."""
+    on_row_error: str
+    stall_timeout: float
+    load_timeout: float
+    loads_at_once: int
+    done_before: int = 0
+    """Rows that were there when the stage began."""
+    totals: Totals = field(default_factory=Totals)
+    falls: int = 0
+    """Workers that ended without a shard being committed in between."""
+    failing: str = ""
+    """Why the last of them ended."""
+    out_of_time: bool = False
+    _items: queue.SimpleQueue[_Item] = field(default_factory=queue.SimpleQueue)
+    _told: float = 0.0
+    _last_budget: int | None = None
+    _buried: set[int] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Return when nothing is pending, or time is out; raises where the stage fails.
+
+        Whatever happens, no worker is left when it returns.
+        """
+        grace = 0.0
+        try:
+            while not self._over():
+                self._start_due()
+                self._hand_out()
+                self._next()
+                self._look_at_times()
+                self._tell()
+            grace = 10.0
+        finally:
+            self._end_all(grace)
+
+    def _over(self) -> bool:
+        if self.schedule.finished:
+            return True
+        if not self.out_of_time and not self._time_for_another():
+            self.out_of_time = True
+        if not self.out_of_time:
+            return False
+        return not self.schedule.in_flight or self.context.deadline.remaining <= 0
+
+    def _time_for_another(self) -> bool:
+        if not self.schedule.pending:
+            return self.context.deadline.remaining > 0
+        start, stop = self.schedule.pending[0]
+        expected = float(self.work[start:stop].sum()) * self.totals.seconds_per_token
+        return self.context.deadline.allows(expected)
+
+    # ---- workers start and end
+
+    def _start_due(self) -> None:
+        """Start replicas while there is more to do than living ones that wait for it."""
+        node = self.context.devices.node
+        for replica in self.replicas:
+            waiting = [r for r in self.replicas if r.state in ("loading", "ready")]
+            loading = sum(
+                r.state == "loading" and node(r.gpus) == node(replica.gpus) for r in self.replicas
+            )
+            wanted = len(self.schedule.pending) > len(waiting) and not self.out_of_time
+            if replica.state == "absent" and wanted and loading < self.loads_at_once:
+                self._start(replica)
+
+    def _start(self, replica: Replica) -> None:
+        replica.generation += 1
+        generation, number = replica.generation, replica.number
+
+        def listener(said: Said) -> None:
+            self._items.put(_Item(number, generation, said))
+
+        names = [self.context.devices.names[gpu] for gpu in replica.gpus]
+        replica.kills_before = host_kills()
+        job = self.job.model_copy(
+            update={"gpus": len(names), "batch_tokens": self._budget_of(replica)}
+        )
+        try:
+            replica.worker = self.context.launcher.start(
+                job, devices=",".join(names), log=self._log(replica), listener=listener
+            )
+        except PlaceLostError as error:
+            self._leave_idle(replica, error)
+            return
+        replica.state, replica.rows, replica.done = "loading", None, 0
+        replica.verdict = ""
+        replica.alive()
+        self.totals.starts += 1
+
+    def _leave_idle(self, replica: Replica, error: PlaceLostError) -> None:
+        """What it would have computed is for the others; raises where none is left."""
+        replica.state = "gone"
+        if all(other.state == "gone" for other in self.replicas):
+            raise StageFailedError(
+                f"stage {self.name}: {error}, and there is no other node to compute on: bring nodes "
+                "back and run the same command again, what is computed is kept"
+            )
+        self.context.observer.note(f"{self.name}: {error}, the others go on without it")
+
+    def _log(self, replica: Replica) -> Path:
+        return self.logs / f"worker-{replica.number}.txt"
+
+    def _end_all(self, grace: float) -> None:
+        workers = [replica.worker for replica in self.replicas if replica.worker is not None]
+        threads = [threading.Thread(target=w.end, args=(grace,)) for w in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for replica in self.replicas:
+            replica.worker, replica.state = None, "absent"
+
+    # ---- shards go out and come back
+
+    def _hand_out(self) -> None:
+        for replica in self.replicas:
+            if replica.state != "ready" or self.out_of_time or not self._time_for_another():
+                continue
+            rows = self.schedule.take()
+            if rows is None:
+                return
+            assert replica.worker is not None
+            replica.rows, replica.done, replica.state = rows, 0, "busy"
+            replica.alive()
+            if not replica.worker.send(Take(start=rows.start, stop=rows.stop)):
+                self.schedule.give_back(rows)
+                replica.rows, replica.state = None, "loading"  # until its end is told
+
+    def _next(self) -> None:
+        """Take in what was said, without waiting once something was."""
+        wait: float | None = TICK
+        while True:
+            try:
+                item = self._items.get(timeout=wait) if wait else self._items.get_nowait()
+            except queue.Empty:
+                return
+            wait = None
+            replica = self.replicas[item.replica]
+            if item.generation == replica.generation:
+                self._take_in(replica, item.said)
+
+    def _take_in(self, replica: Replica, said: Said) -> None:
+        if isinstance(said, Heartbeat):
+            self.totals.host = max(self.totals.host, said.host)
+            return
+        replica.alive()
+        if isinstance(said, Loaded):
+            replica.state = "ready"
+            self.totals.loaded(said)
+        elif isinstance(said, Progress):
+            replica.done = said.done
+        elif isinstance(said, ShardDone):
+            self._committed(replica, said)
+        elif isinstance(said, ShardFailed):
+            self._failed(replica, said)
+        elif isinstance(said, OutOfMemory):
+            self.totals.ooms += 1
+            self.context.observer.note(
+                f"{self.name}: a batch of {said.before:,} tokens did not fit, on with "
+                f"{said.after:,} ({said.message[:100]})"
+            )
+        elif isinstance(said, Fatal):
+            raise refused(self.name, said, self._log(replica))
+        elif isinstance(said, Ended):
+            self._ended(replica, said)
+
+    def _committed(self, replica: Replica, said: ShardDone) -> None:
+        rows = Range(said.start, said.stop)
+        replica.rows, replica.state, replica.done = None, "ready", 0
+        path = self.store.folder / said.file
+        if said.data:
+            write_bytes(path, base64.b64decode(said.data))
+        shard = self.store.read(path)
+        if isinstance(shard, Broken):
+            self.schedule.failed(rows, f"its file is not what was written: {shard.reason}")
+            path.unlink(missing_ok=True)
+            return
+        self.schedule.done(rows)
+        self.totals.shard(said)
+        self.falls = 0
+        self._keep_budget(replica, said.batch_tokens)
+
+    def _failed(self, replica: Replica, said: ShardFailed) -> None:
+        rows, suspect = Range(said.start, said.stop), Range(said.first, said.last)
+        replica.rows, replica.done = None, 0
+        replica.state = "loading" if said.leaves else "ready"
+        self.schedule.failed(rows, said.reason, suspect)
+        self.context.observer.note(f"{self.name}: rows {suspect} failed: {said.reason[:200]}")
+        self._bury()
+
+    def _ended(self, replica: Replica, said: Ended) -> None:
+        """A worker is gone: its shard goes back, and another takes its place."""
+        why = replica.verdict or said.why or why_ended(said, replica.kills_before)
+        rows, replica.rows, replica.worker = replica.rows, None, None
+        replica.state = "absent"
+        if said.lost:
+            if rows is not None:
+                self.schedule.give_back(rows)
+            return
+        self.falls += 1
+        self.failing = why
+        if "RAM" in why or "memory" in why:
+            self.loads_at_once = 1
+        if rows is not None:
+            self.schedule.failed(rows, why)
+            self._bury()
+        self.context.observer.note(
+            f"{self.name}: the worker on {replica.word().partition(':')[0]} ended: {why}"
+        )
+        if self.falls > self._most_falls():
+            raise StageFailedError(
+                f"stage {self.name}: {self.falls} workers in a row ended before a shard was done; "
+                f"the last: {self.failing}; its output is in {self._log(replica)}"
+            )
+
+    def _most_falls(self) -> int:
+        """As many as finding one bad row may take, for each replica."""
+        largest = max((rows.size for rows in self.schedule.pending), default=1)
+        search = self.schedule.attempts + math.ceil(math.log2(largest + 1)) + 2
+        return search * max(1, len(self.replicas)) + self.schedule.attempts
+
+    # ---- rows that cannot be computed
+
+    def _bury(self) -> None:
+        """What to do with rows that failed for good."""
+        poison = self.schedule.poison
+        for position in [p for p in poison if p not in self._buried]:
+            self._buried.add(position)
+            self.falls = 0
+            if self.on_row_error == "skip":
+                self._write_error(position, poison[position])
+        many = len(poison) > MOST_POISON and len(poison) > POISON_SHARE * self.store.num_rows
+        nothing = len(poison) >= self.schedule.attempts and not self.totals.computed
+        if many or nothing:
+            raise StageFailedError(
+                f"stage {self.name}: {len(poison)} rows failed, so it is not the rows: "
+                f"{next(iter(poison.values()))[:300]}; the workers' output is in {self.logs}"
+            )
+
+    def _write_error(self, position: int, reason: str) -> None:
+        """A row's error in place of its result: never a silent null."""
+        rows = Range(position, position + 1)
+        table = pa.table(
+            {
+                "id": self.store.ids_of(rows),
+                "n_tokens": pa.array([int(self.work[position])], pa.int32()),
+                "error": pa.array([reason[:500]], pa.string()),
+            }
+        )
+        facts: Mapping[str, Any] = {
+            "fingerprint": self.store.fingerprint, "start": rows.start, "stop": rows.stop,
+            "batch_tokens": None, "versions": self.totals.versions,
+        }  # fmt: skip
+        data = shard_bytes(table, facts)
+        write_bytes(self.store.folder / shard_name(rows, data), data)
+
+    # ---- budgets, times, progress
+
+    def _key(self, replica: Replica) -> str:
+        """GPUs by name and memory: what a budget holds for."""
+        gpus = [self.context.devices.gpus[gpu] for gpu in replica.gpus]
+        return " + ".join(f"{gpu.name} {gpu.total_bytes}" for gpu in gpus) or "cpu"
+
+    def _budget_of(self, replica: Replica) -> int | None:
+        """What was found on such a GPU before, else the forecast."""
+        if not self.keeps_budget:
+            return self.job.batch_tokens
+        kept = (read_json(self.budgets) or {}).get(self._key(replica))
+        return kept if isinstance(kept, int) and kept > 0 else self.job.batch_tokens
+
+    def _keep_budget(self, replica: Replica, tokens: int | None) -> None:
+        self._last_budget = tokens
+        kept = read_json(self.budgets) or {}
+        if tokens is not None and kept.get(self._key(replica)) != tokens:
+            write_json(self.budgets, {**kept, self._key(replica): tokens})
+
+    def last_budget(self) -> int | None:
+        """Padded tokens of a batch when the last shard was done."""
+        return self._last_budget
+
+    def _look_at_times(self) -> None:
+        """End workers that show nothing for too long; their end is then told like any other."""
+        for replica in self.replicas:
+            limit = {"busy": self.stall_timeout, "loading": self.load_timeout}.get(replica.state)
+            if replica.worker is None or limit is None or replica.silent_seconds < limit:
+                continue
+            what = "loading took" if replica.state == "loading" else "it showed no progress for"
+            replica.verdict = f"{what} {replica.silent_seconds:.0f} s, so it was ended"
+            replica.worker.end(0.0)
+            replica.alive()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told < 1.0:
+            return
+        self._told = now
+        under_way = sum(replica.done for replica in self.replicas)
+        done = self.done_before + self.schedule.num_done + under_way
+        left = sum(int(self.work[a:b].sum()) for a, b in self.schedule.pending)
+        rate = self.totals.tokens_per_second
+        remaining = self.context.deadline.remaining
+        loading = all(replica.state in ("loading", "absent") for replica in self.replicas)
+        self.context.observer.progress(
+            StageProgress(
+                name=self.name,
+                phase="loading" if loading else "computing",
+                done=done,
+                rows=self.store.num_rows,
+                tokens_per_second=rate,
+                eta_seconds=left / rate if rate > 0 else None,
+                replicas=tuple(replica.word() for replica in self.replicas),
+                remaining_seconds=None if math.isinf(remaining) else remaining,
+            )
+        )
+
+
+def check_storage(folder: Path) -> None:
+    """That results can be written at all, before a model is loaded for them."""
+    try:
+        write_json(folder / "writable.json", {})
+        (folder / "writable.json").unlink()
+    except InputError as error:
+        raise StageFailedError(str(error)) from error

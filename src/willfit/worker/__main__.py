@@ -1,0 +1,54 @@
+"""The worker's process: reads its job, does it, and leaves with a code that says how it went."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from willfit.errors import WillfitError
+from willfit.runner.protocol import SOFTWARE, Booted, Fatal, Job, job_of
+from willfit.worker.channel import Channel, bind_to_parent
+
+
+def main(argv: list[str]) -> int:
+    """``JOB COMMANDS EVENTS``: the job's file and two file descriptors."""
+    job = job_of(Path(argv[0]))
+    channel = Channel(commands=int(argv[1]), events=int(argv[2]))
+    bind_to_parent(job.parent, with_thread=job.dies_with_parent_thread)
+    channel.start()
+    channel.tell(Booted(pid=channel.pid, devices=channel.devices))
+    try:
+        _work(job, channel)
+    except WillfitError as error:
+        channel.tell(Fatal(kind="input", message=str(error)))
+        return SOFTWARE
+    except Exception as error:
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+        channel.tell(Fatal(kind="bug", message=message))
+        return SOFTWARE
+    return 0
+
+
+def _work(job: Job, channel: Channel) -> None:
+    if job.kind == "stage":
+        from willfit.worker.serve import serve
+
+        serve(job, channel)
+    elif job.kind == "prepare":
+        from willfit.worker.prepare import prepare
+
+        prepare(job, channel)
+    elif job.kind == "build":
+        from willfit.worker.prepare import build
+
+        build(job, channel)
+    else:
+        from willfit.worker.calls import answer_calls
+
+        answer_calls(channel)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
