@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from willfit.cli.main import main
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-ELSEWHERE = ("./my-model", "org/name", "--live", "adapter_config.json")
+ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = ("./my-model", "org/name", "--live", "adapter_config.json", "willfit bundle")
 """Marks of commands that need a file, the network or a GPU that a test does not have."""
+README = (ROOT / "README.md").read_text()
 
 
 def block(marker: str) -> str:
@@ -49,14 +53,28 @@ def test_the_two_commands_set_up_all_they_need() -> None:
     assert "pytest" in block("command 2")
 
 
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the examples, their models made."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(
+        ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("models", "runs")
+    )
+    script = folder / "examples/lmsys-ensemble/make_models.py"
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_command_shown_runs(
     command: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    in_checkout = "examples/" in command and "bundle" not in command
+    monkeypatch.chdir(request.getfixturevalue("examples") if in_checkout else tmp_path)
     if any(mark in command for mark in ELSEWHERE):
         assert main([shlex.split(command)[1], "--help"]) == 0
         return

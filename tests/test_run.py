@@ -59,6 +59,10 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def write_code(folder: Path, factor: int = 1) -> None:
     (folder / "code.py").write_text(CODE.format(log=str(folder / "log.txt"), factor=factor))
 
@@ -87,7 +91,7 @@ def test_a_run_writes_its_output_and_says_what_it_did(job: Path, capsys: Any) ->
     said = capsys.readouterr()
     assert "mine: 40 rows" in said.out and "out.csv: 40 rows" in said.out
     assert "no GPU is found" in said.err
-    rows = list(csv.DictReader((job / "out.csv").open()))
+    rows = read_csv(job / "out.csv")
     assert [row["id"] for row in rows] == [f"r{i:02d}" for i in range(40)]
     assert [float(row["label_0"]) + float(row["label_1"]) for row in rows] == pytest.approx(
         [1] * 40
@@ -336,7 +340,7 @@ def test_one_score_a_row_is_averaged_as_it_is(job: Path) -> None:
     stages = {"a": {"run": "score.py:one"}, "b": {"run": "score.py:two"}}
     weights = {"weights": {"a": 2, "b": 1}}
     run({"data": "data.parquet", "stages": stages, "ensemble": weights, "output": "out.csv"})
-    rows = list(csv.DictReader((job / "out.csv").open()))
+    rows = read_csv(job / "out.csv")
     assert float(rows[12]["score"]) == pytest.approx((2 * 1.2 + 9) / 3, abs=1e-6)
 
 

@@ -165,8 +165,10 @@ def test_the_files_of_each_part_are_those_that_the_table_says(model: Path) -> No
 def test_a_part_has_one_digest_in_whatever_order_its_files_are_given() -> None:
     files = {"a": "full:1", "b": "full:2"}
     assert Part(files=files).digest == Part(files=dict(reversed(files.items()))).digest
-    others = ({"a": "full:1"}, {"a": "full:2", "b": "full:1"}, {"a": "full:1b=full:2"}, {})
-    assert len({Part(files=other).digest for other in (files, *others)}) == 5
+    others: list[dict[str, str]] = [
+        files, {"a": "full:1"}, {"a": "full:2", "b": "full:1"}, {"a": "full:1b=full:2"}, {},
+    ]  # fmt: skip
+    assert len({Part(files=other).digest for other in others}) == 5
 
 
 def test_code_counts_only_where_it_may_run(model: Path) -> None:

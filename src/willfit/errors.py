@@ -4,7 +4,8 @@
     ├── InputError            what was given cannot be used                       exit code 1
     │   ├── ModelNotFoundError    no source knows this model
     │   ├── ModelAccessError      the model exists, but cannot be read (gated, offline, broken)
-    │   └── BrokenFileError       a file is truncated, lies about itself, or is too large
+    │   ├── BrokenFileError       a file is truncated, lies about itself, or is too large
+    │   └── StorageError          the disk is full or must not be written           exit code 5
     ├── UnsupportedError      no trustworthy number can be given                  exit code 4
     │   └── MissingLibraryError   what would give one is not installed
     ├── DoesNotFitError       what was to run does not fit on the GPUs there are  exit code 3
@@ -40,6 +41,12 @@ class ModelAccessError(InputError):
 
 class BrokenFileError(InputError):
     """A file is truncated, contradicts itself, or is larger than what is safe to read."""
+
+
+class StorageError(InputError):
+    """No place for a file: what was written before is kept, and the same command goes on."""
+
+    exit_code = 5
 
 
 class UnsupportedError(WillfitError):

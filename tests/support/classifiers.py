@@ -50,7 +50,10 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}</{{ m['role'] }}>"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-WORDS = "the answer is both tokens of a long question about memory and the quick brown fox".split()
+WORDS = (
+    "the", "answer", "is", "both", "tokens", "of", "a", "long", "question", "about", "memory",
+    "and", "quick", "brown", "fox",
+)  # fmt: skip
 
 
 def sentences(count: int, seed: int = 0, *, longest: int = 24) -> list[str]:

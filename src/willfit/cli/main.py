@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, str]] = {
     "where": "the same job at many places: fits, hours, cost",
     "run": "several models on the same GPUs, one after another, resumable",
     "status": "how far a run is, and what would be computed again, and why",
+    "bundle": "a pipeline with all that it needs, for a notebook without internet",
     "diff": "which component moved between two estimates",
     "gpus": "the GPUs that are known, or those of this machine",
     "models": "the models that are known without network",

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from willfit.report.run import stage_line
-from willfit.runner.observer import Observer, Silent, StageProgress
+from willfit.runner.observer import Lines, Observer, Silent, StageProgress, words
 from willfit.runner.result import StageReport
-
-EVERY: Final = 30.0
-"""Seconds between two plain lines: silent cells get killed."""
 
 
 @contextmanager
@@ -26,7 +21,7 @@ def observer(*, quiet: bool = False) -> Iterator[Observer]:
         yield Silent()
         return
     if not sys.stderr.isatty():
-        yield Lines()
+        yield Lines(stage_line)
         return
     console = Console(stderr=True)
     columns = (
@@ -35,28 +30,6 @@ def observer(*, quiet: bool = False) -> Iterator[Observer]:
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bars:
         yield Bars(bars)
-
-
-class Lines:
-    """A line whenever the phase changes, and every `EVERY` seconds."""
-
-    def __init__(self) -> None:
-        self._phase, self._told = ("", ""), 0.0
-
-    def progress(self, now: StageProgress) -> None:
-        """One line, unless the last was a moment ago."""
-        phase, moment = (now.name, now.phase), time.monotonic()
-        if phase != self._phase or moment - self._told >= EVERY:
-            self._phase, self._told = phase, moment
-            self.note(f"{now.name}: {words(now)}")
-
-    def note(self, text: str) -> None:
-        """The sentence."""
-        print(f"willfit: {text}", file=sys.stderr, flush=True)
-
-    def stage_ended(self, report: StageReport) -> None:
-        """One line of what it came to."""
-        self.note(stage_line(report))
 
 
 class Bars:
@@ -85,28 +58,3 @@ class Bars:
         if task is not None:
             self._bars.remove_task(task)
         self.note(stage_line(report))
-
-
-def words(now: StageProgress, *, replicas: bool = False) -> str:
-    """What a stage does, how far it is, and how long it will take."""
-    if now.phase == "reading":
-        return f"reading the model's files, {now.done} %"
-    if now.phase in ("preparing", "releasing"):
-        done = f", {now.done:,} rows" if now.done else ""
-        return {"preparing": f"making tokens{done}", "releasing": "giving memory back"}[now.phase]
-    parts = [f"{now.phase}, {now.done:,} of {now.rows:,} rows"]
-    if now.tokens_per_second:
-        parts.append(f"{now.tokens_per_second:,.0f} tokens/s")
-    if now.eta_seconds is not None:
-        parts.append(f"{_clock(now.eta_seconds)} to go")
-    if now.remaining_seconds is not None:
-        parts.append(f"{_clock(now.remaining_seconds)} to the deadline")
-    if replicas and now.replicas:
-        parts.append("; ".join(now.replicas))
-    return ", ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(max(0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from willfit.errors import BrokenFileError, InputError
+from willfit.errors import BrokenFileError, InputError, StorageError
 from willfit.sources.limits import json_object
 from willfit.units import MIB, format_bytes
 
@@ -44,7 +45,8 @@ class Pending:
     def commit(self, final_name: str | None = None) -> Path:
         """Flush the file and give it its final name in the same folder; returns the path.
 
-        The file must be closed by then. Raises `InputError` where the disk refuses.
+        The file must be closed by then. Raises `StorageError` where the disk is full or must
+        not be written, `InputError` where it refuses for another reason.
         """
         if self.committed is not None:
             raise RuntimeError(f"{self.committed} is committed already")
@@ -55,7 +57,7 @@ class Pending:
             self.committed = target
             _flush_folder(target.parent)
         except OSError as error:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error) from error
         return target
 
 
@@ -69,7 +71,7 @@ def writing(path: Path) -> Iterator[Pending]:
             pq.write_table(table, pending.path)
             final = pending.commit(f"{digest_file(pending.path)}.parquet")
 
-    Whatever is raised within, the temporary file goes; a full disk becomes an `InputError`.
+    Whatever is raised within, the temporary file goes; a full disk becomes a `StorageError`.
     """
     pending = Pending(path=_temporary(path), target=path)
     try:
@@ -78,7 +80,7 @@ def writing(path: Path) -> Iterator[Pending]:
             pending.commit()
     except OSError as error:
         if error.errno in _OF_WRITING:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         raise
     finally:
         if pending.committed is None:
@@ -92,7 +94,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         try:
             pending.path.write_bytes(data)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, obj: object) -> None:
@@ -120,27 +122,54 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def remove_stale(folder: Path) -> int:
-    """Delete unfinished files of processes that died; returns how many.
+    """Delete unfinished files of processes that died, in all folders below; returns how many.
 
     Only for who holds the run's lock: a living writer would lose its file.
     """
-    removed = 0
-    for path in folder.glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-            removed += 1
-    return removed
+    return sum(map(_removed, folder.rglob(f"{TEMPORARY}*")))
+
+
+def remove_stale_of(path: Path) -> int:
+    """Delete what processes that died left of this one file, in a folder that others write to too.
+
+    Process ids are those of this machine: a writer elsewhere would lose its file.
+    """
+    left = path.parent.glob(f"{TEMPORARY}*-{_mark(path)}-*")
+    return sum(_removed(file) for file in left if not _lives(file.name))
 
 
 def _temporary(path: Path) -> Path:
     """A new empty file beside ``path``, so that a folder that refuses is known at once."""
-    name = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+    name = f"{TEMPORARY}{os.getpid()}-{_mark(path)}-{secrets.token_hex(8)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(name).touch(exist_ok=False)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     return path.with_name(name)
+
+
+def _mark(path: Path) -> str:
+    """Which file a temporary one is for, short enough for every name."""
+    return hashlib.blake2b(os.fsencode(path.name), digest_size=4).hexdigest()
+
+
+def _lives(temporary: str) -> bool:
+    """Whether the process that writes a temporary file is there."""
+    try:
+        os.kill(int(temporary.removeprefix(TEMPORARY).partition("-")[0]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _removed(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.unlink()
+        return True
+    return False
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -168,8 +197,10 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot write {path} ({_reason(error)}): {_remedy(path.parent, error)}")
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What a file that could not be written comes to: a `StorageError` where there is no place."""
+    kind = StorageError if error.errno in _OF_WRITING else InputError
+    return kind(f"cannot write {path} ({_reason(error)}): {_remedy(path.parent, error)}")
 
 
 def _remedy(folder: Path, error: OSError) -> str:

@@ -41,20 +41,29 @@ class Budget:
         most = len(lengths) if self.most_rows is None else min(len(lengths), self.most_rows)
         if self.tokens is None or most <= 1:
             return max(1, most)
+        shortest = max(1, int(lengths[0]) + extra)  # what each row is padded to, at least
+        most = max(1, min(most, self.tokens // shortest))
         longest = np.maximum.accumulate(lengths[:most].astype(np.int64) + extra)
         padded = longest * np.cumsum(sequences[:most], dtype=np.int64)
         return max(1, int(np.searchsorted(padded, self.tokens, side="right")))
 
-    def went_well(self, num_alloc_retries: int = 0) -> None:
-        """A batch is done; ``num_alloc_retries`` as torch's allocator counts them."""
+    def went_well(self, num_alloc_retries: int = 0, padded: int | None = None) -> None:
+        """A batch is done; ``num_alloc_retries`` as torch's allocator counts them.
+
+        ``padded``: its tokens; a batch of less than half the budget, at a shard's end or of
+        ``most_rows`` short rows, does not show that a larger one would fit.
+        """
         thrashes = num_alloc_retries > self.retries
         self.retries = num_alloc_retries
         self.thrashed = self.thrashed + 1 if thrashes else 0
         if self.thrashed >= 2 and self.tokens is not None:
             self.tokens, self.thrashed, self.clean = max(1, int(self.tokens * SHRINK)), 0, 0
             return
-        self.clean = 0 if thrashes else self.clean + 1
-        if self.clean >= CLEAN and self.tokens is not None:
+        if self.tokens is None:
+            return
+        if padded is None or 2 * padded >= self.tokens:
+            self.clean = 0 if thrashes else self.clean + 1
+        if self.clean >= CLEAN:
             grown = int(self.tokens * GROWTH)
             below = grown if self.failed_at is None else min(grown, self.failed_at - 1)
             self.tokens, self.clean = max(self.tokens, below), 0

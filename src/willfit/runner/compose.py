@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from willfit.errors import InputError
-from willfit.runner.atomic import write_json
+from willfit.errors import InputError, StageFailedError
+from willfit.runner.atomic import remove_stale_of, write_json
 from willfit.runner.ensemble import Scores, ensemble
 from willfit.runner.output import Written, label_columns, output_suffix, write_output
-from willfit.runner.pipeline import PipelineFile
+from willfit.runner.pipeline import PipelineFile, StageFile
 from willfit.runner.results import StageTable, read_stage, scores_of
 from willfit.runner.stages import Ready
 
@@ -51,14 +52,18 @@ def compose(
     ``missing``: ``error`` where every row must be there, ``available`` to take what is.
     """
     output_suffix(path)
-    tables = {name: read_stage(ready.store, ready.rows) for name, ready in stages.items()}
+    read = {name: read_stage(ready.store, ready.rows) for name, ready in stages.items()}
+    tables = _with_the_empty(file, read, len(ids))
     made = (
         _ensembled(file, tables, ids, missing)
-        if file.ensemble is not None or (len(tables) == 1 and _has_scores(tables))
-        else _side_by_side(file, tables, missing)
+        if file.ensemble is not None or _is_one_distribution(file, tables)
+        else _side_by_side(file, tables, len(ids), missing)
     )
     output = file.output
     id_name = (output.id if output is not None else None) or file.id
+    beside = path.with_name(path.name + ".json")
+    for file_of_ours in (path, beside):
+        remove_stale_of(file_of_ours)
     written = write_output(path, ids, id_name, made.columns)
     evidence = {
         "rows": written.num_rows,
@@ -73,18 +78,53 @@ def compose(
             for name in tables
         },
     }
-    write_json(path.with_name(path.name + ".json"), evidence)
+    write_json(beside, evidence)
     return Composed(path=path, written=written, remarks=made.remarks)
 
 
-def _has_scores(tables: Mapping[str, StageTable]) -> bool:
-    return all(table.logits is not None and not table.columns for table in tables.values())
+def _with_the_empty(
+    file: PipelineFile, tables: Mapping[str, StageTable], num_rows: int
+) -> dict[str, StageTable]:
+    """Stages of which nothing is there, as tables of rows without scores.
+
+    Their labels are as many as another stage has, or as the file says; where nobody knows they stay
+    as they are.
+    """
+    known = [table.logits.shape[1] for table in tables.values() if table.logits is not None]
+    stated = [len(_names(file) or ()), *(stage.labels or 0 for stage in file.stages.values())]
+    width = next((count for count in (*known, *stated) if count), None)
+    if width is None:
+        return dict(tables)
+    empty = np.full((num_rows, width), np.nan, dtype=np.float32)
+    return {
+        name: table
+        if table.shards or not _makes_scores(file.stages[name])
+        else replace(table, logits=empty)
+        for name, table in tables.items()
+    }
+
+
+def _makes_scores(stage: StageFile) -> bool:
+    return stage.task in ("classify", "choose") or stage.run is not None
+
+
+def _is_one_distribution(file: PipelineFile, tables: Mapping[str, StageTable]) -> bool:
+    """Whether the one stage there is gives probabilities of labels, and nothing else."""
+    (name, table), *others = tables.items()
+    if others or table.logits is None or table.columns:
+        return False
+    return file.stages[name].task != "choose" or _names(file) is not None
 
 
 def _ensembled(
     file: PipelineFile, tables: Mapping[str, StageTable], ids: pa.Array, missing: str
 ) -> Columns:
     weights = file.weights or dict.fromkeys(tables, 1.0)
+    if not any(table.shards or table.logits is not None for table in tables.values()):
+        raise StageFailedError(
+            "no row has a result, and how many labels there are is not known, so there is nothing "
+            "to write: run the same command again, or say how many with labels"
+        )
     members = [
         scores_of(name, file.stages[name], table, ids, weights.get(name, 0.0))
         for name, table in tables.items()
@@ -138,17 +178,18 @@ def _names(file: PipelineFile) -> list[str] | None:
     return list(given) if given is not None else None
 
 
-def _side_by_side(file: PipelineFile, tables: Mapping[str, StageTable], missing: str) -> Columns:
+def _side_by_side(
+    file: PipelineFile, tables: Mapping[str, StageTable], num_rows: int, missing: str
+) -> Columns:
     """Every stage's own columns, with the stage's name before them where there are several."""
     columns: dict[str, Any] = {}
     for name, table in tables.items():
         before = f"{name}_" if len(tables) > 1 else ""
         found = dict(table.columns)
         if table.logits is not None:
-            labels = label_columns(table.logits.shape[1], None)
-            found |= {label: table.logits[:, i] for i, label in enumerate(labels)}
+            found |= _scores(table.logits, choose=file.stages[name].task == "choose")
         columns |= {before + column: values for column, values in found.items()}
-        _require_whole(name, table, missing)
+        _require_whole(name, table, num_rows, missing)
     if _names(file):
         raise InputError(
             "output names columns of labels and the stages make no ensemble: leave output.columns "
@@ -157,8 +198,18 @@ def _side_by_side(file: PipelineFile, tables: Mapping[str, StageTable], missing:
     return Columns(columns=columns)
 
 
-def _require_whole(name: str, table: StageTable, missing: str) -> None:
-    empty = 0
+def _scores(logits: npt.NDArray[np.float32], *, choose: bool) -> dict[str, Any]:
+    """A column a score; of choices the best one's number, from 0, before them."""
+    scores = {f"score_{i}": logits[:, i] for i in range(logits.shape[1])}
+    if not choose:
+        return scores
+    empty = np.isnan(logits).any(axis=1)
+    best = np.where(empty, 0, np.nan_to_num(logits, nan=-np.inf).argmax(axis=1))
+    return {"choice": pa.array(best.astype(np.int32), mask=empty), **scores}
+
+
+def _require_whole(name: str, table: StageTable, num_rows: int, missing: str) -> None:
+    empty = 0 if table.shards else num_rows
     if table.logits is not None:
         empty = int(np.isnan(table.logits).any(axis=1).sum())
     for column in table.columns.values():

@@ -98,7 +98,7 @@ def _check(members: Sequence[Scores], method: str, missing: str) -> None:
 
 def _align(scores: Scores, wanted: Any) -> Member:
     whose = f"model {scores.name!r}"
-    places = positions(wanted, checked_ids(scores.ids, whose), whose)
+    places = positions(wanted, checked_ids(scores.ids, whose, wanted), whose)
     there = places != ABSENT
     there[there] = rows_present(scores)[places[there]]
     return Member(scores=scores, source=places[there], target=np.flatnonzero(there))

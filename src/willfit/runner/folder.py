@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import InputError
+from willfit.runner.atomic import cannot_write, remove_stale
+from willfit.runner.processes import mark_of, sweep
 
 LOCK_PATIENCE: Final = 20.0
 """Seconds to wait for the workers of a driver that died: they end when its pipe closes."""
+ORPHAN_PATIENCE: Final = 3.0
+"""Seconds after which those that have not, since they are stopped or stuck, are killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class RunFolder:
 
         The lock is free only when every process that inherited it is gone, so two drivers, or a
         driver and an orphan of another, never write at the same time. Raises `InputError` where
-        another run has it.
+        another run has it, and where the folder cannot be written to.
         """
         descriptor = self._open()
         try:
@@ -79,31 +83,41 @@ class RunFolder:
             while not _try_lock(descriptor):
                 holder = _holder(descriptor)
                 alive = holder is not None and _is_alive(int(holder["pid"]))
-                if alive or time.monotonic() - began > patience:
+                waited = time.monotonic() - began
+                if not alive and waited > ORPHAN_PATIENCE and self.jobs().is_dir():
+                    sweep(mark_of(self.jobs()))
+                if alive or waited > patience:
                     who = f"process {holder['pid']}" if holder else "another process"
                     raise InputError(
                         f"{self.path} is in use by {who}: wait until it is done (willfit status "
                         f"{self.path}), or end it; two runs never share a folder"
                     )
                 time.sleep(0.1)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "at": time.time()}).encode(), 0)
-            self.jobs().mkdir(exist_ok=True)
-            for stale in self.jobs().glob("job-*.json"):
-                stale.unlink(missing_ok=True)
+            self._claim(descriptor)
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _claim(self, descriptor: int) -> None:
+        """Say who holds the run, and remove what processes that died have left."""
+        holder = json.dumps({"pid": os.getpid(), "at": time.time()}).encode()
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder, 0)
+            self.jobs().mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path / "lock", error) from error
+        sweep(mark_of(self.jobs()))
+        for stale in self.jobs().glob("job-*.json"):
+            stale.unlink(missing_ok=True)
+        remove_stale(self.path)
 
     def _open(self) -> int:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise InputError(
-                f"cannot write in {self.path} ({error.strerror}): name a folder that this user can "
-                "write to with --run-dir"
-            ) from error
+            raise cannot_write(self.path / "lock", error) from error
 
     def is_locked(self) -> bool:
         """Whether a run holds the folder now."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from willfit.runner.content import Content, DigestCache, PartName, model_content, source_content
+from willfit.runner.content import (
+    PARTS,
+    Content,
+    DigestCache,
+    PartName,
+    model_content,
+    source_content,
+)
 from willfit.runner.fingerprint import Ingredients, fingerprint
 from willfit.runner.pipeline import StageFile
 
@@ -66,7 +73,10 @@ def gather(
         return Gathered(rows=Ingredients(base), results=Ingredients(results), how="full", paths={})
     content = _content(str(stage.model), stage, cache, progress)
     tokens_of = tokenizer_source(stage)
-    tokenizer = content if tokens_of == stage.model else _content(tokens_of, stage, cache, progress)
+    tokenizer = content
+    if tokens_of != stage.model:
+        only: Sequence[PartName] = ("tokenizer",)
+        tokenizer = _content(tokens_of, stage, cache, progress, revision=False, parts=only)
     paths = {"model": str(content.path), "tokenizer": str(tokenizer.path)}
     text = {name: _plain(getattr(stage, name)) for name in _TEXT}
     rows = {**base, "tokenizer": _part(tokenizer, "tokenizer"), "task": stage.task, **text}
@@ -106,12 +116,14 @@ def tokenizer_source(stage: StageFile) -> str:
 def _content(
     source: str, stage: StageFile, cache: DigestCache,
     progress: Callable[[int, int], None] | None, *, revision: bool = True,
+    parts: Sequence[PartName] = PARTS,
 ) -> Content:  # fmt: skip
     return model_content(
         source,
         stage.revision if revision else None,
         cache=cache,
         trust_remote_code=stage.trust_remote_code,
+        parts=parts,
         progress=progress,
     )
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import io
 import itertools
-import linecache
 import math
 import os
-import pickle
 import queue
 import sys
 import tempfile
 import threading
 import time
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, TypeVar
 
-import cloudpickle  # type: ignore[import-untyped]  # it has no stubs
-
 from willfit.errors import GpuNotReleasedError, InputError, StageFailedError
 from willfit.runner import protocol
+from willfit.runner.calls import error_of, name_of, read_answer, write_call
 from willfit.runner.ending import host_kills, why_ended
 from willfit.runner.gpus import GpuProbe, NvmlProbe, Sampler, visible
 from willfit.runner.processes import GRACE, Ended, LocalLauncher, Said, tail
@@ -35,10 +30,9 @@ MOST_LOG: Final = 16 * MIB
 """Bytes of output that `Caller.log` keeps: the end."""
 SHOWN_EVERY: Final = 0.1
 """Seconds between two looks at what a function printed."""
-_LOG_LINES: Final = 15
+_LOG_LINES: Final = 20
 """Lines of output that the error of a dead process quotes."""
-_NO_FILE: Final = "<dynamic-code>"
-"""What cloudpickle from 3.1 writes for every function's file."""
+_REMEDY: Final = "end those processes before more is put on the GPU"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,13 +41,6 @@ E = TypeVar("E", bound=protocol.Event)
 
 class CallTimeoutError(StageFailedError, TimeoutError):
     """A call took longer than it may; its process was ended."""
-
-
-class RemoteTraceback(Exception):  # noqa: N818 - what it shows, as in the standard library
-    """The cause of an exception that came from another process: its traceback, as text."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
 
 
 @contextlib.contextmanager
@@ -85,11 +72,12 @@ def isolated(
     and `StageFailedError` (with the end of the output) where a call's process was ended or died,
     and `InputError` on what cannot be used or sent. An interrupt (Ctrl-C) ends the process at once.
     """
-    _require_seconds("timeout", timeout)
+    if timeout is not None:
+        _require_seconds("timeout", timeout)
     _require_seconds("patience", patience)
     probe = probe or NvmlProbe()
     devices, numbers = _devices(gpu, probe)
-    contract = Contract.now(probe, numbers, patience=patience)
+    contract = Contract.now(probe, numbers, patience=patience, remedy=_REMEDY)
     with contextlib.ExitStack() as stack:
         sampler = Sampler(probe=probe)
         if numbers:
@@ -147,7 +135,7 @@ class Caller:
         self._folder, self._timeout = folder, timeout
         self._said: queue.SimpleQueue[Said] = queue.SimpleQueue()
         self._numbers, self._busy = itertools.count(), threading.Lock()
-        self._gone, self._fatal, self._kills = "", "", host_kills()
+        self._gone, self._fatal, self._ended, self._kills = "", "", False, host_kills()
         self._output = _Output(folder / "output.txt")
         job = protocol.Job(
             kind="call", name="isolated", parent=os.getpid(),
@@ -159,17 +147,17 @@ class Caller:
 
     def __call__(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, called in the process; raises what it raises."""
-        name = _name(function)
+        name = name_of(function)
         with self._busy:
             if self._gone:
                 raise StageFailedError(f"{name} cannot be called: {self._gone}")
             number = next(self._numbers)
             call, answer = self._folder / f"{number}.call", self._folder / f"{number}.answer"
-            _write_call(call, function, args, kwargs)
+            write_call(call, function, args, kwargs)
             try:
                 self._worker.send(protocol.Call(call=str(call), answer=str(answer)))
                 told = self._next(protocol.Answered, self._timeout, name)
-                result = _read_answer(answer, name)
+                result = read_answer(answer, name)
             except InputError:
                 raise
             except BaseException as error:
@@ -180,7 +168,7 @@ class Caller:
                     path.unlink(missing_ok=True)
         if told.ok:
             return result  # type: ignore[no-any-return]  # what the function says it returns
-        raise _error(result, name)
+        raise error_of(result, name)
 
     @property
     def log(self) -> str:
@@ -197,13 +185,16 @@ class Caller:
 
     def end(self, grace: float, why: str = "its block is over: open another") -> None:
         """Its process and all below it are gone when this returns; its output is shown."""
+        self._gone = self._gone or why
+        if self._ended:
+            return
         try:
             self._worker.end(grace)
         except BaseException:  # a second interrupt: no more patience
             self._worker.end(0.0)
             raise
         finally:
-            self._gone = self._gone or why
+            self._ended = True
             self._output.keep()
 
     def _next(self, wanted: type[E], limit: float | None, name: str) -> E:
@@ -271,91 +262,6 @@ def _write(text: str) -> None:
         sys.stdout.flush()
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle that keeps, and remembers, where functions come from: for their tracebacks."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.files: set[str] = set()
-
-    def reducer_override(self, obj: Any) -> Any:
-        """As cloudpickle does it, but for the file's name, which it leaves out."""
-        if not isinstance(obj, types.CodeType):
-            return super().reducer_override(obj)
-        name = obj.co_filename
-        self.files.add(name)
-        make, parts = self.dispatch_table[types.CodeType](obj)
-        return make, tuple(name if part == _NO_FILE else part for part in parts)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickles answers; a class that went from here stays as it is here."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__(file)
-        self._ours = set(getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", ()))
-
-    def find_class(self, module: str, name: str) -> Any:
-        """As it is, but for what fills a class with the process's copies of its methods."""
-        found = super().find_class(module, name)
-        if name == "_class_setstate" and module.startswith("cloudpickle."):
-            return lambda kind, state: kind if kind in self._ours else found(kind, state)
-        return found
-
-
-def _write_call(path: Path, function: Any, arguments: Any, keywords: Any) -> None:
-    """The file of a call, as the worker reads it; raises `InputError` on what cannot be sent."""
-    if not callable(function):
-        raise InputError(
-            f"call() was given {function!r}: expected a function and then its arguments, "
-            "call(f, x, y=2)"
-        )
-    try:
-        with path.open("wb") as file:
-            pickle.dump([str(Path(folder).absolute()) for folder in sys.path], file)
-            pickler = _Pickler(file)
-            pickler.dump((function, arguments, keywords))
-            pickle.dump(_sources(pickler.files), file)
-    except Exception as error:
-        path.unlink(missing_ok=True)
-        raise InputError(
-            f"the call of {_name(function)} cannot be sent to its process ({_what(error)}): what "
-            "it is given and what it uses must be plain data, so make the rest inside of it"
-        ) from None
-
-
-def _sources(names: set[str]) -> dict[str, list[str]]:
-    """Source lines that are in no file, such as those of a notebook's cells."""
-    found = {name: linecache.getlines(name) for name in names if not Path(name).is_file()}
-    return {name: lines for name, lines in found.items() if lines}
-
-
-def _read_answer(path: Path, name: str) -> Any:
-    try:
-        with path.open("rb") as file:
-            return _Unpickler(file).load()
-    except Exception as error:
-        raise InputError(
-            f"what {name} returned cannot be read here ({_what(error)}): return plain data, such "
-            "as numbers, text and arrays"
-        ) from None
-
-
-def _error(failure: Any, name: str) -> BaseException:
-    """What the function raised; or that its result cannot be sent."""
-    if failure["kind"] == "unpicklable":
-        return InputError(
-            f"what {name} returned cannot be sent back ({failure['what']}): return plain data, "
-            "such as numbers, text and arrays"
-        )
-    error: BaseException = RuntimeError(failure["what"])
-    if failure["error"] is not None:
-        with contextlib.suppress(Exception):  # it may lack what it needs here
-            error = _Unpickler(io.BytesIO(failure["error"])).load()
-    error.__cause__ = RemoteTraceback(failure["traceback"])
-    return error
-
-
 def _devices(gpu: Any, probe: GpuProbe) -> tuple[str | None, list[int]]:
     """``CUDA_VISIBLE_DEVICES`` of the process (None: as it is), and its GPUs' numbers in NVML."""
     if isinstance(gpu, str) and gpu == "cpu":
@@ -385,13 +291,5 @@ def _devices(gpu: Any, probe: GpuProbe) -> tuple[str | None, list[int]]:
 
 
 def _require_seconds(name: str, seconds: Any) -> None:
-    if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+    if not (isinstance(seconds, (int, float)) and seconds > 0):
         raise InputError(f"{name}={seconds!r} was given: expected seconds, more than 0")
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", None) or type(function).__name__)
-
-
-def _what(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

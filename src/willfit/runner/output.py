@@ -153,7 +153,7 @@ def _write_csv_gz(table: Any, file: BinaryIO) -> None:
 
 
 def _write_parquet(table: Any, file: BinaryIO) -> None:
-    pq.write_table(table, file, write_page_checksum=True)
+    pq.write_table(table, file, write_page_checksum=True, row_group_size=1 << 17)
 
 
 def _write_jsonl(table: Any, file: BinaryIO) -> None:

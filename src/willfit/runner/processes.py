@@ -10,15 +10,17 @@ import site
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 import psutil  # type: ignore[import-untyped]  # it has no stubs
 
 import willfit
+from willfit.runner.atomic import cannot_write, write_bytes
 from willfit.runner.protocol import MARK, Command, Event, Job, Stop, event_of
 
 GRACE: Final = 10.0
@@ -103,35 +105,36 @@ class LocalWorker:
         held: Sequence[int], folder: Path, extra_env: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._log, self._listener = log, listener
-        self._token = uuid.uuid4().hex
-        path = folder / f"job-{job.kind}-{self._token[:12]}.json"
-        path.write_bytes(job.line())
+        name = uuid.uuid4().hex
+        self._token = mark_of(folder) + name
+        self._path = folder / f"job-{job.kind}-{name[:12]}.json"
+        write_bytes(self._path, job.line())
+        self._lock, self._ending, self._reaping = (threading.Lock() for _ in range(3))
+        self._gone = threading.Event()
         commands, self._commands = os.pipe()
         self._events, events = os.pipe()
-        log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with log.open("ab") as output:
+            with _opened(log) as output:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "willfit.worker", str(path), str(commands), str(events)],
+                    [
+                        sys.executable, "-m", "willfit.worker", str(self._path), str(commands),
+                        str(events),
+                    ],
                     env=_environment(devices, self._token, extra_env),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=(commands, events, *held),
-                )
-        except OSError:
-            os.close(self._commands)
+                )  # fmt: skip
+        except BaseException:  # an interrupt too: with its lifeline closed a worker ends itself
+            self._leave()
             os.close(self._events)
-            path.unlink(missing_ok=True)
             raise
         finally:
             os.close(commands)
             os.close(events)
-        self._path, self._lock, self._ending = path, threading.Lock(), threading.Lock()
-        self._thread = threading.Thread(
-            target=self._read, name=job.name, daemon=True
-        )
+        self._thread = threading.Thread(target=self._read, name=job.name, daemon=True)
         self._thread.start()
 
     @property
@@ -156,28 +159,30 @@ class LocalWorker:
             below = _descendants(self._process.pid)
             if grace > 0:
                 self.send(Stop())
-            self._close()
-            for number, seconds in ((None, grace), (signal.SIGTERM, AFTER_TERM)):
-                if number is not None:
-                    self._signal_group(number)
-                try:
-                    self._process.wait(timeout=max(seconds, 0.01) if grace > 0 else 0.01)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-            self._signal_group(signal.SIGKILL)  # its group may have outlived it
-            self._process.wait()
+            self._leave()
+            if grace > 0 and not self._gone.wait(grace):
+                self._signal_group(signal.SIGTERM)
+                self._gone.wait(AFTER_TERM)
+            self._signal_group(signal.SIGKILL)
+            self._gone.wait()
             sweep(self._token, below)
         self._thread.join(timeout=10)
-        self._path.unlink(missing_ok=True)
 
-    def _close(self) -> None:
+    def _leave(self) -> None:
+        """Close the lifeline; the job's file has no reader any more."""
         with self._lock:
             if self._commands >= 0:
                 os.close(self._commands)
                 self._commands = -1
+        self._path.unlink(missing_ok=True)
 
     def _signal_group(self, number: signal.Signals) -> None:
+        """Unless the process is reaped: its number may be another's by then."""
+        with self._reaping:
+            if self._process.returncode is None:
+                self._kill_group(number)
+
+    def _kill_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
@@ -190,26 +195,51 @@ class LocalWorker:
         while (line := lines.get()) is not None:
             with contextlib.suppress(ValueError):  # a line that was cut off by a kill
                 self._listener(event_of(line))
-        os.close(self._events)
+        self._leave()
         self._listener(Ended(code=self._process.returncode, log=tail(self._log)))
 
     def _wait(self, lines: queue.SimpleQueue[bytes | None], reader: threading.Thread) -> None:
         """End the lines once the process is reaped, nothing left of it, and all it wrote read."""
-        self._process.wait()
-        sweep(self._token, ())
+        _until_exit(self._process.pid)
+        with self._reaping:  # what is left of its group goes before its number is free again
+            self._kill_group(signal.SIGKILL)
+            self._process.wait()
+        sweep(self._token)
+        self._gone.set()
         reader.join(timeout=2)
         lines.put(None)
+
+
+def _until_exit(pid: int) -> None:
+    """Return when a child has exited, and leave it to be reaped."""
+    if hasattr(os, "waitid"):
+        with contextlib.suppress(ChildProcessError):  # reaped by another's wait for any child
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return
+    with contextlib.suppress(psutil.Error):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _opened(log: Path) -> Iterator[BinaryIO]:
+    """A worker's log, to be added to."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.open("ab")
+    except OSError as error:
+        raise cannot_write(log, error) from error
+    with file:
+        yield file
 
 
 def _lines(descriptor: int, lines: queue.SimpleQueue[bytes | None]) -> None:
     """Raw reads: a buffered reader would hold back the last line."""
     pending = b""
     while True:
-        try:
-            data = os.read(descriptor, 1 << 16)
-        except OSError:
-            return
+        data = os.read(descriptor, 1 << 16)
         if not data:
+            os.close(descriptor)  # here alone: another thread's close could give its number away
             return
         *whole, pending = (pending + data).split(b"\n")
         for line in whole:
@@ -225,6 +255,7 @@ def _environment(devices: str | None, token: str, extra: Mapping[str, str]) -> d
         found["CUDA_VISIBLE_DEVICES"] = devices
         found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     found.setdefault("TOKENIZERS_PARALLELISM", "true")
+    found.setdefault("PYTHONFAULTHANDLER", "1")  # a crash leaves its stack in the log
     home = str(Path(willfit.__file__).resolve().parents[1])
     if home not in {str(Path(folder).resolve()) for folder in site.getsitepackages()}:
         paths = [home, *filter(None, [found.get("PYTHONPATH")])]
@@ -239,26 +270,47 @@ def _descendants(pid: int) -> tuple[Any, ...]:
         return ()
 
 
-def marked(token: str) -> Iterator[Any]:
+def mark_of(folder: Path) -> str:
+    """How the marks of all workers begin whose jobs lie in a folder: its device and inode."""
+    facts = folder.stat()
+    return f"{facts.st_dev:x}.{facts.st_ino:x}."
+
+
+def marked(mark: str) -> Iterator[Any]:
     """Processes that inherited a worker's mark, whatever session or parent they have now."""
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
+            found = process.environ().get(MARK, "")
+            if found and found.startswith(mark) and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
         except (psutil.Error, OSError):
             continue
 
 
-def sweep(token: str, known: Sequence[Any]) -> int:
-    """Kill what a worker left behind; returns how many there were."""
-    left = {process.pid: process for process in (*known, *marked(token))}
+def sweep(mark: str, known: Sequence[Any] = ()) -> int:
+    """Kill what a worker left behind; returns how many there were.
+
+    ``mark``: a worker's own, or how those of a folder's workers begin.
+    """
+    left = {process.pid: process for process in (*known, *marked(mark))}
+    left.pop(os.getpid(), None)
     count = 0
     for process in left.values():
         with contextlib.suppress(psutil.Error):
             process.kill()
             count += 1
-    psutil.wait_procs(list(left.values()), timeout=10)
+    until = time.monotonic() + 10
+    while not all(_is_over(process) for process in left.values()) and time.monotonic() < until:
+        time.sleep(0.01)
     return count
+
+
+def _is_over(process: Any) -> bool:
+    """Whether it has ended; who has to reap it, which may be nobody, does not matter."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
 
 
 def tail(path: Path, size: int = 4000) -> str:

@@ -19,7 +19,7 @@ def why_anew(name: str, gathered: Gathered, folder: RunFolder) -> tuple[str, ...
     for other in folder.stages(name):
         before = read_json(other.ingredients)
         if before is not None and other.path != here.path and has_results(other):
-            return differences(before, gathered.results)
+            return differences(before, gathered.results, of=name)
     return ()
 
 

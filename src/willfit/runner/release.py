@@ -82,6 +82,8 @@ class Contract:
     """Bytes in use before the first stage, by NVML number."""
     tolerance: int = TOLERANCE
     patience: float = PATIENCE
+    remedy: str = "end those processes and run the same command again: what is computed is kept"
+    """What a refusal tells to do."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -145,17 +147,18 @@ class Contract:
             parts.append(f"GPU {i} has {used} in use ({before} before the run), held by {named}")
         return (
             f"memory did not come back within {seconds:.0f} s of the last process's end: "
-            f"{', '.join(parts)}; end those processes and run the same command again: "
-            "what is computed is kept"
+            f"{', '.join(parts)}; {self.remedy}"
         )
 
 
 def holders(gpu: LiveGpu) -> tuple[str, ...]:
     """Who holds memory on a GPU, a phrase each; says so where no process can be seen."""
-    named = tuple(_phrase(process) for process in gpu.processes if process.pid != os.getpid())
+    named = tuple(_phrase(process) for process in gpu.processes)
     return named or ("no process that can be seen from here (another container, or the driver)",)
 
 
 def _phrase(process: Process) -> str:
     amount = f" ({format_bytes(process.used_bytes)})" if process.used_bytes else ""
+    if process.pid == os.getpid():
+        return f"this very process{amount}"
     return f"process {process.pid} {process.name}{amount}"

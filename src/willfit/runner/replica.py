@@ -25,6 +25,8 @@ class Replica:
     generation: int = 0
     """Counts its workers, so that what a dead one said last is not taken for the living one's."""
     state: State = "absent"
+    loaded: bool = False
+    """Whether its worker has come so far as to have the model."""
     rows: Range | None = None
     """The shard it computes."""
     done: int = 0

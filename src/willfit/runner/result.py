@@ -129,6 +129,12 @@ class RunReport:
     """Whether every row of every stage has a result."""
     remarks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        words = [f"{stage.name} {stage.num_rows:,} rows" for stage in self.stages]
+        output = f", {self.output}" if self.output else ""
+        lack = "" if self.complete else ", rows are missing"
+        return f"RunReport({', '.join(words)}{output}{lack}, {self.seconds:.1f} s)"
+
     def stage(self, name: str) -> StageReport:
         """The report of one stage."""
         return next(stage for stage in self.stages if stage.name == name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,60 +31,63 @@ class StageTable:
 
 
 def read_stage(store: Store, rows: PreparedRows) -> StageTable:
-    """All results of a stage, each file checked; rows without one stay empty."""
-    found = store.tables()
-    order = rows.numbers()
-    names = list(
-        dict.fromkeys(n for shard in found for n in shard.table.column_names if n not in OURS)
-    )
-    logits = _logits(found, order, store.num_rows) if "logits" in names else None
-    columns = {name: _column(name, found, order, rows) for name in names if name != "logits"}
-    return StageTable(
-        shards={str(shard.rows): shard.path.name for shard in found},
-        logits=logits,
-        columns=columns,
-    )
+    """All results of a stage, each file checked, one in memory at a time; the rest stays empty."""
+    order, names = rows.numbers(), dict[str, str]()
+    logits: npt.NDArray[np.float32] | None = None
+    found: dict[str, _Gathering] = {}
+    for shard in store.shards():
+        names[str(shard.rows)] = shard.path.name
+        places = order[shard.rows.start : shard.rows.stop]
+        for name in shard.table.column_names:
+            if name == "logits":
+                logits = _with_logits(logits, shard, places, store.num_rows)
+            elif name not in OURS:
+                gathering = found.setdefault(name, _Gathering(count=store.num_rows))
+                gathering.add(shard.table.column(name), places)
+    columns = {name: gathering.column() for name, gathering in found.items()}
+    return StageTable(shards=names, logits=logits, columns=columns)
 
 
-def _logits(
-    shards: list[Shard], order: npt.NDArray[np.int64], count: int
+def _with_logits(
+    logits: npt.NDArray[np.float32] | None,
+    shard: Shard,
+    places: npt.NDArray[np.int64],
+    count: int,
 ) -> npt.NDArray[np.float32]:
-    width = next(len(row) for row in _first(shards, "logits"))
-    table = np.full((count, width), np.nan, dtype=np.float32)
-    for shard in shards:
-        if "logits" not in shard.table.column_names:
-            continue
-        column = shard.table.column("logits").combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        if len(flat) != shard.rows.size * width:
-            raise InputError(
-                f"rows {shard.rows} have another number of labels than the first ({width}): a "
-                "function must return as many for each row"
-            )
-        table[order[shard.rows.start : shard.rows.stop]] = flat.reshape(-1, width)
-    return table
+    """The table with a shard's logits in their rows."""
+    column = shard.table.column("logits").combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    width = len(column[0].as_py()) if logits is None else logits.shape[1]
+    if len(flat) != shard.rows.size * width:
+        raise InputError(
+            f"rows {shard.rows} have another number of labels than the first ({width}): a "
+            "function must return as many for each row"
+        )
+    if logits is None:
+        logits = np.full((count, width), np.nan, dtype=np.float32)
+    logits[places] = flat.reshape(-1, width)
+    return logits
 
 
-def _first(shards: list[Shard], name: str) -> Iterator[Any]:
-    for shard in shards:
-        if name in shard.table.column_names:
-            yield shard.table.column(name)[0].as_py()
+@dataclass(kw_only=True)
+class _Gathering:
+    """A column as it comes together."""
 
+    count: int
+    chunks: list[pa.Array] = field(default_factory=list)
+    places: list[npt.NDArray[np.int64]] = field(default_factory=list)
 
-def _column(
-    name: str, shards: list[Shard], order: npt.NDArray[np.int64], rows: PreparedRows
-) -> pa.ChunkedArray:
-    """In the data's order: what each row's position has, null for those without."""
-    having = [shard for shard in shards if name in shard.table.column_names]
-    stacked = pa.chunked_array(
-        [chunk for shard in having for chunk in shard.table.column(name).chunks]
-    )
-    places = np.full(rows.num_rows, -1, dtype=np.int64)
-    at = 0
-    for shard in having:
-        places[order[shard.rows.start : shard.rows.stop]] = np.arange(at, at + shard.rows.size)
-        at += shard.rows.size
-    return stacked.take(pa.array(places, mask=places < 0))
+    def add(self, column: pa.ChunkedArray, places: npt.NDArray[np.int64]) -> None:
+        """A shard's part, and the rows of the data that it belongs to."""
+        self.chunks += column.chunks
+        self.places.append(places)
+
+    def column(self) -> pa.ChunkedArray:
+        """In the data's order: what each row has, null for those without."""
+        where = np.full(self.count, -1, dtype=np.int64)
+        places = np.concatenate(self.places)
+        where[places] = np.arange(len(places))
+        return pa.chunked_array(self.chunks).take(pa.array(where, mask=where < 0))
 
 
 def scores_of(

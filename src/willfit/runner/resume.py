@@ -39,8 +39,10 @@ class Earlier:
         """Copy the data that ``prepare`` made, where it is as it was made."""
         theirs = self.folder.path / path.relative_to(here.path)
         stated = read_json(theirs.with_suffix(".json"))
-        if not path.is_file() and theirs.is_file() and data_digest(theirs) == (stated or {}).get(
-            "digest"
+        if (
+            not path.is_file()
+            and theirs.is_file()
+            and data_digest(theirs) == (stated or {}).get("digest")
         ):
             _copy(theirs, path)
             _copy(theirs.with_suffix(".json"), path.with_suffix(".json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -21,13 +22,15 @@ from willfit.errors import (
     StageFailedError,
 )
 from willfit.runner.atomic import read_json, write_json
+from willfit.runner.backend import Backend
+from willfit.runner.backend import backend as _backend
 from willfit.runner.compose import Composed, compose
 from willfit.runner.content import DigestCache, digest_bytes, source_content
 from willfit.runner.context import Context
 from willfit.runner.deadline import Deadline
 from willfit.runner.folder import RunFolder
-from willfit.runner.gpus import GpuProbe, NvmlProbe, visible
-from willfit.runner.observer import Observer, Silent
+from willfit.runner.gpus import GpuProbe
+from willfit.runner.observer import Lines, Observer, Silent
 from willfit.runner.pipeline import Pipeline, PipelineFile, pipeline_from, read_pipeline
 from willfit.runner.processes import Launcher, LocalLauncher
 from willfit.runner.progress import Recording
@@ -62,9 +65,9 @@ def run(
     all of it again. ``run_dir`` is where results lie (default ``runs/<name of the file>``).
     ``resume_from`` is the folder of an earlier run, which may be read-only: what counts of its
     results is copied first. ``backend``: ``local`` or ``ray``, in place of the file's.
-    ``observer`` is told of progress; ``probe`` reads the GPUs, ``launcher`` starts workers, and
-    ``contract`` has the limits of the release contract (``tolerance`` in bytes, ``patience`` in
-    seconds).
+    ``observer`` is told of progress (default: lines on stderr); ``probe`` reads the GPUs,
+    ``launcher`` starts workers, and ``contract`` has the limits of the release contract
+    (``tolerance`` in bytes, ``patience`` in seconds).
 
     Raises `InputError` on what cannot be used, `DoesNotFitError` with the plan for a stage that
     cannot fit, `StageFailedError` where one fails, `GpuNotReleasedError` where memory does not come
@@ -74,15 +77,16 @@ def run(
         raise InputError("fresh computes all again and resume_from takes results over: keep one")
     read = _read(pipeline)
     folder = RunFolder(path=run_folder(read, run_dir))
-    with folder.locked() as lock:
+    with folder.locked() as lock, contextlib.ExitStack() as stack:
+        local = launcher or LocalLauncher(folder=folder.jobs(), held=(lock,))
+        name = backend or read.file.backend
         running = _Run(
             pipeline=read,
             folder=folder,
             fresh=fresh,
             earlier=None if resume_from is None else earlier_run(resume_from, folder),
-            observer=Recording(inner=observer or Silent(), path=folder.progress),
-            probe=probe or NvmlProbe(),
-            launcher=launcher or _launcher(backend or read.file.backend, folder, lock),
+            observer=Recording(inner=observer or Lines(), path=folder.progress),
+            backend=stack.enter_context(_backend(name, read.file, local=local, probe=probe)),
             limits=dict(contract or {}),
         )
         return running.run()
@@ -101,14 +105,15 @@ def dry_run(
     """
     read = _read(pipeline)
     folder = RunFolder(path=run_folder(read, run_dir))
-    with folder.locked() as lock:
+    with folder.locked() as lock, contextlib.ExitStack() as stack:
+        local = LocalLauncher(folder=folder.jobs(), held=(lock,))
+        there = _backend(read.file.backend, read.file, local=local, probe=probe)
         running = _Run(
             pipeline=read,
             folder=folder,
             fresh=False,
             observer=Recording(inner=observer or Silent(), path=folder.progress),
-            probe=probe or NvmlProbe(),
-            launcher=LocalLauncher(folder=folder.jobs(), held=(lock,)),
+            backend=stack.enter_context(there),
             limits={},
         )
         return tuple(running.ready(Deadline(seconds=None))[1].values())
@@ -128,20 +133,13 @@ def run_folder(pipeline: Pipeline, run_dir: str | Path | None = None) -> Path:
     return Path.cwd() / RUNS / name
 
 
-def _launcher(backend: str, folder: RunFolder, lock: int) -> Launcher:
-    if backend == "ray":
-        raise InputError("backend ray is not there yet: use backend: local")
-    return LocalLauncher(folder=folder.jobs(), held=(lock,))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     pipeline: Pipeline
     folder: RunFolder
     fresh: bool
     observer: Recording
-    probe: GpuProbe
-    launcher: Launcher
+    backend: Backend
     limits: Mapping[str, Any]
     earlier: Earlier | None = None
 
@@ -214,13 +212,13 @@ class _Run:
         }
 
     def _context(self, deadline: Deadline) -> Context:
-        devices = visible(self.probe)
+        probe, devices = self.backend.probe, self.backend.devices
         context = Context(
             folder=self.folder,
-            launcher=self.launcher,
-            probe=self.probe,
+            launcher=self.backend.launcher,
+            probe=probe,
             devices=devices,
-            contract=Contract.now(self.probe, list(devices.nvml_index.values()), **self.limits),
+            contract=Contract.now(probe, list(devices.nvml_index.values()), **self.limits),
             deadline=deadline,
             observer=self.observer,
             cache=DigestCache(self.folder.digests),
@@ -229,7 +227,10 @@ class _Run:
             id_name=self.file.id,
             seed=self.file.seed,
             earlier=self.earlier,
+            shares_folder=self.backend.shares_folder,
         )
+        for remark in self.backend.remarks:
+            self.observer.note(remark)
         if not devices.gpus:
             self.observer.note("no GPU is found by NVML: every stage runs on the CPU")
         return self._built(context)
@@ -300,7 +301,8 @@ def _ids(context: Context) -> pa.Array:
 def _built_path(file: PipelineFile, digest: str, folder: RunFolder) -> Path:
     """Where the data lies that ``prepare`` makes of the file's, by the contents of both."""
     code = source_content(str(file.prepare))
-    key = digest_bytes(f"{digest} {file.prepare} {sorted(code.files.items())}".encode())
+    name = str(file.prepare).rpartition(":")[2]
+    key = digest_bytes(f"{digest} {name} {sorted(code.files.items())}".encode())
     return folder.built(key)
 
 

@@ -17,8 +17,12 @@ class Schedule:
     """The shards still to be computed.
 
     A shard that fails goes back; after `ATTEMPTS` failures it is halved, each half with one try
-    less than that, until a row stands alone: a row that still fails is *poison*. Where a worker
-    could say which rows it was at, those are taken apart at once.
+    before it is halved in turn, until a row stands alone, which has two more: a row that still
+    fails is *poison*. Where a worker could say which rows it was at, those are taken apart at once.
+
+    What failed waits until all that never did is done, so that time is not spent on a few bad rows
+    while good ones lie there. Only when `ATTEMPTS` shards wait so does the next one that fails keep
+    its place: then it may not be the rows, and the search shows it soonest.
     """
 
     pending: list[Range]
@@ -66,10 +70,24 @@ class Schedule:
             return
         for part in self._parts(rows, count, suspect):
             if part == rows:
-                self.failures[part] = count
+                self._put_back(part, count, self._place())
             elif suspect is None or part == suspect:  # a part has one try more, a row two
-                self.failures[part] = self.attempts - (2 if part.size == 1 else 1)
-            self.pending.insert(0, part)
+                last = part == suspect and part.size == 1
+                tries = self.attempts - (2 if part.size == 1 else 1)
+                self._put_back(part, tries, len(self.pending) if last else self._place())
+            else:
+                self.pending.insert(0, part)
+
+    def _put_back(self, rows: Range, failures: int, place: int) -> None:
+        self.failures[rows] = failures
+        self.pending.insert(place, rows)
+
+    def _place(self) -> int:
+        """Behind all that never failed, before what did; in front if enough of that waits."""
+        tried = [place for place, rows in enumerate(self.pending) if rows in self.failures]
+        if len(tried) >= self.attempts:
+            return 0
+        return tried[0] if tried else len(self.pending)
 
     def _parts(self, rows: Range, count: int, suspect: Range | None) -> list[Range]:
         """In reverse order, so that the first ends up first."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Literal
 
-from willfit.errors import WillfitError
+from willfit.errors import StorageError, WillfitError
 from willfit.runner.protocol import SOFTWARE, Booted, Fatal, Job, job_of
 from willfit.worker.channel import Channel, bind_to_parent
 
 
 def main(argv: list[str]) -> int:
     """``JOB COMMANDS EVENTS``: the job's file and two file descriptors."""
+    os.environ.pop("PYTHONSAFEPATH", None)  # ours alone: not for what a user's code starts
     job = job_of(Path(argv[0]))
     channel = Channel(commands=int(argv[1]), events=int(argv[2]))
     bind_to_parent(job.parent, with_thread=job.dies_with_parent_thread)
@@ -21,7 +24,10 @@ def main(argv: list[str]) -> int:
     try:
         _work(job, channel)
     except WillfitError as error:
-        channel.tell(Fatal(kind="input", message=str(error)))
+        kind: Literal["input", "storage"] = (
+            "storage" if isinstance(error, StorageError) else "input"
+        )
+        channel.tell(Fatal(kind=kind, message=str(error)))
         return SOFTWARE
     except Exception as error:
         traceback.print_exc()

@@ -16,8 +16,10 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]  # it has no stubs
 
+from willfit.errors import StorageError
+from willfit.runner.atomic import cannot_write
 from willfit.runner.protocol import Answered, Call, Loaded
-from willfit.worker.channel import Channel
+from willfit.worker.channel import LEFT_TO_US, Channel
 from willfit.worker.space import Space, Unpickler
 
 
@@ -29,13 +31,14 @@ def answer_calls(channel: Channel) -> None:
     or a mapping that says why there is none. Both files are the caller's own, in a folder that only
     its user can read.
     """
-    faulthandler.enable()  # a crash in native code shows where Python was
+    faulthandler.enable(all_threads=False)  # a crash in native code shows where Python was
     os.environ.pop("PYTHONSAFEPATH", None)  # ours alone: not for scripts that a function starts
     space = Space()
     sys.modules["__main__"] = space.main()
     channel.tell(Loaded(seconds=0.0, host=channel.host_bytes()))
     for command in channel.commands():
         if isinstance(command, Call):
+            LEFT_TO_US.add(Path(command.call).parent)
             ok = _answer(Path(command.call), Path(command.answer), space)
             channel.tell(Answered(answer=command.answer, ok=ok))
 
@@ -77,7 +80,8 @@ def _compute(call: Path, answer: Path, space: Space) -> dict[str, Any] | None:
         with answer.open("wb") as file:
             _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(result)
     except Exception as error:
-        return _failure(error, "unpicklable")
+        full = isinstance(error, OSError) and isinstance(cannot_write(answer, error), StorageError)
+        return _failure(error, "full" if full else "unpicklable")
     return None
 
 
@@ -107,11 +111,10 @@ def _failure(error: Exception, kind: str) -> dict[str, Any]:
 
 
 def _portable(error: Exception) -> bytes | None:
-    """The exception, pickled; None where it cannot be carried over."""
+    """The exception, pickled; None where it cannot be."""
     file = io.BytesIO()
     try:
         _Pickler(file).dump(error)
-        pickle.loads(file.getvalue())
     except Exception:
         return None
     return file.getvalue()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import psutil  # type: ignore[import-untyped]  # it has no stubs
@@ -20,6 +22,9 @@ LEAVING: Final = 30.0
 """Seconds that a worker which was asked to leave may still take."""
 WATCH: Final = 0.5
 """Seconds between two looks at whether the parent lives."""
+LEFT_TO_US: Final[set[Path]] = set()
+"""Folders that the driver removes, or this process where it cannot any more."""
+_OWN_MARK: Final = os.environ.get(MARK, "")
 
 
 class Channel:
@@ -81,11 +86,13 @@ class Channel:
 
 def die() -> Any:
     """End everything below this process and then itself, at once: the driver is gone."""
-    own, token = os.getpid(), os.environ.get(MARK, "")
+    own = os.getpid()
     for _ in range(3):  # what is started meanwhile is found the next time
-        for process in (*_below(own), *marked(token)):
+        for process in (*_below(own), *(marked(_OWN_MARK) if _OWN_MARK else ())):
             if process.pid != own:
                 _kill(process)
+    for folder in LEFT_TO_US:
+        shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpgid(0), signal.SIGKILL)
     os._exit(1)
 

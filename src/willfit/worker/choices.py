@@ -12,6 +12,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from willfit.runner.prepared import INPUT_IDS, NUM_CONTEXT, own_columns
 from willfit.worker.encoding import Encoder
 from willfit.worker.texts import RowText
+from willfit.worker.tokenizer import one_token
 
 DIVISOR: Final = "#divisor"
 """What each choice's log-likelihood is divided by."""
@@ -29,9 +30,9 @@ def choice_rows(
 ) -> pa.Table:
     """The prepared columns, in the data's order.
 
-    Context and choice are tokens of one text. Blanks at a context's end belong to the choice, as
-    tokens begin with their blank, except in a chat, whose form they are. All choices of a row are
-    scored from the same token on: the first that is not the context's own in each of them.
+    Context and choice are tokens of one text. All choices of a row are scored from the same token
+    on: the first that is not the context's own in one of them. So a blank at a context's end
+    belongs to the choice where tokens begin with their blank.
     """
     columns: dict[str, list[Any]] = {INPUT_IDS: [], NUM_CONTEXT: [], DIVISOR: []}
     lengths: list[int] = []
@@ -64,18 +65,18 @@ def _sequences(
     """All texts of some rows through the tokenizer at once."""
     flat: list[str] = []
     for row, choices in zip(texts, offered, strict=True):
-        bare = row.text if encoder.chat else row.text.rstrip()
-        flat += [bare, *(bare + row.text[len(bare) :] + choice for choice in choices)]
+        flat += [row.text, *(row.text + choice for choice in choices)]
     tokens = iter(encoder.whole(flat))
     found = []
     for choices in offered:
         context = next(tokens)
         wholes = [next(tokens) for _ in choices]
         start = min(_num_shared(context, whole) for whole in wholes)
-        fits = [_fitted(before, whole, start, encoder.limit) for whole in wholes]
+        first = before if before or start else [one_token(encoder.tokenizer)]
+        fits = [_fitted(first, whole, start, encoder.limit) for whole in wholes]
         encoder.num_cut += any(cut for _, _, cut in fits)
         pairs = zip(choices, fits, strict=True)
-        found.append([(ids, first, choice) for choice, (ids, first, _) in pairs])
+        found.append([(ids, begins, choice) for choice, (ids, begins, _) in pairs])
     return found
 
 
@@ -93,14 +94,12 @@ def _fitted(
     The context loses its beginning; special tokens stay, and so does the choice, whole. One token
     at least is before the choice.
     """
-    least = 0 if before else 1
     wanted = 0 if limit is None else len(before) + len(whole) - limit
-    over = max(0, min(wanted, start - least))
-    first = max(len(before) + start - over, 1)
-    return before + whole[over:], first, over > 0
+    over = max(0, min(wanted, start if before else start - 1))
+    return before + whole[over:], len(before) + start - over, over > 0
 
 
 def _divisor(normalize: str, tokens: Sequence[int], start: int, choice: str) -> float:
     if normalize == "tokens":
-        return float(max(1, len(tokens) - start))
-    return float(max(1, len(choice))) if normalize == "characters" else 1.0
+        return float(len(tokens) - start)
+    return float(len(choice)) if normalize == "characters" else 1.0

@@ -32,7 +32,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[RowText]) -> list[list[int]]:
         """Token ids of each text."""
-        if self.chat and self.limit is not None and self.tokenizer.is_fast:
+        if self.chat and self.limit is not None and getattr(self.tokenizer, "is_fast", False):
             return self._chats(texts)
         found = self._call([row.text for row in texts], limit=self.limit)
         self.num_cut += self._count_cut(texts, found)
@@ -72,8 +72,9 @@ class Encoder:
         """Fast tokenizers keep what they cut off; others are asked again."""
         if self.limit is None:
             return 0
-        if found.encodings is not None:
-            return sum(bool(encoding.overflowing) for encoding in found.encodings)
+        encodings = getattr(found, "encodings", None)
+        if encodings is not None:
+            return sum(bool(encoding.overflowing) for encoding in encodings)
         full = [
             row.text
             for row, ids in zip(texts, found["input_ids"], strict=True)

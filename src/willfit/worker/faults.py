@@ -13,9 +13,9 @@ Faults are separated by ``;``. Points: ``loading``, ``before-compute``, ``after-
     poison:ID           any batch with that row kills the worker
     raise:ID            any batch with that row raises
     full@POINT:P        the disk is full
-    tickets:FOLDER      each strike at a point takes a file of that folder, and there is none
-                        without one: so many and no more, whichever worker comes first
-    trace:FILE          a line for every batch that is computed: process, rows, first and last id
+    tickets:FOLDER      a strike at a point takes a file of that folder, and without one there is
+                        none: so many and no more, whichever worker comes first
+    trace:FILE          a line for every batch that is begun: stage, rows, first and last id
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ _AT: Final = re.compile(r"(kill|exit=\d+|hang|cuda|full)@([a-z-]+):([0-9.]+)")
 class Faults:
     """The faults of this process; none in a run that is not a test."""
 
+    stage: str = ""
     points: tuple[tuple[str, str, float], ...] = ()
     slow: float = 0.0
     oom: tuple[int, int] | None = None
@@ -63,7 +64,7 @@ class Faults:
     dice: random.Random = field(default_factory=random.SystemRandom)
 
     @classmethod
-    def from_environment(cls) -> Faults:
+    def from_environment(cls, stage: str) -> Faults:
         """As `VARIABLE` says; raises `ValueError` on a text that it does not know."""
         points: list[tuple[str, str, float]] = []
         settings: dict[str, Any] = {}
@@ -78,6 +79,7 @@ class Faults:
             else:
                 settings |= _setting(name, value)
         return cls(
+            stage=stage,
             points=tuple(points),
             poison=frozenset(rows["poison"]),
             raises=frozenset(rows["raise"]),
@@ -93,6 +95,10 @@ class Faults:
 
     def batch(self, ids: Sequence[Any], padded: int) -> None:
         """What happens to a batch."""
+        if self.trace is not None:
+            line = f"{self.stage} {len(ids)} {ids[0]} {ids[-1]}\n"
+            with self.trace.open("ab", buffering=0) as file:  # one write: lines stay whole
+                file.write(line.encode())
         time.sleep(self.slow)
         names = set(map(str, ids)) if self.poison or self.raises or self.row_oom else set[str]()
         if names & self.poison:
@@ -103,10 +109,6 @@ class Faults:
             raise _out_of_memory(1)
         if self.oom is not None and padded > self.oom[0]:
             raise _out_of_memory(self.oom[1])
-        if self.trace is not None:
-            line = f"{os.getpid()} {len(ids)} {ids[0]} {ids[-1]}\n"
-            with self.trace.open("ab", buffering=0) as file:  # one write: lines stay whole
-                file.write(line.encode())
 
     def _may_strike(self) -> bool:
         if self.tickets is None:

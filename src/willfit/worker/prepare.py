@@ -21,7 +21,7 @@ from willfit.worker.channel import Channel
 from willfit.worker.choices import choice_rows
 from willfit.worker.encoding import Encoder
 from willfit.worker.texts import CHUNK, RowText, offered_choices, row_texts
-from willfit.worker.tokenizer import load_tokenizer, longest_prompt
+from willfit.worker.tokenizer import load_tokenizer, longest_prompt, one_token
 from willfit.worker.user_code import load_function
 
 _TELLS: Final = 1.0
@@ -98,11 +98,9 @@ class _Telling:
             self._channel.tell(Progress(done=done, tokens=0))
 
 
-def _sequences(
-    ids: Any, texts: Iterator[RowText], encoder: Encoder, told: _Telling
-) -> pa.Table:
+def _sequences(ids: Any, texts: Iterator[RowText], encoder: Encoder, told: _Telling) -> pa.Table:
     """One sequence a row; an empty text becomes one token, so that each row has a result."""
-    fallback = [_one_token(encoder.tokenizer)]
+    fallback = [one_token(encoder.tokenizer)]
     columns, lengths = [], list[int]()
     while chunk := list(itertools.islice(texts, CHUNK)):
         encoded: Sequence[list[int]] = [tokens or fallback for tokens in encoder.encode(chunk)]
@@ -112,11 +110,6 @@ def _sequences(
     sizes = np.asarray(lengths, dtype=np.int32)
     tokens = pa.chunked_array(columns, pa.list_(pa.int32()))
     return own_columns(ids, sizes, np.ones_like(sizes), [(INPUT_IDS, tokens)])
-
-
-def _one_token(tokenizer: Any) -> int:
-    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return next((int(token) for token in known if token is not None), 0)
 
 
 def build(job: Job, channel: Channel) -> None:

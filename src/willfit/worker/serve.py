@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import importlib.metadata
 import sys
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,8 @@ from willfit.worker.oom import is_dead_context, is_out_of_memory
 from willfit.worker.tasks import task_of
 from willfit.worker.tasks.task import Task
 
+NO_PLACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Of a disk that is full: whatever a batch wanted to write or print, it is no row's fault."""
 TELLS: Final = 1.0
 """Seconds between two events of progress."""
 LIBRARIES: Final = (
@@ -47,7 +50,7 @@ LIBRARIES: Final = (
 
 def serve(job: Job, channel: Channel) -> None:
     """Load the stage's model and compute what comes down the channel."""
-    faults = Faults.from_environment()
+    faults = Faults.from_environment(job.name)
     rows = open_rows(Path(job.rows))
     task = task_of(job, rows)
     began = time.monotonic()
@@ -132,6 +135,8 @@ class _Loop:
             self.faults.batch(batch.column("#id").to_pylist(), padded)
             result = self.task.compute(batch)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_PLACE:
+                self._no_place(error)
             memory, dead, reason = is_out_of_memory(error), is_dead_context(error), _said(error)
             if not memory:
                 traceback.print_exc()
@@ -218,8 +223,11 @@ class _Loop:
                 pending.commit()
             self.faults.at("after-rename")
         except (OSError, InputError) as error:
-            self.channel.tell(Fatal(kind="storage", message=str(error)))
-            sys.exit(SOFTWARE)
+            self._no_place(error)
+
+    def _no_place(self, error: Exception) -> NoReturn:
+        self.channel.tell(Fatal(kind="storage", message=str(error)))
+        sys.exit(SOFTWARE)
 
 
 def _new_tokens(result: pa.Table) -> int:

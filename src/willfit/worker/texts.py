@@ -62,12 +62,13 @@ class _Chat:
         messages.append({"role": "user", "content": message})
         answers = self._job.stage["task"] in ("generate", "choose")
         try:
-            found: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answers
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=answers
+                )
             )
         except Exception as error:  # its own ValueError, or whatever the template raises
             raise InputError(_no_chat(self._job, self._tokenizer, error)) from error
-        return found
 
 
 def _no_chat(job: Job, tokenizer: Any, error: Exception) -> str:
@@ -101,7 +102,7 @@ def _fields(data: pa.Table, job: Job) -> list[str]:
 
 def _only_text(data: pa.Table, job: Job) -> str:
     """The column ``text``, else the only one that holds text besides the id."""
-    texts = [
+    texts: list[str] = [
         field.name
         for field in data.schema
         if (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
@@ -135,4 +136,11 @@ def offered_choices(data: pa.Table, stage: Mapping[str, Any], name: str) -> list
             f"column {given!r} has {sorted(widths)[:4]} choices in its rows: expected a list of "
             "the same number, two at least, in every row"
         )
-    return [["" if text is None else str(text) for text in row] for row in rows]
+    found = [["" if text is None else str(text) for text in row] for row in rows]
+    empty = next((number for number, row in enumerate(found) if "" in row), None)
+    if empty is not None:
+        raise InputError(
+            f"column {given!r} has an empty choice in row {empty}, which has no tokens to score: "
+            "give each choice a text"
+        )
+    return found

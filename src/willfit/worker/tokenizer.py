@@ -38,6 +38,12 @@ def longest_prompt(job: Job, tokenizer: Any) -> int | None:
     return max(1, min(known) - new) if known else None
 
 
+def one_token(tokenizer: Any) -> int:
+    """What stands for an empty text: the token that begins one, else the one that ends it."""
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return next((int(token) for token in known if token is not None), 0)
+
+
 def _positions(job: Job) -> int | None:
     import transformers
 

@@ -8,7 +8,7 @@ same value for every label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -25,6 +25,9 @@ from willfit.runner.ensembling.scores import (
 
 Method: TypeAlias = Literal["mean", "logit", "vote", "rank"]
 
+BLOCK: Final = 65_536
+"""Rows of the output that are worked on at a time, where rows do not depend on each other: it
+bounds the memory in between."""
 TIE: Final = 1e-9
 """Vote shares that differ by no more are tied: 0.1 + 0.2 is not 0.3 in float64."""
 NUDGE: Final = 1e-6
@@ -56,14 +59,20 @@ class Pooled:
 
 def mean(members: Sequence[Member], num_rows: int, num_labels: int) -> Pooled:
     """Weighted mean of probabilities."""
-    values = _average(members, _probabilities, num_rows, num_labels)
-    return Pooled(values=_or_else(values, 1 / num_labels))
+    values = np.empty((num_rows, num_labels))
+    for start, part in _blocks(members, num_rows):
+        found = _average(part, _probabilities, len(values[start : start + BLOCK]), num_labels)
+        values[start : start + BLOCK] = _or_else(found, 1 / num_labels)
+    return Pooled(values=values)
 
 
 def logit(members: Sequence[Member], num_rows: int, num_labels: int) -> Pooled:
     """Softmax of the weighted mean of log-probabilities (log pool): Π pᵢ^wᵢ over its sum."""
-    values = _average(members, _log_probabilities, num_rows, num_labels)
-    return Pooled(values=softmax(_or_else(values, 0.0)))
+    values = np.empty((num_rows, num_labels))
+    for start, part in _blocks(members, num_rows):
+        found = _average(part, _log_probabilities, len(values[start : start + BLOCK]), num_labels)
+        values[start : start + BLOCK] = softmax(_or_else(found, 0.0))
+    return Pooled(values=values)
 
 
 def vote(members: Sequence[Member], num_rows: int, num_labels: int) -> Pooled:
@@ -117,6 +126,22 @@ def num_models(members: Sequence[Member], num_rows: int) -> npt.NDArray[np.int32
     for member in members:
         count[member.target] += 1
     return count
+
+
+def _blocks(members: Sequence[Member], num_rows: int) -> Iterator[tuple[int, tuple[Member, ...]]]:
+    """The members' rows in blocks of the output, each with its first row: rows are independent."""
+    for start in range(0, num_rows, BLOCK):
+        yield start, tuple(_between(member, start, start + BLOCK) for member in members)
+
+
+def _between(member: Member, start: int, stop: int) -> Member:
+    """The member's rows of a block, counted from its start; targets ascend."""
+    first, last = np.searchsorted(member.target, (start, stop))
+    return Member(
+        scores=member.scores,
+        source=member.source[first:last],
+        target=member.target[first:last] - start,
+    )
 
 
 def _average(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +13,15 @@ from typing import Any, Final
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from willfit.runner.atomic import remove_stale
 from willfit.runner.shards.ranges import Range, disjoint, gaps
 
 _NAME: Final = re.compile(r"(\d{9,})-(\d{9,})\.([0-9a-f]{32})\.parquet")
 _KEY: Final = b"willfit"
+_UNREADABLE: Final = (
+    pa.ArrowException, OSError, LookupError, ValueError, TypeError, AttributeError,
+)  # fmt: skip
+"""What reading raises of a file that was broken before it was named, such as a column's name that
+is no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +91,12 @@ def read_shard(path: Path, fingerprint: str, ids_of: Callable[[Range], pa.Array]
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         facts = json.loads((table.schema.metadata or {})[_KEY])
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        ours, same = facts.get("fingerprint") == fingerprint, _same(table, ids_of(rows))
+    except _UNREADABLE as error:
         return Broken(path=path, reason=f"no shard: {str(error)[:80]}")
-    if facts.get("fingerprint") != fingerprint:
+    if not ours:
         return Broken(path=path, reason="made with other data, model or settings")
-    if not _same(table, ids_of(rows)):
+    if not same:
         return Broken(path=path, reason="its ids are not those of its rows")
     return Shard(path=path, rows=rows, facts=facts, table=table)
 
@@ -135,7 +140,6 @@ class Store:
         not done.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_stale(self.folder)
         found: dict[Range, Path] = {}
         broken: list[Broken] = []
         for path in sorted(self.folder.glob("*.parquet")):
@@ -151,6 +155,12 @@ class Store:
                 path.unlink(missing_ok=True)
         return chosen, broken
 
+    def find(self, rows: Range) -> Shard | None:
+        """The true shard of exactly these rows; None where there is none."""
+        paths = self.folder.glob(f"{rows.start:09d}-{rows.stop:09d}.*.parquet")
+        found = (self.read(path) for path in paths)
+        return next((shard for shard in found if isinstance(shard, Shard)), None)
+
     def done(self) -> list[Range]:
         """The ranges that file names state, without reading the files."""
         stated = (range_of(path) for path in self.folder.glob("*.parquet"))
@@ -160,13 +170,15 @@ class Store:
         """What `done` leaves."""
         return gaps(self.done(), self.num_rows)
 
-    def tables(self) -> list[Shard]:
-        """Every shard, read and checked, by start; broken ones are left out."""
-        shards = [self.read(path) for path in sorted(self.folder.glob("*.parquet"))]
-        true = {shard.rows: shard for shard in shards if isinstance(shard, Shard)}
-        return [true[rows] for rows in disjoint(true)]
-
-
-def names(shards: Sequence[Shard]) -> dict[str, str]:
-    """File names by range, as evidence beside a result."""
-    return {str(shard.rows): shard.path.name for shard in shards}
+    def shards(self) -> Iterator[Shard]:
+        """Every shard, read and checked, by start; broken and overlapping ones are left out."""
+        reached = 0
+        stated = [(range_of(path), path) for path in self.folder.glob("*.parquet")]
+        named = [(rows, path) for rows, path in stated if rows is not None]
+        for rows, path in sorted(named, key=lambda pair: (pair[0].start, -pair[0].stop)):
+            if rows.start < reached:
+                continue
+            shard = self.read(path)
+            if isinstance(shard, Shard):
+                reached = rows.stop
+                yield shard

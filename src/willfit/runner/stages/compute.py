@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from willfit.errors import InputError, StageFailedError
-from willfit.runner.atomic import read_json, write_bytes, write_json
+from willfit.runner.atomic import read_json, remove_stale, write_bytes, write_json
 from willfit.runner.context import Context
 from willfit.runner.ending import host_kills, why_ended
 from willfit.runner.observer import StageProgress
@@ -41,6 +41,8 @@ from willfit.runner.stages.totals import Totals
 
 TICK: Final = 0.5
 """Seconds after which times are looked at although nothing happened."""
+STOOD_STILL: Final = 5.0
+"""Seconds between two looks from which on it was the driver that was stopped, not its workers."""
 MOST_POISON: Final = 10
 """Rows that may fail before it counts whether they are more than a part of all."""
 POISON_SHARE: Final = 0.05
@@ -82,11 +84,17 @@ class Computation:
     """Workers that ended without a shard being committed in between."""
     failing: str = ""
     """Why the last of them ended."""
+    unloaded: int = 0
+    """Workers that ended before they had the model, in a row."""
+    in_vain: set[Range] = field(default_factory=set)
+    """What failed since a shard was last committed."""
     out_of_time: bool = False
     _items: queue.SimpleQueue[_Item] = field(default_factory=queue.SimpleQueue)
     _told: float = 0.0
+    _looked: float = field(default_factory=time.monotonic)
     _last_budget: int | None = None
     _buried: set[int] = field(default_factory=set)
+    _lost: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Return when nothing is pending, or time is out; raises where the stage fails.
@@ -104,6 +112,7 @@ class Computation:
             grace = 10.0
         finally:
             self._end_all(grace)
+            remove_stale(self.store.folder)  # of workers that died while they wrote
 
     def _over(self) -> bool:
         if self.schedule.finished:
@@ -155,7 +164,7 @@ class Computation:
             self._leave_idle(replica, error)
             return
         replica.state, replica.rows, replica.done = "loading", None, 0
-        replica.verdict = ""
+        replica.verdict, replica.loaded = "", False
         replica.alive()
         self.totals.starts += 1
 
@@ -164,17 +173,29 @@ class Computation:
         replica.state = "gone"
         if all(other.state == "gone" for other in self.replicas):
             raise StageFailedError(
-                f"stage {self.name}: {error}, and there is no other node to compute on: bring nodes "
+                f"stage {self.name}: {error}, and no other node is left to compute on: bring nodes "
                 "back and run the same command again, what is computed is kept"
             )
-        self.context.observer.note(f"{self.name}: {error}, the others go on without it")
+        self._tell_lost(str(error))
+
+    def _tell_lost(self, what: str) -> None:
+        """Once of each node."""
+        if what not in self._lost:
+            self._lost.add(what)
+            self.context.observer.note(f"{self.name}: {what}, the others go on without it")
 
     def _log(self, replica: Replica) -> Path:
         return self.logs / f"worker-{replica.number}.txt"
 
     def _end_all(self, grace: float) -> None:
-        workers = [replica.worker for replica in self.replicas if replica.worker is not None]
-        threads = [threading.Thread(target=w.end, args=(grace,)) for w in workers]
+        """Those that wait may leave by themselves; what others are at is wanted no more."""
+        threads = [
+            threading.Thread(
+                target=replica.worker.end, args=(grace if replica.state == "ready" else 0.0,)
+            )
+            for replica in self.replicas
+            if replica.worker is not None
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -217,7 +238,7 @@ class Computation:
             return
         replica.alive()
         if isinstance(said, Loaded):
-            replica.state = "ready"
+            replica.state, replica.loaded, self.unloaded = "ready", True, 0
             self.totals.loaded(said)
         elif isinstance(said, Progress):
             replica.done = said.done
@@ -247,10 +268,14 @@ class Computation:
             self.schedule.failed(rows, f"its file is not what was written: {shard.reason}")
             path.unlink(missing_ok=True)
             return
-        self.schedule.done(rows)
         self.totals.shard(said)
-        self.falls = 0
+        self._done(rows)
         self._keep_budget(replica, said.batch_tokens)
+
+    def _done(self, rows: Range) -> None:
+        self.schedule.done(rows)
+        self.falls = 0
+        self.in_vain.clear()
 
     def _failed(self, replica: Replica, said: ShardFailed) -> None:
         rows, suspect = Range(said.start, said.stop), Range(said.first, said.last)
@@ -258,7 +283,7 @@ class Computation:
         replica.state = "loading" if said.leaves else "ready"
         self.schedule.failed(rows, said.reason, suspect)
         self.context.observer.note(f"{self.name}: rows {suspect} failed: {said.reason[:200]}")
-        self._bury()
+        self._failed_again(suspect, said.reason)
 
     def _ended(self, replica: Replica, said: Ended) -> None:
         """A worker is gone: its shard goes back, and another takes its place."""
@@ -266,23 +291,35 @@ class Computation:
         rows, replica.rows, replica.worker = replica.rows, None, None
         replica.state = "absent"
         if said.lost:
+            self._tell_lost(why)
             if rows is not None:
                 self.schedule.give_back(rows)
             return
         self.falls += 1
+        self.unloaded += not replica.loaded
         self.failing = why
         if "RAM" in why or "memory" in why:
             self.loads_at_once = 1
-        if rows is not None:
-            self.schedule.failed(rows, why)
-            self._bury()
         self.context.observer.note(
             f"{self.name}: the worker on {replica.word().partition(':')[0]} ended: {why}"
         )
-        if self.falls > self._most_falls():
+        if rows is not None and self.store.find(rows) is not None:
+            self.totals.computed += rows.size  # it ended between its file's name and its event
+            self._done(rows)
+        elif rows is not None:
+            self.schedule.failed(rows, why)
+            self._failed_again(rows, why)
+        self._give_up(replica)
+
+    def _give_up(self, replica: Replica) -> None:
+        """Raise where workers fall, and it cannot be a row that they fall on."""
+        early = self.unloaded > self.schedule.attempts * len(self.replicas)
+        if early or self.falls > self._most_falls():
+            count = self.unloaded if early else self.falls
+            what = "while they started" if early else "before a shard was done"
             raise StageFailedError(
-                f"stage {self.name}: {self.falls} workers in a row ended before a shard was done; "
-                f"the last: {self.failing}; its output is in {self._log(replica)}"
+                f"stage {self.name}: {count} workers in a row ended {what}; the last: "
+                f"{self.failing}; its output is in {self._log(replica)}"
             )
 
     def _most_falls(self) -> int:
@@ -293,6 +330,20 @@ class Computation:
 
     # ---- rows that cannot be computed
 
+    def _failed_again(self, rows: Range, why: str) -> None:
+        """Raise where different rows fail one after another and none was ever done."""
+        self.in_vain.add(rows)
+        parts = sum(rows.size > 1 for rows in self.in_vain)
+        alone = len(self.in_vain) - parts
+        ever = self.done_before or self.schedule.num_done
+        if not ever and (parts > 2 * self.schedule.attempts or alone > MOST_POISON):
+            raise StageFailedError(
+                f"stage {self.name}: different rows failed {len(self.in_vain)} times in a row and "
+                f"none was done, so it is not the rows: {why[:300]}; the workers' output is in "
+                f"{self.logs}"
+            )
+        self._bury()
+
     def _bury(self) -> None:
         """What to do with rows that failed for good."""
         poison = self.schedule.poison
@@ -302,7 +353,8 @@ class Computation:
             if self.on_row_error == "skip":
                 self._write_error(position, poison[position])
         many = len(poison) > MOST_POISON and len(poison) > POISON_SHARE * self.store.num_rows
-        nothing = len(poison) >= self.schedule.attempts and not self.totals.computed
+        ever = self.done_before or self.totals.computed
+        nothing = len(poison) >= self.schedule.attempts and not ever
         if many or nothing:
             raise StageFailedError(
                 f"stage {self.name}: {len(poison)} rows failed, so it is not the rows: "
@@ -352,7 +404,10 @@ class Computation:
 
     def _look_at_times(self) -> None:
         """End workers that show nothing for too long; their end is then told like any other."""
+        before, self._looked = self._looked, time.monotonic()
         for replica in self.replicas:
+            if self._looked - before > STOOD_STILL:  # what they said meanwhile is not all read
+                replica.since = min(self._looked, replica.since + self._looked - before)
             limit = {"busy": self.stall_timeout, "loading": self.load_timeout}.get(replica.state)
             if replica.worker is None or limit is None or replica.silent_seconds < limit:
                 continue

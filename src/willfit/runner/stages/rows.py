@@ -6,7 +6,7 @@ from willfit.runner.context import Context
 from willfit.runner.ingredients import Gathered
 from willfit.runner.observer import StageProgress
 from willfit.runner.pipeline import StageFile
-from willfit.runner.prepared import PreparedRows, are_whole, open_rows
+from willfit.runner.prepared import PreparedRows, are_whole, read_own
 from willfit.runner.protocol import Job
 from willfit.runner.stages.single import run_single
 
@@ -32,7 +32,7 @@ def prepared_rows(
             context.observer.progress(StageProgress(name=name, phase="preparing", done=done))
 
         run_single(context, job, path.parent / "log.txt", told)
-    return open_rows(path)
+    return read_own(path)
 
 
 def settings_of(stage: StageFile, gathered: Gathered) -> dict[str, object]:

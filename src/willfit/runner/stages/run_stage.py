@@ -190,7 +190,8 @@ class _Computing:
         back = np.argsort(rows.numbers(), kind="stable")
         lengths, sequences = rows.sizes(Range(0, rows.num_rows))
         budget = computation.last_budget()
-        return padded_in_order(lengths[back], sequences[back], budget, stage.batch_size)
+        extra = int(stage.max_new_tokens or 0) if stage.task == "generate" else 0
+        return padded_in_order(lengths[back] + extra, sequences[back], budget, stage.batch_size)
 
     def _require(self, schedule: Schedule, report: StageReport) -> None:
         """Every row has its result, or its error where the user accepts that, or time ran out."""

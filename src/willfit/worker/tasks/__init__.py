@@ -23,5 +23,7 @@ def task_of(job: Job, rows: PreparedRows) -> Task:
     from willfit.worker.tasks.generate import Generate
     from willfit.worker.tasks.model import ModelTask
 
-    kinds: dict[str, type[ModelTask]] = {"classify": Classify, "choose": Choose, "embed": Embed, "generate": Generate}
+    kinds: dict[str, type[ModelTask]] = {
+        "classify": Classify, "choose": Choose, "embed": Embed, "generate": Generate,
+    }  # fmt: skip
     return kinds[str(job.stage["task"])](job, rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from willfit.worker.columns import list_column
@@ -14,11 +12,6 @@ class Classify(ModelTask):
     """Logits [rows, labels] in float32; probabilities are made from them later."""
 
     auto_task = "text-classification"
-
-    def configure(self, config: Any) -> None:
-        """No cache is kept: nothing is generated."""
-        super().configure(config)
-        config.use_cache = False
 
     def results(self, batch: pa.Table) -> pa.Table:
         """The head's output at each sequence's last token, or where the class takes it."""

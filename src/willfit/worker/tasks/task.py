@@ -20,6 +20,8 @@ class Task(ABC):
 
     new_tokens: int = 0
     """Tokens that each sequence grows by, which count in a batch's budget."""
+    batches_itself: bool = False
+    """Whether it is best given all rows of a shard at once, whatever the budget."""
 
     @abstractmethod
     def load(self) -> tuple[str, ...]:
@@ -48,3 +50,8 @@ class Task(ABC):
     def num_alloc_retries(self) -> int:
         """How often the allocator had to flush its cache."""
         return 0
+
+
+def row_seed(seed: int, row: int) -> int:
+    """A seed for what begins with a row of the data, whichever worker has it."""
+    return (seed * 1_000_003 + row) % 2**63
