@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,12 +107,19 @@ def make_model(folder: Path) -> None:
     """A random classifier and a tokenizer of single bytes."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
 
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model("llama", **CONFIG)
     build: Any = transformers.AutoModelForSequenceClassification
     build.from_config(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One token a byte."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -146,15 +154,19 @@ def loop(folder: Path, prepared: Path) -> float:
     return float(done.stdout.split()[-1])
 
 
-def batches(prepared: Path) -> list[list[Any]]:
-    """Token ids by batch, as the runner's budget makes them when nothing is cut between."""
+def batches(
+    prepared: Path, most_rows: int = BATCH, cuts: Sequence[Range] | None = None
+) -> list[list[Any]]:
+    """Token ids by batch, as the runner makes them: none goes over the end of a shard."""
     rows = open_rows(prepared)
-    budget, made, at = Budget(tokens=1 << 20, most_rows=BATCH), [], 0
-    while at < rows.num_rows:
-        lengths, sequences = rows.sizes(Range(at, rows.num_rows))
-        count = budget.rows(lengths, sequences)
-        made.append(rows.table(Range(at, at + count)).column(INPUT_IDS).to_pylist())
-        at += count
+    made = []
+    for start, stop in cuts or [Range(0, rows.num_rows)]:
+        budget, at = Budget(tokens=1 << 20, most_rows=most_rows), start
+        while at < stop:
+            lengths, sequences = rows.sizes(Range(at, stop))
+            count = budget.rows(lengths, sequences)
+            made.append(rows.table(Range(at, at + count)).column(INPUT_IDS).to_pylist())
+            at += count
     return made
 
 

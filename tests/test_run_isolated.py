@@ -754,3 +754,16 @@ def test_pickles_of_the_protocol_hold_what_was_said() -> None:
     error = RemoteTraceback("Traceback")
     assert str(error) == '\n"""\nTraceback"""'
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_view_comes_back_without_what_lies_behind_it() -> None:
+    """Torch pickles a view's whole storage: four numbers of 256 MiB would be a file of 256 MiB."""
+
+    def view() -> Any:
+        import torch
+
+        return torch.arange(1 << 26, dtype=torch.int32)[3:7]
+
+    with willfit.isolated("cpu") as call:
+        found = call(view)
+    assert found.tolist() == [3, 4, 5, 6] and found.untyped_storage().nbytes() == 16

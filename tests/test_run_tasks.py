@@ -244,6 +244,30 @@ def test_an_adapter_changes_a_classifier_that_has_a_head(folder: Path, tmp_path:
     assert np.abs(found - plain_classify(base)).max() > 0.1
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"modules_to_save": ["score", "embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2}},
+        {"trainable_token_indices": {"embed_tokens": [5, 6]}},
+    ],
+)
+def test_adapters_of_every_kind_are_put_on_as_peft_does(
+    folder: Path, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    """Those that wrap the embeddings too, whose device and size a task asks for."""
+    base = classifiers.causal_lm("llama", folder)
+    adapter = classifiers.adapter(base, "SEQ_CLS", tmp_path, **config)
+    task = loaded({"model": str(base), "adapter": str(adapter), "labels": 3}, tmp_path)
+    found = results(task, Budget(tokens=None, most_rows=SIZE))["logits"]
+    expected = plain_classify(base, adapter=adapter, num_labels=3)
+    assert np.array_equal(np.asarray(found, np.float32), expected)
+    unknown = [text for text in task.remarks if text.startswith("its memory is not estimated")]
+    assert bool(unknown) == ("use_dora" in config)
+
+
 def refused(stage: Mapping[str, Any], tmp: Path, **more: Any) -> str:
     with pytest.raises(InputError) as error:
         loaded(stage, tmp, **more)
@@ -308,6 +332,73 @@ def test_tokens_that_the_model_does_not_know_are_refused(folder: Path, tmp_path:
     assert "and the model knows 200 tokens: name the model's own with tokenizer:" in text
 
 
+def saved(kind: str, auto: str, path: Path, **config: Any) -> Path:
+    """A checkpoint of another model type, as small as that goes."""
+    made = transformers.AutoConfig.for_model(kind, **config)
+    torch.manual_seed(0)
+    getattr(transformers, auto).from_config(made).save_pretrained(path)
+    classifiers.write_tokenizer(path)
+    return path
+
+
+def test_a_class_that_sees_padding_as_text_runs_row_by_row(tmp_path: Path) -> None:
+    """FNet takes no mask."""
+    model = saved(
+        "fnet", "AutoModelForSequenceClassification", tmp_path / "m", vocab_size=384,
+        hidden_size=64, num_hidden_layers=1, intermediate_size=64, num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    stage = {"model": str(model), "labels": 3}
+    assert "cannot tell padding from text" in refused(stage, tmp_path)
+    task = loaded({**stage, "batch_size": 1}, tmp_path, batch_size=1)
+    found = np.asarray(results(task, Budget(tokens=None, most_rows=1))["logits"])
+    _, encoded = tokens_of(model, TEXTS)
+    fnet = plain_model("AutoModelForSequenceClassification", model)
+    with torch.no_grad():
+        expected = np.stack([fnet(torch.tensor([ids])).logits[0].numpy() for ids in encoded])
+    assert np.array_equal(found, expected)
+
+
+def test_a_decoder_without_positions_is_padded_behind(tmp_path: Path) -> None:
+    """Bart's counts them itself, from the first token that it is given."""
+    model = saved(
+        "bart", "AutoModelForCausalLM", tmp_path / "m", vocab_size=384, d_model=64,
+        decoder_layers=1, encoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=64,
+        max_position_embeddings=256, init_std=0.2,
+    )  # fmt: skip
+    task = loaded({"model": str(model), "choices": CHOICES}, tmp_path)
+    assert not task.pads_left
+    found = np.asarray(results(task, Budget(tokens=300))["logits"])
+    expected = plain_choose(model, TEXTS, CHOICES)
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+ROBERTA: dict[str, Any] = {
+    "vocab_size": 384, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "intermediate_size": 64, "max_position_embeddings": 260, "initializer_range": 0.2,
+    "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("xlnet", {"vocab_size": 384, "d_model": 64, "n_layer": 1, "n_head": 4, "d_inner": 64}),
+     ("roberta", ROBERTA)],
+)  # fmt: skip
+def test_a_model_that_looks_ahead_chooses_nothing(
+    tmp_path: Path, kind: str, config: dict[str, Any]
+) -> None:
+    """The library gives such a class under the same name; its numbers are no likelihoods."""
+    model = saved(kind, "AutoModelForCausalLM", tmp_path / "m", **config)
+    assert "looks ahead" in refused({"model": str(model), "choices": CHOICES}, tmp_path)
+
+
+def test_positions_that_begin_behind_the_padding_s_are_left_to_the_class(tmp_path: Path) -> None:
+    model = saved("roberta", "AutoModelForCausalLM", tmp_path / "m", **ROBERTA, is_decoder=True)
+    found = computed({"model": str(model), "choices": CHOICES}, tmp_path)
+    expected = plain_choose(model, TEXTS, CHOICES)
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
 POSITIONS: list[tuple[str, dict[str, Any], int]] = [
     # model type, its config, positions that it has
     ("bert", {}, 256), ("gpt2", {}, 256),
@@ -329,10 +420,8 @@ def test_a_row_beyond_the_model_s_positions_is_refused(
     The estimate refuses what lies beyond the config's own number; RoBERTa uses fewer than that.
     """
     if config:
-        made = transformers.AutoConfig.for_model(family, **config, num_labels=3)
-        model = tmp_path / family
-        transformers.AutoModelForSequenceClassification.from_config(made).save_pretrained(model)
-        classifiers.write_tokenizer(model)
+        auto = "AutoModelForSequenceClassification"
+        model = saved(family, auto, tmp_path / family, **config, num_labels=3)
     else:
         model = classifiers.classifier(family, folder)
     stage = {"model": str(model), "labels": 3}
@@ -647,15 +736,17 @@ def plain_choose(
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-@pytest.mark.parametrize("plainly", [False, True], ids=["", "all-logits"])
+@pytest.mark.parametrize("without", [(), ("logits_to_keep",), ("position_ids", "logits_to_keep")])
 def test_choices_have_the_likelihood_of_their_tokens(
-    folder: Path, tmp_path: Path, family: str, plainly: bool
+    folder: Path, tmp_path: Path, family: str, without: tuple[str, ...]
 ) -> None:
-    """GPT-2 has learned positions, so padding on the left must not move them."""
+    """GPT-2 has learned positions, so padding must not move them; not every class can be told."""
     model = classifiers.causal_lm(family, folder)
     task = loaded({"model": str(model), "choices": CHOICES}, tmp_path)
-    if plainly:  # a class that cannot be asked for some logits alone
-        task.takes = task.takes - {"logits_to_keep"}
+    assert {"logits_to_keep", "position_ids"} <= task.takes
+    task.takes = task.takes.difference(without)
+    task.pads_left = task.padding_first(task.model)
+    assert task.pads_left == ("position_ids" not in without)
     found = np.asarray(results(task, Budget(tokens=300))["logits"])
     expected = plain_choose(model, TEXTS, CHOICES)
     assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()

@@ -145,8 +145,9 @@ def adapter(
     loader = getattr(transformers, auto.get(str(task_type), "AutoModel"))
     model = loader.from_pretrained(base, **more)
     lora = peft.LoraConfig(
-        r=4, lora_alpha=16, task_type=task_type, target_modules=["q_proj", "v_proj"],
-        modules_to_save=list(modules_to_save) if modules_to_save else None, **config,
+        r=4, lora_alpha=16, task_type=task_type,
+        modules_to_save=list(modules_to_save) if modules_to_save else None,
+        **{"target_modules": ["q_proj", "v_proj"], **config},
     )  # fmt: skip
     adapted = peft.get_peft_model(model, lora)
     torch.manual_seed(7)
@@ -154,5 +155,5 @@ def adapter(
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3 if "lora" in name else 0.5)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     return folder

@@ -57,7 +57,7 @@ def compose(
     made = (
         _ensembled(file, tables, ids, missing)
         if file.ensemble is not None or _is_one_distribution(file, tables)
-        else _side_by_side(file, tables, len(ids), missing)
+        else _side_by_side(file, tables, missing)
     )
     output = file.output
     id_name = (output.id if output is not None else None) or file.id
@@ -178,9 +178,7 @@ def _names(file: PipelineFile) -> list[str] | None:
     return list(given) if given is not None else None
 
 
-def _side_by_side(
-    file: PipelineFile, tables: Mapping[str, StageTable], num_rows: int, missing: str
-) -> Columns:
+def _side_by_side(file: PipelineFile, tables: Mapping[str, StageTable], missing: str) -> Columns:
     """Every stage's own columns, with the stage's name before them where there are several."""
     columns: dict[str, Any] = {}
     for name, table in tables.items():
@@ -189,7 +187,7 @@ def _side_by_side(
         if table.logits is not None:
             found |= _scores(table.logits, choose=file.stages[name].task == "choose")
         columns |= {before + column: values for column, values in found.items()}
-        _require_whole(name, table, num_rows, missing)
+        _require_whole(name, table, missing)
     if _names(file):
         raise InputError(
             "output names columns of labels and the stages make no ensemble: leave output.columns "
@@ -208,14 +206,9 @@ def _scores(logits: npt.NDArray[np.float32], *, choose: bool) -> dict[str, Any]:
     return {"choice": pa.array(best.astype(np.int32), mask=empty), **scores}
 
 
-def _require_whole(name: str, table: StageTable, num_rows: int, missing: str) -> None:
-    empty = 0 if table.shards else num_rows
-    if table.logits is not None:
-        empty = int(np.isnan(table.logits).any(axis=1).sum())
-    for column in table.columns.values():
-        empty = max(empty, int(column.null_count))
-    if empty and missing == "error":
+def _require_whole(name: str, table: StageTable, missing: str) -> None:
+    if table.num_missing and missing == "error":
         raise InputError(
-            f"stage {name} has no result for {empty:,} rows: run it again for these, or set "
-            "ensemble: {missing: available} to leave them empty"
+            f"stage {name} has no result for {table.num_missing:,} rows: run it again for these, "
+            "or set ensemble: {missing: available} to leave them empty"
         )

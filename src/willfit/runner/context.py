@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +42,3 @@ class Context:
     def parent(self) -> int:
         """Process id of the driver."""
         return os.getpid()
-
-    @property
-    def on_main_thread(self) -> bool:
-        """Whether workers may be bound to the thread that starts them."""
-        return threading.current_thread() is threading.main_thread()

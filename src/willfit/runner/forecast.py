@@ -105,7 +105,7 @@ def scenario_of(stage: StageFile, sizes: Sizes, gpus: Sequence[LiveGpu]) -> Scen
     infers = found.workload.inference
     if infers is None:  # no formula for its layers: the weights alone are known
         return found
-    infers = replace(infers, use_cache=stage.task == "generate")
+    infers = replace(infers, use_cache=stage.task == "generate", engine=stage.engine)
     return replace(found, workload=replace(found.workload, inference=infers))
 
 

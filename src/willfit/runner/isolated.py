@@ -139,7 +139,6 @@ class Caller:
         self._output = _Output(folder / "output.txt")
         job = protocol.Job(
             kind="call", name="isolated", parent=os.getpid(),
-            dies_with_parent_thread=threading.current_thread() is threading.main_thread(),
         )  # fmt: skip
         self._worker = LocalLauncher(folder=folder).start(
             job, devices=devices, log=self._output.path, listener=self._said.put

@@ -27,6 +27,9 @@ GRACE: Final = 10.0
 """Seconds that a worker has to leave by itself."""
 AFTER_TERM: Final = 3.0
 """Seconds after SIGTERM until SIGKILL."""
+STUCK: Final = 60.0
+"""Seconds after which a process that SIGKILL does not end is left to the kernel, in which it is
+stuck: the release contract will see what it holds."""
 _LONGEST_LINE: Final = 1 << 30
 
 
@@ -164,7 +167,7 @@ class LocalWorker:
                 self._signal_group(signal.SIGTERM)
                 self._gone.wait(AFTER_TERM)
             self._signal_group(signal.SIGKILL)
-            self._gone.wait()
+            self._gone.wait(STUCK)
             sweep(self._token, below)
         self._thread.join(timeout=10)
 

@@ -49,9 +49,6 @@ class Job(_Line):
     """Name of the table's unique column."""
     parent: int
     """Process id of the driver."""
-    dies_with_parent_thread: bool = False
-    """Whether the kernel may end the worker with the driver's thread (Linux): true only where that
-    is its main thread."""
     gpus: int = 0
     """Number of GPUs that the worker must find; 0: the CPU."""
     batch_tokens: int | None = None

@@ -116,6 +116,10 @@ class Contract:
             and found[index].used_bytes <= self.baseline.get(index, 0) + self.tolerance
         )
 
+    def _is_notable(self, index: int, found: Sequence[LiveGpu]) -> bool:
+        """Held by somebody: an idle H200 has 615 MiB in use and no process."""
+        return found[index].used_bytes > NOTABLE and bool(found[index].processes)
+
     def _release(
         self, indices: Sequence[int], highest: Mapping[int, int], found: Sequence[LiveGpu],
         seconds: float,
@@ -128,7 +132,7 @@ class Contract:
                     before_bytes=self.baseline.get(i, 0),
                     peak_bytes=max(highest.get(i, 0), found[i].used_bytes),
                     after_bytes=found[i].used_bytes,
-                    holders=holders(found[i]) if found[i].used_bytes > NOTABLE else (),
+                    holders=holders(found[i]) if self._is_notable(i, found) else (),
                 )
                 for i in indices
             ),

@@ -28,16 +28,20 @@ class StageTable:
     """[rows, labels], NaN where a row has none; None where the stage makes no numbers."""
     columns: dict[str, Any]
     """Other columns as Arrow arrays, null where a row has none."""
+    num_missing: int = 0
+    """Rows without a result, also those with an error in its place."""
 
 
 def read_stage(store: Store, rows: PreparedRows) -> StageTable:
     """All results of a stage, each file checked, one in memory at a time; the rest stays empty."""
     order, names = rows.numbers(), dict[str, str]()
+    num_there = 0
     logits: npt.NDArray[np.float32] | None = None
     found: dict[str, _Gathering] = {}
     for shard in store.shards():
         names[str(shard.rows)] = shard.path.name
         places = order[shard.rows.start : shard.rows.stop]
+        num_there += shard.table.column("error").null_count
         for name in shard.table.column_names:
             if name == "logits":
                 logits = _with_logits(logits, shard, places, store.num_rows)
@@ -45,7 +49,9 @@ def read_stage(store: Store, rows: PreparedRows) -> StageTable:
                 gathering = found.setdefault(name, _Gathering(count=store.num_rows))
                 gathering.add(shard.table.column(name), places)
     columns = {name: gathering.column() for name, gathering in found.items()}
-    return StageTable(shards=names, logits=logits, columns=columns)
+    return StageTable(
+        shards=names, logits=logits, columns=columns, num_missing=store.num_rows - num_there
+    )
 
 
 def _with_logits(
@@ -74,12 +80,12 @@ class _Gathering:
     """A column as it comes together."""
 
     count: int
-    chunks: list[pa.Array] = field(default_factory=list)
+    parts: list[pa.Table] = field(default_factory=list)
     places: list[npt.NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, column: pa.ChunkedArray, places: npt.NDArray[np.int64]) -> None:
         """A shard's part, and the rows of the data that it belongs to."""
-        self.chunks += column.chunks
+        self.parts.append(pa.table({"part": column}))
         self.places.append(places)
 
     def column(self) -> pa.ChunkedArray:
@@ -87,7 +93,8 @@ class _Gathering:
         where = np.full(self.count, -1, dtype=np.int64)
         places = np.concatenate(self.places)
         where[places] = np.arange(len(places))
-        return pa.chunked_array(self.chunks).take(pa.array(where, mask=where < 0))
+        whole = pa.concat_tables(self.parts, promote_options="permissive").column("part")
+        return whole.take(pa.array(where, mask=where < 0))
 
 
 def scores_of(

@@ -248,7 +248,7 @@ class _Run:
             job = Job(
                 kind="build", name="prepare", stage={"prepare": self.file.prepare},
                 rows=str(path), data=str(context.data), id=context.id_name,
-                parent=context.parent, dies_with_parent_thread=context.on_main_thread,
+                parent=context.parent,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
             run_single(context, job, path.parent / "prepare.txt")

@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
     os.environ.pop("PYTHONSAFEPATH", None)  # ours alone: not for what a user's code starts
     job = job_of(Path(argv[0]))
     channel = Channel(commands=int(argv[1]), events=int(argv[2]))
-    bind_to_parent(job.parent, with_thread=job.dies_with_parent_thread)
+    bind_to_parent(job.parent)
     channel.start()
     channel.tell(Booted(pid=channel.pid, devices=channel.devices))
     try:

@@ -111,16 +111,16 @@ def _kill(process: Any) -> None:
         return
 
 
-def bind_to_parent(parent: int, *, with_thread: bool) -> None:
+def bind_to_parent(parent: int) -> None:
     """End with the driver, also where its end of the pipe lives on in a process that it forked.
 
     The kernel could send SIGKILL for this (``PR_SET_PDEATHSIG``). It would come when the *thread*
     that started us ends, and it would leave no time to end what runs below us, which would keep
     the GPU; so the parent's number is watched.
     """
-    if os.getppid() != parent and with_thread:
+    if os.getppid() != parent:
         die()
-    threading.Thread(target=_watch, args=(os.getppid(),), name="parent", daemon=True).start()
+    threading.Thread(target=_watch, args=(parent,), name="parent", daemon=True).start()
 
 
 def _watch(parent: int) -> None:

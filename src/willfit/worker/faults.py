@@ -8,7 +8,7 @@ Faults are separated by ``;``. Points: ``loading``, ``before-compute``, ``after-
     hang@POINT:P        sleep for a day
     cuda@POINT:P        the message of a dead CUDA context
     slow:SECONDS        every batch takes that much longer
-    oom:TOKENS[:N]      batches above TOKENS run out of memory, with message N of `MESSAGES`
+    oom:TOKENS[:N]      batches above TOKENS run out of memory, with text N of `OOM_TEXTS`
     row-oom:ID          any batch with that row runs out of memory, however small it is
     poison:ID           any batch with that row kills the worker
     raise:ID            any batch with that row raises
@@ -16,6 +16,7 @@ Faults are separated by ``;``. Points: ``loading``, ``before-compute``, ``after-
     tickets:FOLDER      a strike at a point takes a file of that folder, and without one there is
                         none: so many and no more, whichever worker comes first
     trace:FILE          a line for every batch that is begun: stage, rows, first and last id
+    only:STAGE          the others' workers have no faults, and leave their trace all the same
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ OOM_TEXTS: Final = (
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     "Allocation on device",
 )
-"""The messages of `runner.md` row 15; the last is a `torch.OutOfMemoryError` of its own wording."""
+"""As torch and CUDA say it; the first and the last are a `torch.OutOfMemoryError`."""
 _AT: Final = re.compile(r"(kill|exit=\d+|hang|cuda|full)@([a-z-]+):([0-9.]+)")
 
 
@@ -78,6 +79,9 @@ class Faults:
                 rows[name].add(value)
             else:
                 settings |= _setting(name, value)
+        only = settings.pop("only", stage)
+        if only != stage:
+            return cls(stage=stage, trace=settings.get("trace"))
         return cls(
             stage=stage,
             points=tuple(points),
@@ -128,6 +132,8 @@ def _setting(name: str, value: str) -> dict[str, Any]:
         return {"slow": float(value)}
     if name in ("tickets", "trace"):
         return {name: Path(value)}
+    if name == "only":
+        return {name: value}
     raise ValueError(f"unknown fault {name}:{value}")
 
 

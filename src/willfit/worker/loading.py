@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
-from willfit.errors import InputError
+from willfit.errors import InputError, UnsupportedError
+from willfit.live import realise
+from willfit.live.asked import Asked
+from willfit.live.calls import calls_of, on_cpu
+from willfit.live.here import look
 from willfit.live.load import load
-from willfit.live.loaded import Loaded
+from willfit.live.wanted import wanted
 from willfit.runner.protocol import Job
 from willfit.worker.checkpoint import (
     adapter_config_of,
@@ -30,7 +35,15 @@ ADAPTER_TASKS: Final = {
 """PEFT's name of each task: an adapter that names another was put on another class."""
 
 
-def load_model(job: Job, auto_task: str) -> Loaded:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A model of transformers, or of PEFT around one, and what to know of it."""
+
+    model: Any
+    notes: tuple[str, ...]
+
+
+def load_model(job: Job, auto_task: str) -> Found:
     """The model on this worker's GPUs; raises `InputError` where it is not what was trained.
 
     PEFT only warns of weights that an adapter's file lacks, and transformers of a head that it
@@ -42,12 +55,17 @@ def load_model(job: Job, auto_task: str) -> Loaded:
     if classifies:
         require_labels(job)
     with _heard() as warned:
-        loaded = _loaded(job, auto_task)
-    _require_adapter_weights(job, loaded.model, warned)
-    _require_on_gpus(job, loaded.model)
+        found = _found(job, auto_task)
+    _require_adapter_weights(job, found.model, warned)
+    _require_on_gpus(job, found.model)
     if classifies:
-        _require_head(job, loaded.model)
-    return loaded
+        _require_head(job, found.model)
+    return found
+
+
+def _of_the_model(notes: Sequence[str]) -> tuple[str, ...]:
+    """What `load` says, less what it says of the machine: the driver knows that and says it."""
+    return tuple(n for n in notes if not n.startswith(("GPUs and memory in use", "process ")))
 
 
 def base_of(model: Any) -> Any:
@@ -55,22 +73,26 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
-def _loaded(job: Job, auto_task: str) -> Loaded:
+def _found(job: Job, auto_task: str) -> Found:
     stage = job.stage
+    settings: dict[str, Any] = {
+        "task": auto_task,
+        "adapter": stage.get("adapter"),
+        "dtype": None if stage.get("dtype") == "auto" else stage.get("dtype"),
+        "quantize": stage.get("quantize"),
+        "attn": stage.get("attn"),
+        "num_labels": stage.get("labels") if auto_task == "text-classification" else None,
+        "context": job.context,
+        "revision": stage.get("revision"),
+        "trust_remote_code": bool(stage.get("trust_remote_code")),
+    }
     try:
-        return load(
-            stage["model"],
-            task=auto_task,
-            adapter=stage.get("adapter"),
-            dtype=None if stage.get("dtype") == "auto" else stage.get("dtype"),
-            quantize=stage.get("quantize"),
-            attn=stage.get("attn"),
-            num_labels=stage.get("labels") if auto_task == "text-classification" else None,
-            context=job.context,
-            revision=stage.get("revision"),
-            trust_remote_code=bool(stage.get("trust_remote_code")),
-            as_given=True,
-        )
+        loaded = load(stage["model"], as_given=True, **settings)
+        return Found(model=loaded.model, notes=_of_the_model(loaded.notes))
+    except UnsupportedError as error:
+        if error.__cause__ is not None:  # a library refused it
+            raise
+        return _without_estimate(Asked(model=stage["model"], **settings), error)
     except AttributeError as error:  # PEFT, of a class that lacks what its task needs
         if stage.get("adapter") is None or is_out_of_memory(error):
             raise
@@ -78,6 +100,18 @@ def _loaded(job: Job, auto_task: str) -> Loaded:
             f"stage {job.name}: PEFT cannot put this adapter on a model for {auto_task} "
             f"({str(error)[:120]}): use an adapter that was trained for this task"
         ) from error
+
+
+def _without_estimate(asked: Asked, why: UnsupportedError) -> Found:
+    """The same calls, for what has no formula, such as DoRA: it runs all the same."""
+    here = look()
+    want = wanted(asked, here)
+    calls = calls_of(want.scenario, want.adapter, asked.revision)
+    calls = calls if here.gpus else on_cpu(calls)
+    model = realise.load_model(realise.source_of(want.scenario.model), calls.load)
+    if want.adapter is not None:
+        model = realise.put_adapter(model, want.adapter, calls, trains=False)
+    return Found(model=model, notes=(f"its memory is not estimated: {why}",))
 
 
 @contextmanager

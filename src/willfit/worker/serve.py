@@ -70,7 +70,8 @@ def serve(job: Job, channel: Channel) -> None:
             host=channel.host_bytes(), versions=found, remarks=remarks,
         )
     )  # fmt: skip
-    budget = Budget(tokens=job.batch_tokens, most_rows=job.batch_size)
+    tokens = None if task.batches_itself else job.batch_tokens
+    budget = Budget(tokens=tokens, most_rows=job.batch_size)
     loop = _Loop(job=job, channel=channel, rows=rows, task=task, faults=faults, budget=budget,
                  versions=found)  # fmt: skip
     for command in channel.commands():
@@ -104,7 +105,8 @@ class _Loop:
 
     def compute(self, take: Take) -> None:
         """One shard: its batches, its file, its event."""
-        if take.batch_tokens is not None and self.budget.failed_at is None:
+        given = take.batch_tokens is not None and not self.task.batches_itself
+        if given and self.budget.failed_at is None:
             self.budget.tokens = take.batch_tokens
         shard = Range(take.start, take.stop)
         began, done, parts, padded, fresh = time.monotonic(), 0, [], 0, 0
@@ -120,7 +122,9 @@ class _Loop:
             done, padded, fresh = done + result.num_rows, padded + computed, fresh + new
             self._tell(done, padded)
         self.faults.at("after-compute")
-        self._commit(shard, pa.concat_tables(parts), began, padded, fresh)
+        self._commit(
+            shard, pa.concat_tables(parts, promote_options="permissive"), began, padded, fresh
+        )
 
     def _batch(self, at: Range, shard: Range) -> tuple[pa.Table, int, int] | int | None:
         """A batch's rows, its padded tokens and its new ones; 0 to try again; None if it failed."""
@@ -141,7 +145,7 @@ class _Loop:
             if not memory:
                 traceback.print_exc()
         else:
-            self.budget.went_well(self.task.num_alloc_retries())
+            self.budget.went_well(self.task.num_alloc_retries(), padded)
             return self._with_ids(batch, lengths[:count], sequences[:count], result), padded, (
                 _new_tokens(result)
             )  # fmt: skip

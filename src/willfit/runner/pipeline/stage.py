@@ -61,8 +61,7 @@ class StageFile(Settings):
     quantize: Annotated[Quantize, one_of(Quantize)] | None = None
     """How bitsandbytes packs the weights as they are loaded; `-double` packs the scales as well."""
     dtype: Annotated[Dtype, one_of(Dtype)] = "auto"
-    """Type of the weights that are not packed, and of the computation; auto: as stored, or what the
-    GPU can compute."""
+    """Type of the weights that are not packed, and of the computation; auto: as stored."""
     attn: Text | None = None
     """Attention that transformers is asked for (`attn_implementation`): sdpa, eager, …"""
     revision: Text | None = None
@@ -78,7 +77,8 @@ class StageFile(Settings):
     max_length: Count | None = None
     """Tokens of a row at most, longer ones are cut; without it the model's own bound."""
     truncate: Annotated[Side, one_of(Side)] = "right"
-    """End at which longer rows are cut."""
+    """End at which longer rows are cut: in a chat that of the message alone; before choices, the
+    context is always cut on the left."""
     add_special_tokens: Flag = True
     """Whether the tokenizer puts its special tokens about the text."""
     columns: Order | None = None

@@ -153,7 +153,7 @@ class Agent:
             here = job.model_copy(
                 update={
                     "rows": str(self._scratch.rows(rows)), "results": "", "returns_bytes": True,
-                    "parent": os.getpid(), "dies_with_parent_thread": False,
+                    "parent": os.getpid(),
                 }
             )  # fmt: skip
             self._workers[key] = self._launcher.start(

@@ -221,7 +221,7 @@ class Computation:
 
     def _next(self) -> None:
         """Take in what was said, without waiting once something was."""
-        wait: float | None = TICK
+        wait: float | None = min(TICK, max(0.01, self.context.deadline.remaining))
         while True:
             try:
                 item = self._items.get(timeout=wait) if wait else self._items.get_nowait()

@@ -139,7 +139,7 @@ def _bring(name: str, gathered: Gathered, context: Context) -> None:
 def _usable(name: str, stage: StageFile, context: Context) -> list[int]:
     """Numbers of the GPUs that the stage may use; none for the CPU."""
     there, asked = list(context.devices.gpus), stage.gpus
-    if asked == "none" or (asked == "all" and not there):
+    if stage.device == "cpu" or asked == "none" or (asked == "all" and not there):
         return []
     if asked == "all":
         return there

@@ -25,7 +25,6 @@ def prepared_rows(
             data=str(context.data),
             id=context.id_name,
             parent=context.parent,
-            dies_with_parent_thread=context.on_main_thread,
         )
 
         def told(done: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from willfit.runner.gpus import Sampler
 from willfit.runner.ingredients import Gathered
 from willfit.runner.observer import StageProgress
 from willfit.runner.protocol import Job
-from willfit.runner.release import Release
+from willfit.runner.release import Contract, Release
 from willfit.runner.result import Forecast, StageReport
 from willfit.runner.schedule import Schedule
 from willfit.runner.shards import Range, Store
@@ -28,6 +28,8 @@ from willfit.runner.stages.rows import settings_of
 
 ROOM: Final = 0.8
 """Part of the free host memory that models which load at the same time may take."""
+LAST_PATIENCE: Final = 10.0
+"""Seconds to wait for memory when time is out: a third of what is kept for the end."""
 SHOWN: Final = 20
 """Failed rows that a report names."""
 
@@ -111,7 +113,6 @@ class _Computing:
             rows=str(self.context.folder.prepared(ready.gathered.key)),
             results=str(ready.folder.shards),
             parent=self.context.parent,
-            dies_with_parent_thread=self.context.on_main_thread,
             batch_tokens=tokens if tokens is not None else ready.foreseen.batch_tokens,
             batch_size=stage.batch_size,
             context=ready.sizes().longest,
@@ -144,9 +145,14 @@ class _Computing:
         there = [gpu for gpu in self.ready.gpus if gpu not in devices.lost]
         numbers = [devices.nvml_index[gpu] for gpu in there]
         self.context.observer.progress(StageProgress(name=self.ready.name, phase="releasing"))
-        released = self.context.contract.wait(numbers, sampler.highest)
+        released = self._contract().wait(numbers, sampler.highest)
         write_json(self.ready.folder.released, released.json())
         return released
+
+    def _contract(self) -> Contract:
+        """With less patience where the deadline is near: the file has to be written in time."""
+        contract, remaining = self.context.contract, self.context.deadline.remaining
+        return replace(contract, patience=min(contract.patience, max(LAST_PATIENCE, remaining)))
 
     def _report(self, computation: Computation, released: Release) -> StageReport:
         ready, totals, schedule = self.ready, computation.totals, computation.schedule

@@ -15,5 +15,5 @@ class Classify(ModelTask):
 
     def results(self, batch: pa.Table) -> pa.Table:
         """The head's output at each sequence's last token, or where the class takes it."""
-        logits = self.model(**self.padded(sequences_of(batch))).logits
+        logits = self.run(self.padded(sequences_of(batch))).logits
         return pa.table({"logits": list_column(logits.float().cpu().numpy())})

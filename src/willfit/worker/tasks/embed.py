@@ -21,8 +21,8 @@ class Embed(ModelTask):
         """Mean over tokens, the last token, or the first."""
         given = self.padded(sequences_of(batch))
         of_both = self.model.config.is_encoder_decoder
-        model = self.model.get_encoder() if of_both else self.model
-        hidden = model(**given).last_hidden_state.float()
+        found = self.model.get_encoder()(**given) if of_both else self.run(given)
+        hidden = found.last_hidden_state.float()
         mask = given["attention_mask"].to(hidden.device)
         vectors = pooled(hidden, mask, str(self.stage.get("pooling", "mean")))
         if self.stage.get("normalize_embeddings", True):

@@ -23,13 +23,16 @@ class Generate(ModelTask):
     """``text`` and ``num_new_tokens``; the prompt is not repeated."""
 
     auto_task = "text-generation"
-    pads_left = True
     keeps_cache = True
 
     def __init__(self, job: Job, rows: PreparedRows) -> None:
         super().__init__(job, rows)
         self.new_tokens = int(job.stage.get("max_new_tokens") or 256)
         self.asked: dict[str, Any] = dict(job.stage.get("generation", {}))
+
+    def padding_first(self, base: Any) -> bool:  # noqa: ARG002 - as every task has it
+        """New tokens follow the prompt's last."""
+        return True
 
     def load(self) -> tuple[str, ...]:
         """The model, and the tokenizer that turns ids into text."""

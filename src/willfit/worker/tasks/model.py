@@ -18,11 +18,14 @@ from willfit.errors import InputError
 from willfit.runner.prepared import INPUT_IDS, PreparedRows
 from willfit.runner.protocol import Job
 from willfit.runner.shards import Range
-from willfit.worker.loading import load_model
+from willfit.worker.loading import base_of, load_model
 from willfit.worker.tasks.task import Task
 
 POSITIONS: Final = re.compile(r"(position_embeddings|position_embedding|embed_positions|wpe)$")
 """Names of learned positions: BERT's, OPT's, GPT-2's and those of models after them."""
+
+MISREAD: Final = ("xlnet",)
+"""Model types whose results change with padding although they take a mask."""
 
 
 class ModelTask(Task):
@@ -30,32 +33,40 @@ class ModelTask(Task):
 
     auto_task: ClassVar[str]
     """Task by `willfit.load`'s name."""
-    pads_left: ClassVar[bool] = False
-    """Whether padding comes before the tokens: where what follows the last one is wanted."""
     keeps_cache: ClassVar[bool] = False
     """Whether keys and values are kept: for what is generated, and nothing else."""
 
     def __init__(self, job: Job, rows: PreparedRows) -> None:
         self.job, self.stage, self.rows = job, job.stage, rows
-        self.pad = 0
+        self.pad, self.pads_left = 0, False
         self.model: Any = None
         self.takes: frozenset[str] = frozenset()
         """Arguments of the model's own ``forward``, without an adapter's around it."""
 
     def load(self) -> tuple[str, ...]:
         """The model with the stage's settings, in evaluation mode, and what to know of it."""
-        loaded = load_model(self.job, self.auto_task)
-        self.model, self._kernels = loaded.model.eval(), loaded.kernels
-        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        found = load_model(self.job, self.auto_task)
+        self.model = found.model.eval()
+        base = base_of(self.model)
         self.takes = frozenset(inspect.signature(base.forward).parameters)
-        self.pad = self._padding()
+        self.pad, self.pads_left = self._padding(), self.padding_first(base)
         for config in (self.model.config, self.model.config.get_text_config()):
             config.pad_token_id = self.pad
             if not self.keeps_cache:
                 config.use_cache = False
+        self.require_mask(base)
         self._require_known_tokens()
         self._require_positions(base)
-        return (*loaded.notes, *remarks_on(self.rows, self.stage))
+        return (*found.notes, *remarks_on(self.rows, self.stage))
+
+    def padding_first(self, base: Any) -> bool:  # noqa: ARG002 - some look at it
+        """Whether padding comes before the tokens: where what follows the last one is wanted."""
+        return False
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the class takes tokens and no mask, so that padding is text to it."""
+        return "input_ids" in self.takes and "attention_mask" not in self.takes
 
     def _padding(self) -> int:
         """The model's own padding token, else the tokenizer's, else the one that ends a text.
@@ -63,7 +74,8 @@ class ModelTask(Task):
         A classifier's head reads the last token that is not padding, so this one decides.
         """
         config, facts = self.model.config.get_text_config(), self.rows.facts
-        known = (config.pad_token_id, facts.get("pad_token_id"), facts.get("eos_token_id"), 0)
+        own = getattr(config, "pad_token_id", None)
+        known = (own, facts.get("pad_token_id"), facts.get("eos_token_id"), 0)
         usable = (int(token) for token in known if token is not None)
         return next(token for token in usable if 0 <= token < self._num_embeddings())
 
@@ -74,6 +86,14 @@ class ModelTask(Task):
         """[tokens, hidden], on the device that takes a model's input."""
         found: torch.Tensor = self.model.get_input_embeddings().weight
         return found
+
+    def require_mask(self, base: Any) -> None:
+        """A class that cannot tell padding from text gives other results beside longer rows."""
+        if (self.is_blind or base.config.model_type in MISREAD) and self.job.batch_size != 1:
+            raise InputError(
+                f"stage {self.job.name}: {type(base).__name__} cannot tell padding from text, so "
+                "rows would change each other's results: set batch_size: 1"
+            )
 
     def _require_known_tokens(self) -> None:
         """A token beyond the embeddings would end the process, with nothing but an assertion."""
@@ -88,9 +108,7 @@ class ModelTask(Task):
         """A row beyond learned positions would end the process too."""
         lengths, _ = self.rows.sizes(Range(0, self.rows.num_rows))
         longest = int(lengths.max(initial=0)) + self.new_tokens
-        for name, module in base.named_modules():
-            if not isinstance(module, torch.nn.Embedding) or not POSITIONS.search(name):
-                continue
+        for module in positions_of(base):
             known = module.num_embeddings - _first_position(module)
             if longest > known:
                 raise InputError(
@@ -100,7 +118,7 @@ class ModelTask(Task):
 
     def compute(self, batch: pa.Table) -> pa.Table:
         """Results of one padded batch."""
-        with torch.inference_mode(), self._kernels():
+        with torch.inference_mode():
             return self.results(batch)
 
     def results(self, batch: pa.Table) -> pa.Table:
@@ -121,6 +139,11 @@ class ModelTask(Task):
             "input_ids": torch.from_numpy(ids).to(device),
             "attention_mask": torch.from_numpy(mask).to(device),
         }
+
+    def run(self, given: Mapping[str, torch.Tensor], **more: Any) -> Any:
+        """The model's output for what `padded` made, less what its class does not take."""
+        left = {name: t for name, t in given.items() if name == "input_ids" or not self.is_blind}
+        return self.model(**left, **more)
 
     def free(self) -> None:
         """Collect, and empty every GPU's cache."""
@@ -144,6 +167,15 @@ class ModelTask(Task):
 
 def _gpus() -> range:
     return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def positions_of(base: Any) -> list[torch.nn.Embedding]:
+    """Tables of learned positions; none where positions rotate."""
+    return [
+        module
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Embedding) and POSITIONS.search(name)
+    ]
 
 
 def _first_position(module: torch.nn.Embedding) -> int:
