@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from willfit.runner.protocol import ROW_OOM, Command, Job, Loaded, ShardDone, Sh
 from willfit.runner.replica import Replica
 from willfit.runner.schedule import ATTEMPTS, Schedule
 from willfit.runner.shards import Range, Store, shard_bytes, shard_name
+from willfit.runner.stages.budgets import Budgets
 from willfit.runner.stages.compute import MOST_POISON, Computation
 
 
@@ -323,8 +325,9 @@ def stage(
         schedule=Schedule.of(pieces),
         replicas=[Replica(number=number, gpus=()) for number in range(replicas)],
         logs=folder / "logs",
-        budgets=folder / "budgets.json",
-        keeps_budget=True,
+        budgets=Budgets(
+            path=folder / "budgets.json", devices=context.devices, first=None, may_change=True
+        ),
         on_row_error=on_row_error,
         stall_timeout=60,
         load_timeout=60,
@@ -462,3 +465,18 @@ def test_more_bad_rows_than_a_part_of_all_are_not_the_rows_fault(tmp_path: Path)
     script = Script(raises=set(range(0, 240, 10)), batch=1)
     with pytest.raises(StageFailedError, match=r"1[1-3] rows failed, so it is not the rows"):
         stage(tmp_path, script, cut([10] * 24)).run()
+
+
+def test_a_driver_that_was_stopped_does_not_blame_its_workers(tmp_path: Path) -> None:
+    """What they said meanwhile lies in the pipe: only time in which it was looked at counts."""
+    computation = stage(tmp_path, Script(), cut([10]))
+    (replica,) = computation.replicas
+    worker = ScriptedWorker(Script(), computation.store, lambda _: None)
+    replica.worker, replica.state = worker, "busy"
+    now = time.monotonic()
+    replica.since, computation._looked = now - 100, now - 90
+    computation._look_at_times()
+    assert worker.alive and replica.silent_seconds == pytest.approx(10, abs=1)
+    replica.since = now - 61
+    computation._look_at_times()
+    assert not worker.alive and replica.verdict == "it showed no progress for 61 s, so it was ended"

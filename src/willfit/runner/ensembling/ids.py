@@ -49,7 +49,9 @@ def checked_ids(ids: Any, whose: str, checked: Any = None) -> Any:
 
 
 def _has_repeats(keys: Any) -> bool:
-    """Sorting takes a third of a hash table's memory."""
+    """Sorting takes a third of a hash table's memory; without ids any type will do."""
+    if len(keys) < 2 and pa.types.is_null(keys.type):
+        return False
     ordered = keys.take(pc.sort_indices(keys))
     return bool(pc.any(pc.equal(ordered[1:], ordered[:-1])).as_py())
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from willfit.runner.atomic import write_bytes
 from willfit.runner.shards.ranges import Range, disjoint, gaps
 
 _NAME: Final = re.compile(r"(\d{9,})-(\d{9,})\.([0-9a-f]{32})\.parquet")
@@ -154,6 +155,25 @@ class Store:
             if path not in keep:
                 path.unlink(missing_ok=True)
         return chosen, broken
+
+    def put_error(
+        self, position: int, tokens: int, reason: str, versions: Mapping[str, str]
+    ) -> None:
+        """Keep a row's error in place of its result: never a silent null."""
+        rows = Range(position, position + 1)
+        table = pa.table(
+            {
+                "id": self.ids_of(rows),
+                "n_tokens": pa.array([tokens], pa.int32()),
+                "error": pa.array([reason[:500]], pa.string()),
+            }
+        )
+        facts: Mapping[str, Any] = {
+            "fingerprint": self.fingerprint, "start": rows.start, "stop": rows.stop,
+            "batch_tokens": None, "versions": dict(versions),
+        }  # fmt: skip
+        data = shard_bytes(table, facts)
+        write_bytes(self.folder / shard_name(rows, data), data)
 
     def find(self, rows: Range) -> Shard | None:
         """The true shard of exactly these rows; None where there is none."""

@@ -7,17 +7,15 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
 
 from willfit.errors import InputError, StageFailedError
-from willfit.runner.atomic import read_json, remove_stale, write_bytes, write_json
+from willfit.runner.atomic import remove_stale, write_bytes, write_json
 from willfit.runner.context import Context
 from willfit.runner.ending import host_kills, why_ended
 from willfit.runner.observer import StageProgress
@@ -35,7 +33,8 @@ from willfit.runner.protocol import (
 )
 from willfit.runner.replica import Replica
 from willfit.runner.schedule import Schedule
-from willfit.runner.shards import Broken, Range, Store, shard_bytes, shard_name
+from willfit.runner.shards import Broken, Range, Store
+from willfit.runner.stages.budgets import Budgets
 from willfit.runner.stages.single import refused
 from willfit.runner.stages.totals import Totals
 
@@ -69,10 +68,7 @@ class Computation:
     schedule: Schedule
     replicas: list[Replica]
     logs: Path
-    budgets: Path
-    """Where found budgets are kept."""
-    keeps_budget: bool
-    """Whether the budget may be one that was found; False where the user gave it."""
+    budgets: Budgets
     on_row_error: str
     stall_timeout: float
     load_timeout: float
@@ -92,7 +88,6 @@ class Computation:
     _items: queue.SimpleQueue[_Item] = field(default_factory=queue.SimpleQueue)
     _told: float = 0.0
     _looked: float = field(default_factory=time.monotonic)
-    _last_budget: int | None = None
     _buried: set[int] = field(default_factory=set)
     _lost: set[str] = field(default_factory=set)
 
@@ -154,7 +149,7 @@ class Computation:
         names = [self.context.devices.names[gpu] for gpu in replica.gpus]
         replica.kills_before = host_kills()
         job = self.job.model_copy(
-            update={"gpus": len(names), "batch_tokens": self._budget_of(replica)}
+            update={"gpus": len(names), "batch_tokens": self.budgets.of(replica)}
         )
         try:
             replica.worker = self.context.launcher.start(
@@ -270,7 +265,7 @@ class Computation:
             return
         self.totals.shard(said)
         self._done(rows)
-        self._keep_budget(replica, said.batch_tokens)
+        self.budgets.keep(replica, said.batch_tokens)
 
     def _done(self, rows: Range) -> None:
         self.schedule.done(rows)
@@ -351,7 +346,8 @@ class Computation:
             self._buried.add(position)
             self.falls = 0
             if self.on_row_error == "skip":
-                self._write_error(position, poison[position])
+                tokens = int(self.work[position])
+                self.store.put_error(position, tokens, poison[position], self.totals.versions)
         many = len(poison) > MOST_POISON and len(poison) > POISON_SHARE * self.store.num_rows
         ever = self.done_before or self.totals.computed
         nothing = len(poison) >= self.schedule.attempts and not ever
@@ -361,46 +357,7 @@ class Computation:
                 f"{next(iter(poison.values()))[:300]}; the workers' output is in {self.logs}"
             )
 
-    def _write_error(self, position: int, reason: str) -> None:
-        """A row's error in place of its result: never a silent null."""
-        rows = Range(position, position + 1)
-        table = pa.table(
-            {
-                "id": self.store.ids_of(rows),
-                "n_tokens": pa.array([int(self.work[position])], pa.int32()),
-                "error": pa.array([reason[:500]], pa.string()),
-            }
-        )
-        facts: Mapping[str, Any] = {
-            "fingerprint": self.store.fingerprint, "start": rows.start, "stop": rows.stop,
-            "batch_tokens": None, "versions": self.totals.versions,
-        }  # fmt: skip
-        data = shard_bytes(table, facts)
-        write_bytes(self.store.folder / shard_name(rows, data), data)
-
-    # ---- budgets, times, progress
-
-    def _key(self, replica: Replica) -> str:
-        """GPUs by name and memory: what a budget holds for."""
-        gpus = [self.context.devices.gpus[gpu] for gpu in replica.gpus]
-        return " + ".join(f"{gpu.name} {gpu.total_bytes}" for gpu in gpus) or "cpu"
-
-    def _budget_of(self, replica: Replica) -> int | None:
-        """What was found on such a GPU before, else the forecast."""
-        if not self.keeps_budget:
-            return self.job.batch_tokens
-        kept = (read_json(self.budgets) or {}).get(self._key(replica))
-        return kept if isinstance(kept, int) and kept > 0 else self.job.batch_tokens
-
-    def _keep_budget(self, replica: Replica, tokens: int | None) -> None:
-        self._last_budget = tokens
-        kept = read_json(self.budgets) or {}
-        if tokens is not None and kept.get(self._key(replica)) != tokens:
-            write_json(self.budgets, {**kept, self._key(replica): tokens})
-
-    def last_budget(self) -> int | None:
-        """Padded tokens of a batch when the last shard was done."""
-        return self._last_budget
+    # ---- times, progress
 
     def _look_at_times(self) -> None:
         """End workers that show nothing for too long; their end is then told like any other."""
@@ -421,23 +378,23 @@ class Computation:
         if now - self._told < 1.0:
             return
         self._told = now
+        self.context.observer.progress(self._progress())
+
+    def _progress(self) -> StageProgress:
         under_way = sum(replica.done for replica in self.replicas)
-        done = self.done_before + self.schedule.num_done + under_way
         left = sum(int(self.work[a:b].sum()) for a, b in self.schedule.pending)
         rate = self.totals.tokens_per_second
         remaining = self.context.deadline.remaining
         loading = all(replica.state in ("loading", "absent") for replica in self.replicas)
-        self.context.observer.progress(
-            StageProgress(
-                name=self.name,
-                phase="loading" if loading else "computing",
-                done=done,
-                rows=self.store.num_rows,
-                tokens_per_second=rate,
-                eta_seconds=left / rate if rate > 0 else None,
-                replicas=tuple(replica.word() for replica in self.replicas),
-                remaining_seconds=None if math.isinf(remaining) else remaining,
-            )
+        return StageProgress(
+            name=self.name,
+            phase="loading" if loading else "computing",
+            done=self.done_before + self.schedule.num_done + under_way,
+            rows=self.store.num_rows,
+            tokens_per_second=rate,
+            eta_seconds=left / rate if rate > 0 else None,
+            replicas=tuple(replica.word() for replica in self.replicas),
+            remaining_seconds=None if math.isinf(remaining) else remaining,
         )
 
 

@@ -22,6 +22,7 @@ from willfit.runner.release import Contract, Release
 from willfit.runner.result import Forecast, StageReport
 from willfit.runner.schedule import Schedule
 from willfit.runner.shards import Range, Store
+from willfit.runner.stages.budgets import Budgets
 from willfit.runner.stages.compute import Computation, check_storage
 from willfit.runner.stages.ready import Ready
 from willfit.runner.stages.rows import settings_of
@@ -128,8 +129,12 @@ class _Computing:
             schedule=schedule,
             replicas=ready.replicas(),
             logs=ready.folder.logs,
-            budgets=ready.folder.budgets,
-            keeps_budget=tokens is None,
+            budgets=Budgets(
+                path=ready.folder.budgets,
+                devices=self.context.devices,
+                first=job.batch_tokens,
+                may_change=tokens is None,
+            ),
             on_row_error=stage.on_row_error,
             stall_timeout=stage.stall_timeout,
             load_timeout=stage.load_timeout,
@@ -195,7 +200,7 @@ class _Computing:
             return 0
         back = np.argsort(rows.numbers(), kind="stable")
         lengths, sequences = rows.sizes(Range(0, rows.num_rows))
-        budget = computation.last_budget()
+        budget = computation.budgets.last
         extra = int(stage.max_new_tokens or 0) if stage.task == "generate" else 0
         return padded_in_order(lengths[back] + extra, sequences[back], budget, stage.batch_size)
 
