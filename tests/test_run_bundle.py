@@ -646,9 +646,9 @@ if sys.argv[1:]:
 ENDS = [
     (1, "pass", "start.py failed (1), see above"),
     (5, "pass", "start.py failed (5), see above"),
-    (1, "report.write_text('{\"output\": \"o.csv\"}')", "start.py failed (1), see above"),
-    (5, "report.write_text('{\"output\": \"o.csv\"}')", None),
-    (0, "report.write_text('{\"output\": \"o.csv\"}')", None),
+    (1, 'report.write_text(\'{"output": "o.csv"}\')', "start.py failed (1), see above"),
+    (5, 'report.write_text(\'{"output": "o.csv"}\')', None),
+    (0, 'report.write_text(\'{"output": "o.csv"}\')', None),
 ]
 
 
