@@ -26,7 +26,11 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--resume-from", metavar="DIR", help="an earlier run's folder, read only, to go on from"
     )
-    parser.add_argument("--backend", choices=("local", "ray"), help="in place of the file's")
+    parser.add_argument(
+        "--backend",
+        choices=("local", "ray"),
+        help="this machine, or the nodes of a Ray cluster (default: what the file says)",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
