@@ -222,7 +222,7 @@ class Bench:
     def _deadlines(self) -> Iterator[Thunk]:
         for faults, missing in (
             ("slow:0.8", "available"), ("slow:0.8", "error"), ("hang@loading:1", "available"),
-            ("hang@before-compute:1", "available"), ("hang@after-compute:1", "error"),
+            ("hang@before-compute:1", "available"), ("stuck:id00055;stuck:id00115", "error"),
         ):  # fmt: skip
             yield lambda folder, faults=faults, missing=missing: happens.deadline(  # type: ignore[misc]
                 folder, seconds=6, faults=faults, missing=missing

@@ -128,7 +128,8 @@ def test_batches_that_do_not_fit_become_smaller_in_the_same_process(
 
 
 def test_a_file_is_there_when_time_is_out(tmp_path: Path) -> None:
-    happens.deadline(tmp_path / "case", seconds=4, faults="slow:0.8", missing="error")
+    faults = "stuck:id00055;stuck:id00115"
+    happens.deadline(tmp_path / "case", seconds=4, faults=faults, missing="error")
 
 
 def test_memory_that_does_not_come_back_lets_nothing_start_and_the_file_is_written_in_time(

@@ -213,6 +213,8 @@ class Script:
     dice: random.Random = field(default_factory=lambda: random.Random(0))
     death: float = 0.0
     """Chance of dying in a shard, through no fault of the rows."""
+    rots: set[int] = field(default_factory=set)
+    """Positions whose shard is not what was written when it is looked at."""
     after_rename: float = 0.0
     """Chance of dying when the shard's file has its name, and its event is not sent."""
     starts: int = 0
@@ -257,6 +259,8 @@ class ScriptedWorker:
         if bad is not None:
             return self.failed(rows, bad, leaves=False)
         name = write_shard(self.store, rows)
+        if inside & script.rots:
+            (self.store.folder / name).write_bytes(b"not this")
         if script.dice.random() < script.after_rename:
             return self.die(-9)
         return self.listener(
@@ -360,7 +364,7 @@ def trouble(draw: st.DrawFn) -> tuple[list[Range], Script, int]:
     pieces = cut(draw(st.lists(st.integers(1, 40), min_size=1, max_size=12)))
     rows = list(range(pieces[-1].stop))
     bad = draw(st.lists(st.sampled_from(rows), max_size=MOST_POISON, unique=True))
-    kinds = [draw(st.sampled_from(["kills", "raises", "too_large"])) for _ in bad]
+    kinds = [draw(st.sampled_from(["kills", "raises", "too_large", "rots"])) for _ in bad]
     found: dict[str, set[int]] = defaultdict(set)
     for row, kind in zip(bad, kinds, strict=True):
         found[kind].add(row)
@@ -377,7 +381,7 @@ def test_a_few_bad_rows_cost_themselves_alone_whatever_they_do_and_wherever_they
     given_: tuple[list[Range], Script, int],
 ) -> None:
     pieces, script, replicas = given_
-    bad = script.kills | script.raises | script.too_large
+    bad = script.kills | script.raises | script.too_large | script.rots
     assume(len(bad) <= 0.05 * pieces[-1].stop)  # else it may well not be the rows
     with tempfile.TemporaryDirectory() as folder:
         fine, errors = run(stage(Path(folder), script, pieces, replicas=replicas))
@@ -423,7 +427,7 @@ def test_under_the_policy_error_bad_rows_stay_without_a_result_and_the_others_ha
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-@pytest.mark.parametrize("kind", ["kills", "raises", "too_large"])
+@pytest.mark.parametrize("kind", ["kills", "raises", "too_large", "rots"])
 @pytest.mark.parametrize("pieces", [[10] * 24, [300], [1] * 30, [5000] * 4])
 def test_a_stage_in_which_every_row_fails_ends_after_few_starts(
     tmp_path: Path, pieces: list[int], kind: str, replicas: int

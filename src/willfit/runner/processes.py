@@ -203,9 +203,10 @@ class LocalWorker:
 
     def _wait(self, lines: queue.SimpleQueue[bytes | None], reader: threading.Thread) -> None:
         """End the lines once the process is reaped, nothing left of it, and all it wrote read."""
-        _until_exit(self._process.pid)
+        ours = _until_exit(self._process.pid)
         with self._reaping:  # what is left of its group goes before its number is free again
-            self._kill_group(signal.SIGKILL)
+            if ours:
+                self._kill_group(signal.SIGKILL)
             self._process.wait()
         sweep(self._token)
         self._gone.set()
@@ -213,15 +214,17 @@ class LocalWorker:
         lines.put(None)
 
 
-def _until_exit(pid: int) -> None:
-    """Return when a child has exited, and leave it to be reaped."""
-    if hasattr(os, "waitid"):
-        with contextlib.suppress(ChildProcessError):  # reaped by another's wait for any child
+def _until_exit(pid: int) -> bool:
+    """Return when a child has exited: True if it is still to be reaped, by nobody but us."""
+    try:
+        if hasattr(os, "waitid"):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        return
-    with contextlib.suppress(psutil.Error):
+            return True
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.05)
+    except (ChildProcessError, psutil.Error):  # another's wait for any child has reaped it
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ class Schedule:
     fails is *poison*. Where a worker could say which rows it was at, those are taken apart at once.
 
     What failed waits until all that never did is done, so that time is not spent on a few bad rows
-    while good ones lie there. Only when `ATTEMPTS` shards wait so does the next one that fails keep
-    its place: then it may not be the rows, and the search shows it soonest.
+    while good ones lie there; a row that a worker named waits behind everything. Only when
+    `ATTEMPTS` shards wait so does the next one that fails keep its place: then it may not be the
+    rows, and the search shows it soonest.
     """
 
     pending: list[Range]

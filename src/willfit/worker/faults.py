@@ -12,6 +12,7 @@ Faults are separated by ``;``. Points: ``loading``, ``before-compute``, ``after-
     row-oom:ID          any batch with that row runs out of memory, however small it is
     poison:ID           any batch with that row kills the worker
     raise:ID            any batch with that row raises
+    stuck:ID            any batch with that row hangs
     full@POINT:P        the disk is full
     tickets:FOLDER      a strike at a point takes a file of that folder, and without one there is
                         none: so many and no more, whichever worker comes first
@@ -45,6 +46,8 @@ OOM_TEXTS: Final = (
     "Allocation on device",
 )
 """As torch and CUDA say it; the first and the last are a `torch.OutOfMemoryError`."""
+ROWS: Final = ("poison", "raise", "row-oom", "stuck")
+"""Faults of rows."""
 _AT: Final = re.compile(r"(kill|exit=\d+|hang|cuda|full)@([a-z-]+):([0-9.]+)")
 
 
@@ -59,6 +62,7 @@ class Faults:
     poison: frozenset[str] = frozenset()
     raises: frozenset[str] = frozenset()
     row_oom: frozenset[str] = frozenset()
+    stuck: frozenset[str] = frozenset()
     tickets: Path | None = None
     """Folder of strikes that are left; None: without end."""
     trace: Path | None = None
@@ -69,7 +73,7 @@ class Faults:
         """As `VARIABLE` says; raises `ValueError` on a text that it does not know."""
         points: list[tuple[str, str, float]] = []
         settings: dict[str, Any] = {}
-        rows: dict[str, set[str]] = {"poison": set(), "raise": set(), "row-oom": set()}
+        rows: dict[str, set[str]] = {kind: set() for kind in ROWS}
         for text in filter(None, os.environ.get(VARIABLE, "").split(";")):
             match = _AT.fullmatch(text)
             name, _, value = text.partition(":")
@@ -88,6 +92,7 @@ class Faults:
             poison=frozenset(rows["poison"]),
             raises=frozenset(rows["raise"]),
             row_oom=frozenset(rows["row-oom"]),
+            stuck=frozenset(rows["stuck"]),
             **settings,
         )
 
@@ -104,9 +109,12 @@ class Faults:
             with self.trace.open("ab", buffering=0) as file:  # one write: lines stay whole
                 file.write(line.encode())
         time.sleep(self.slow)
-        names = set(map(str, ids)) if self.poison or self.raises or self.row_oom else set[str]()
+        bad = self.poison | self.raises | self.row_oom | self.stuck
+        names = bad & set(map(str, ids)) if bad else bad
         if names & self.poison:
             _strike("kill")
+        if names & self.stuck:
+            _strike("hang")
         if names & self.raises:
             raise ValueError(f"row {sorted(names & self.raises)[0]} cannot be computed")
         if names & self.row_oom:

@@ -260,8 +260,10 @@ class Computation:
             write_bytes(path, base64.b64decode(said.data))
         shard = self.store.read(path)
         if isinstance(shard, Broken):
-            self.schedule.failed(rows, f"its file is not what was written: {shard.reason}")
+            why = f"its file is not what was written: {shard.reason}"
             path.unlink(missing_ok=True)
+            self.schedule.failed(rows, why)
+            self._failed_again(rows, why)
             return
         self.totals.shard(said)
         self._done(rows)
