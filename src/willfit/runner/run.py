@@ -340,6 +340,6 @@ def _require_libraries(file: PipelineFile) -> None:
     lacking = [name for name in wanted if importlib.util.find_spec(name) is None]
     if lacking:
         raise MissingLibraryError(
-            f"the stages need {', '.join(lacking)}, which is not installed: "
+            f"the stages need {', '.join(lacking)}, not installed here: "
             f"pip install {' '.join(lacking)}"
         )
