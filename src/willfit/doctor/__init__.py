@@ -1,0 +1,1 @@
+"""The doctor: what a failure was, by its numbers, and what to change."""

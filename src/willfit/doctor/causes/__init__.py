@@ -1,0 +1,1 @@
+"""Why memory ran out: one file a kind of evidence."""

@@ -1,0 +1,1 @@
+"""What costs or leaks memory in scripts, notebooks and settings: one file a subject."""

@@ -1,0 +1,1 @@
+"""PyTorch memory snapshots: read safely, explained, replayed with other settings."""
