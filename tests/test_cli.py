@@ -332,10 +332,10 @@ def test_public_names() -> None:
 
     assert sorted(willfit.__all__) == sorted(
         [
-            "Estimate", "InputError", "Loaded", "Machine", "ModelSpec", "Pipeline", "Scenario",
+            "Diagnosis", "Estimate", "InputError", "Loaded", "Machine", "ModelSpec", "Pipeline", "Scenario",
             "Stack", "UnsupportedError", "WillfitError", "Workload", "__version__", "estimate",
             "Job", "emit", "find_gpu", "find_model", "isolated", "load", "parse_machine", "plan",
-            "run",
+            "run", "FirstStepCallback", "release", "watch", "diagnose",
         ]
     )  # fmt: skip
     for name in willfit.__all__:

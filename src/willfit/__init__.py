@@ -19,11 +19,16 @@ from willfit._version import __version__
 
 if TYPE_CHECKING:
     from willfit.devices import find_gpu, parse_machine
+    from willfit.doctor.diagnose import diagnose
+    from willfit.doctor.diagnosis import Diagnosis
     from willfit.emitting import emit
     from willfit.errors import InputError, UnsupportedError, WillfitError
     from willfit.estimator import estimate
     from willfit.live.load import load
     from willfit.live.loaded import Loaded
+    from willfit.live.memory.callback import FirstStepCallback
+    from willfit.live.memory.release import release
+    from willfit.live.memory.watch import watch
     from willfit.planning import Job, plan
     from willfit.results import Estimate
     from willfit.runner.isolated import isolated
@@ -32,7 +37,9 @@ if TYPE_CHECKING:
     from willfit.sources.resolve import resolve as find_model
 
 __all__ = [
+    "Diagnosis",
     "Estimate",
+    "FirstStepCallback",
     "InputError",
     "Job",
     "Loaded",
@@ -45,6 +52,7 @@ __all__ = [
     "WillfitError",
     "Workload",
     "__version__",
+    "diagnose",
     "emit",
     "estimate",
     "find_gpu",
@@ -53,11 +61,15 @@ __all__ = [
     "load",
     "parse_machine",
     "plan",
+    "release",
     "run",
+    "watch",
 ]
 
 _HOMES = {
+    "Diagnosis": ("willfit.doctor.diagnosis", "Diagnosis"),
     "Estimate": ("willfit.results", "Estimate"),
+    "FirstStepCallback": ("willfit.live.memory.callback", "FirstStepCallback"),
     "InputError": ("willfit.errors", "InputError"),
     "Job": ("willfit.planning", "Job"),
     "Loaded": ("willfit.live.loaded", "Loaded"),
@@ -69,6 +81,7 @@ _HOMES = {
     "UnsupportedError": ("willfit.errors", "UnsupportedError"),
     "WillfitError": ("willfit.errors", "WillfitError"),
     "Workload": ("willfit.scenario", "Workload"),
+    "diagnose": ("willfit.doctor.diagnose", "diagnose"),
     "emit": ("willfit.emitting", "emit"),
     "estimate": ("willfit.estimator", "estimate"),
     "find_gpu": ("willfit.devices", "find_gpu"),
@@ -77,7 +90,9 @@ _HOMES = {
     "load": ("willfit.live.load", "load"),
     "parse_machine": ("willfit.devices", "parse_machine"),
     "plan": ("willfit.planning", "plan"),
+    "release": ("willfit.live.memory.release", "release"),
     "run": ("willfit.runner.run", "run"),
+    "watch": ("willfit.live.memory.watch", "watch"),
 }
 
 
@@ -91,3 +106,10 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext willfit`` in a notebook: the magics ``%%willfit_watch`` and ``%watch``."""
+    from willfit.live.memory.ipython import register
+
+    register(shell)

@@ -15,7 +15,7 @@ from willfit.allocator.config import AllocatorConfig
 from willfit.allocator.rounding import SMALL_SEGMENT
 from willfit.units import round_up
 
-_ADDRESSES: Final = 10 * 2**40
+MAX_MAPPED: Final = 10 * 2**40
 """Range of one segment: torch takes 9/8 of the device; any range above the device serves."""
 
 
@@ -45,6 +45,10 @@ class ExpandableSegments:
         if block is not None:
             pool.remove(block)
         return block
+
+    def adopt(self, gap: Block) -> None:
+        """Know of an unmapped part that was there before."""
+        insort(self._unmapped, gap, key=lambda other: other.address)
 
     def unmap(self, block: Block) -> int:
         """Bytes given back: the whole pages inside a free block, which leave its pool."""
@@ -77,8 +81,8 @@ class ExpandableSegments:
                 start = before if before is not None and not before.allocated else gap
                 if sum(block.size for block in _free_run(start)) >= size:
                     return start
-        base = self._new_address(_ADDRESSES)
-        gap = Block(base, _ADDRESSES, pool, mapped=False, base=base)
+        base = self._new_address(MAX_MAPPED)
+        gap = Block(base, MAX_MAPPED, pool, mapped=False, base=base)
         insort(self._unmapped, gap, key=lambda other: other.address)
         return gap
 

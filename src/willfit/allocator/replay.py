@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from willfit.allocator.blocks import Block, link
-from willfit.allocator.rounding import SMALL_SIZE, round_block
+from willfit.allocator.expandable import MAX_MAPPED
+from willfit.allocator.rounding import round_block
 from willfit.allocator.simulator import Allocator
 
 
@@ -84,8 +86,34 @@ def _blocks(allocator: Allocator, segment: Segment) -> Iterator[Block]:
     for (address, requested), following in zip(segment.live, starts[1:], strict=True):
         size = round_block(requested)
         gap = following - address - size
-        if not segment.small and gap <= SMALL_SIZE:
+        if gap <= pool.kept_rest:
             size, gap = size + gap, 0
         yield Block(address, size, pool, requested=requested)
         if gap:
             yield Block(address + size, gap, pool)
+
+
+def restore_expandable(allocator: Allocator, segments: Iterable[Segment]) -> None:
+    """The same of expandable segments, each given as the stretch of it that is mapped.
+
+    Stretches of one stream and kind are taken as one segment's, which begins with the first.
+    """
+    ordered = sorted(segments, key=lambda s: (s.small, s.stream, s.address))
+    for _, stretches in groupby(ordered, key=lambda s: (s.small, s.stream)):
+        allocator.adopt(list(_chained(allocator, list(stretches))))
+    allocator.reset_peaks()
+
+
+def _chained(allocator: Allocator, stretches: Sequence[Segment]) -> Iterator[Block]:
+    """Blocks of one expandable segment, mapped and not, in order."""
+    base = position = stretches[0].address
+    for segment in stretches:
+        pool = allocator.pool(segment.small, segment.stream)
+        if segment.address > position:
+            yield Block(position, segment.address - position, pool, mapped=False, base=base)
+        for block in _blocks(allocator, segment):
+            block.base = base
+            yield block
+        position = segment.address + segment.size
+    pool = allocator.pool(stretches[0].small, stretches[0].stream)
+    yield Block(position, MAX_MAPPED, pool, mapped=False, base=base)

@@ -8,9 +8,9 @@ pools, `record_stream`, callbacks that free memory, and the asynchronous backend
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from willfit.allocator.blocks import Block, Pool, absorb, split
+from willfit.allocator.blocks import Block, Pool, absorb, link, split
 from willfit.allocator.config import AllocatorConfig
 from willfit.allocator.device import DeviceMemory
 from willfit.allocator.expandable import ExpandableSegments, least_expandable
@@ -145,6 +145,21 @@ class Allocator:
                     self.device.give_back(self._expandable.unmap(block))
                 elif not block.is_split:
                     self._release(block)
+
+    def adopt(self, blocks: Sequence[Block]) -> None:
+        """Know of an expandable segment that was there before, given as its blocks in order."""
+        for before, block in zip([None, *blocks], blocks, strict=False):
+            link(before, block)
+            if not block.mapped:
+                self._expandable.adopt(block)
+                continue
+            self.device.take(block.size)
+            if block.requested:
+                self.live[block.address] = block
+                self.requested_bytes += block.requested
+                self.allocated_bytes += block.size
+            else:
+                block.pool.add(block)
 
     def reset_peaks(self) -> None:
         """Peaks start again from what is held now."""

@@ -267,6 +267,7 @@ def _inference(options: Mapping[str, Any], spec: ModelSpec) -> Inference:
         padded=bool(options.get("padded")),
         kv_dtype=_dtype(options, "kv_dtype"),
         cache=options.get("cache") or "dynamic",
+        use_cache=options.get("use_cache") is not False,
         attn=options.get("attn"),
         engine=engine_of(options, spec),
         full_logits=bool(options.get("full_logits")),

@@ -16,6 +16,7 @@ COMMANDS: Final[dict[str, str]] = {
     "estimate": "what a model takes on a GPU, and whether it fits",
     "plan": "the smallest change that makes it fit, or the fastest way to run it",
     "where": "the same job at many places: fits, hours, cost",
+    "doctor": "what a failure was, and what to change; what costs memory in your code",
     "run": "several models on the same GPUs, one after another, resumable",
     "status": "how far a run is, and what would be computed again, and why",
     "bundle": "a pipeline with all that it needs, for a notebook without internet",

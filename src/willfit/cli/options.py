@@ -28,14 +28,16 @@ TRAINING_ONLY: Final = (
 """Settings that make no sense without ``--train``."""
 
 
-def add_scenario_options(parser: Parser) -> None:
-    """Add model, loading, inference, training and machine settings to a command."""
-    parser.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="catalogue name or alias, Hub id, folder, config.json, .safetensors, .gguf, timm/NAME",
-    )
+def add_scenario_options(parser: Parser, *, model_flag: bool = False) -> None:
+    """Add model, loading, inference, training and machine settings to a command.
+
+    ``model_flag``: the model is ``--model`` instead of the command's first word.
+    """
+    names = "catalogue name or alias, Hub id, folder, config.json, .safetensors, .gguf, timm/NAME"
+    if model_flag:
+        parser.add_argument("--model", metavar="MODEL", help=names)
+    else:
+        parser.add_argument("model", nargs="?", metavar="MODEL", help=names)
     parser.add_argument("--gpu", metavar="NAME[xN]", help="T4, T4x2, 'RTX 4090', 24GiB:sm_86")
     parser.add_argument(
         "--from",

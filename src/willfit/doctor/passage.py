@@ -50,7 +50,11 @@ class Flat:
 
     def line_at(self, offset: int) -> Line:
         """The line that holds the character at ``offset`` of `text`."""
-        return self.lines[max(0, bisect_right(self._parts[1], offset) - 1)]
+        return self.lines[self.index_at(offset)]
+
+    def index_at(self, offset: int) -> int:
+        """Index in `lines` of the line that holds the character at ``offset`` of `text`."""
+        return max(0, bisect_right(self._parts[1], offset) - 1)
 
     def start_of(self, index: int) -> int:
         """Offset in `text` of the line with that index in `lines`."""
@@ -71,8 +75,10 @@ class Passage:
         The last is for messages whose first line alone has a prefix; what it gives that a
         speaker's own text gave before is the same report.
         """
-        speakers = dict.fromkeys(line.speaker for line in self.lines)
-        for speaker in speakers if len(speakers) > 1 else ():
-            yield Flat([x for x in self.lines if x.speaker == speaker], self.origins)
+        spoken: dict[str, list[Line]] = {}
+        for line in self.lines:
+            spoken.setdefault(line.speaker, []).append(line)
+        for lines in spoken.values() if len(spoken) > 1 else ():
+            yield Flat(lines, self.origins)
         if self.lines:
             yield Flat(self.lines, self.origins)

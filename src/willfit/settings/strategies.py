@@ -20,6 +20,11 @@ def deepspeed(value: Any) -> Mapping[str, Any]:
     """
     if isinstance(value, str) and Path(value).is_file():
         value = read_mapping(Path(value))
+    return stage_named(value)
+
+
+def stage_named(value: Any) -> Mapping[str, Any]:
+    """The same for a value of a stranger's text, which names no file of this machine."""
     if isinstance(value, Mapping):
         section = value.get("zero_optimization")
         stage = section.get("stage") if isinstance(section, Mapping) else None

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
-from willfit.doctor.amounts import AMOUNT
-from willfit.doctor.messages.reader import Reader, report
+from willfit.doctor.messages.numbers import NUM, UNITS
+from willfit.doctor.messages.reader import Reader
+from willfit.doctor.messages.squeezed import unspaced
+from willfit.doctor.messages.wordings import Wording, read_wordings
 from willfit.doctor.passage import Flat
 from willfit.doctor.report import Report
 
-_MESSAGE: Final = re.compile(
-    rf"Out of memory error on GPU (?P<gpu>\d{{1,4}})\. Cannot allocate (?P<tried>{AMOUNT}) memory "
-    rf"on GPU \d{{1,4}}, (?P<allocated>{AMOUNT}) memory has been allocated and available memory is "
-    rf"only (?P<available>{AMOUNT})"
+_FAMILY: Final = "paddle"
+
+_TABLE: Final = (
+    Wording(  # what has been allocated is said from 2.1 on
+        pattern=unspaced(
+            r"Out of memory error on (?:GPU|XPU|NPU) (?P<gpu>\d{1,4})\. Cannot allocate "
+            rf"(?P<tried_text_bytes>{NUM} {UNITS}) memory on (?:GPU|XPU|NPU) \d{{1,4}}, "
+            rf"(?:(?P<allocated_text_bytes>{NUM} {UNITS}) memory has been allocated and )?"
+            rf"available memory is only (?P<available_text_bytes>{NUM} {UNITS})"
+        ),
+        family=_FAMILY,
+    ),
+    Wording(  # the host's allocator
+        pattern=unspaced(
+            rf"Fail to alloc memory of (?P<tried_text_bytes>{NUM}) size, error code is \d{{1,4}}"
+        ),
+        family=_FAMILY,
+        marks=frozenset({"host"}),
+        unit="bytes",
+    ),
 )
 
 
 def _read(flat: Flat) -> Iterator[Report]:
-    for match in _MESSAGE.finditer(flat.text):
-        yield report(
-            flat,
-            match,
-            family="paddle",
-            fields={"gpu": int(match["gpu"])},
-            amounts={
-                "tried_text_bytes": match["tried"],
-                "allocated_text_bytes": match["allocated"],
-                "available_text_bytes": match["available"],
-            },
-        )
+    return read_wordings(flat, _TABLE)
 
 
-READER: Final = Reader(name="paddle", needles=("Out of memory error on GPU",), read=_read)
+READER: Final = Reader(
+    name="paddle",
+    needles=("Out of memory error on", "Fail to alloc memory of"),
+    read=_read,
+)

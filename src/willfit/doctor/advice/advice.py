@@ -1,0 +1,119 @@
+"""Advice: what to do about one report, with the scenario's estimate where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from willfit.doctor.advice.by_cause import remedies_for
+from willfit.doctor.advice.planned import planned
+from willfit.doctor.agreement import Agreement
+from willfit.doctor.agreement.agreement import gib
+from willfit.doctor.causes.cause import Cause
+from willfit.doctor.diagnosis import Remedy
+from willfit.doctor.report import Report
+from willfit.doctor.situation import Situation, with_in_use
+from willfit.errors import WillfitError
+from willfit.planning.judge import MARGIN
+from willfit.scenario import Scenario
+
+NO_SETTING_HELPS: Final = frozenset({
+    "address_space", "allocator_limit", "config_mistake", "corrupted_shape_bug", "host_ram",
+    "not_a_memory_problem", "not_fatal", "other_process", "per_process_cap", "pinned_host_memory",
+    "placement_bug", "scheduler_split", "shm", "slots_limit", "unified_memory", "workspace_limit",
+})  # fmt: skip
+"""Causes that less memory on the GPU does nothing about, or that come before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What to do, the first thing first, and what is to be said of it."""
+
+    remedies: tuple[Remedy, ...]
+    notes: tuple[str, ...] = ()
+    steps: tuple[tuple[str, Scenario, Scenario], ...] = ()
+    """Id of each remedy that is a change, with the scenario before and after it."""
+
+
+def advise(
+    report: Report, cause: Cause, situation: Situation | None, agreement: Agreement | None
+) -> Advice:
+    """Changes that the planner finds for the scenario as it was, and what else there is to do."""
+    hints = tuple(remedies_for(cause, report))
+    if situation is None or cause.name in NO_SETTING_HELPS:
+        return Advice(remedies=hints)
+    scenario = _as_it_was(situation, report, agreement)
+    try:
+        found = planned(scenario)
+    except WillfitError as error:
+        return Advice(remedies=hints, notes=(f"no plan: {error}",))
+    first = tuple(_unexplained(agreement)) if agreement is not None else ()
+    known = {remedy.id for remedy in (*first, *found.remedies)}
+    others = () if found.remedies else tuple(x for x in hints if x.id not in known)
+    notes = (found.why_none,) if found.why_none is not None else ()
+    return Advice(
+        remedies=(*first, *found.remedies, *others),
+        notes=tuple(notes) + _in_use_note(situation, scenario),
+        steps=found.scenarios,
+    )
+
+
+def _as_it_was(situation: Situation, report: Report, agreement: Agreement | None) -> Scenario:
+    """The scenario with what is in use besides, so that it does not fit, as it did not.
+
+    What is to be found is the change that would have served the request that failed: where the
+    estimate alone fits, so much is counted as in use that it is short by what was missing.
+    """
+    if agreement is None or agreement.held.total_bytes is None:
+        return situation.scenario
+    machine = situation.scenario.machine
+    assert machine is not None
+    held, peak = agreement.held, agreement.gpu.peak
+    assert held.total_bytes is not None
+    missing = max(held.tried_bytes - (held.free_bytes or 0), 1)
+    short_of = held.total_bytes + missing
+    besides = short_of - peak.device_bytes - machine.in_use(situation.gpu)
+    margin = -int(MARGIN * peak.device_bytes)
+    return with_in_use(situation, besides) if besides > margin else situation.scenario
+
+
+def _in_use_note(situation: Situation, scenario: Scenario) -> tuple[str, ...]:
+    if scenario is situation.scenario or scenario.machine is None:
+        return ()
+    used = scenario.machine.in_use(situation.gpu)
+    if used <= 0:
+        return ()
+    return (f"planned with {gib(used)} in use besides these settings, as the message shows",)
+
+
+def _unexplained(agreement: Agreement) -> Iterator[Remedy]:
+    """What these settings do not explain has to be found before anything is changed."""
+    if agreement.agrees:
+        return
+    scenario = agreement.estimate.scenario
+    for suspect in agreement.suspects:
+        if suspect.id == "quantization":
+            quantization = scenario.workload.loading.quantization
+            name = quantization.scheme if quantization is not None else "quantisation"
+            yield Remedy(
+                id="quantization_in_effect",
+                title=(
+                    f"See whether {name} is in effect: without it these settings need "
+                    f"{gib(suspect.allocated_bytes)}"
+                ),
+                saves_bytes=suspect.allocated_bytes - agreement.gpu.peak.allocated_bytes,
+                snippet=suspect.check,
+            )
+    yield Remedy(
+        id="fresh_process",
+        title=(
+            f"Find what else holds {gib(agreement.unexplained_bytes)}: start in a fresh process, "
+            "or release what an earlier run left"
+        ),
+        saves_bytes=agreement.unexplained_bytes,
+        snippet=(
+            "import willfit\n"
+            "willfit.release()   # frees what it can on every GPU, and names who holds the rest"
+        ),
+    )

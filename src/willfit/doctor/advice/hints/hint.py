@@ -1,0 +1,35 @@
+"""Hint: one thing to do about a cause, for the families and stages that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from willfit.doctor.report import Report, Stage
+
+Saving = Callable[[Report], "int | None"]
+"""Bytes that it frees, from the numbers of the message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hint:
+    """A row of the table."""
+
+    causes: frozenset[str]
+    id: str
+    title: str
+    snippet: str
+    families: tuple[str, ...] = ()
+    """Beginnings of the families that it is for; empty is all."""
+    stages: frozenset[Stage] = frozenset()
+    """Stages that it is for; empty is all."""
+    not_families: tuple[str, ...] = ()
+    saves: Saving | None = None
+    quality: str = "none"
+
+    def is_for(self, cause: str, report: Report) -> bool:
+        """Whether it is something to do about this report."""
+        if cause not in self.causes or report.family.startswith(self.not_families or ("\0",)):
+            return False
+        in_family = not self.families or report.family.startswith(self.families)
+        return in_family and (not self.stages or report.context.stage in self.stages)

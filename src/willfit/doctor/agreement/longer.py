@@ -1,0 +1,66 @@
+"""Longer: the sequence length or the batch with which a scenario would need what was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from willfit.doctor.agreement.suspects import allocated_peak
+from willfit.doctor.sizes.work import work_of
+from willfit.estimator.evaluator import Evaluator
+from willfit.estimator.limits import with_batch_size, with_context
+from willfit.scenario import Scenario
+
+SLACK: Final = 0.05
+"""Part by which a peak may fall short and still explain a message (see `agreement.TOLERANCE`)."""
+MOST: Final = 64
+"""Times the scenario's own length or batch that are tried."""
+
+
+def longer_rows(scenario: Scenario, gpu: int, needed_bytes: int) -> int | None:
+    """Tokens of a row from which on the peak reaches ``needed_bytes``; None within `MOST` times."""
+    work = work_of(scenario)
+    return None if work is None else _first(work.seq_len, scenario, gpu, needed_bytes, with_context)
+
+
+def larger_batch(scenario: Scenario, gpu: int, needed_bytes: int) -> int | None:
+    """Rows at a time from which on the peak reaches ``needed_bytes``."""
+    work = work_of(scenario)
+    return (
+        None if work is None else _first(work.batch, scenario, gpu, needed_bytes, with_batch_size)
+    )
+
+
+def batch_of_tokens(scenario: Scenario, gpu: int, needed_bytes: int, tokens: int) -> int | None:
+    """Rows of the scenario's length that have so many tokens, if the peak then suffices."""
+    work = work_of(scenario)
+    if work is None or tokens % work.seq_len or tokens <= work.tokens:
+        return None
+    batch = tokens // work.seq_len
+    peak = allocated_peak(with_batch_size(scenario, batch), gpu, Evaluator())
+    return batch if peak is not None and peak >= needed_bytes * (1 - SLACK) else None
+
+
+def _first(
+    start: int,
+    scenario: Scenario,
+    gpu: int,
+    needed_bytes: int,
+    made: Callable[[Scenario, int], Scenario],
+) -> int | None:
+    """The smallest number above ``start`` that suffices, by bisection: peaks grow with it."""
+    evaluator = Evaluator()
+
+    def suffices(number: int) -> bool:
+        peak = allocated_peak(made(scenario, number), gpu, evaluator)
+        return peak is not None and peak >= needed_bytes
+
+    low, high = start, start * 2
+    while not suffices(high):
+        low, high = high, high * 2
+        if high > start * MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high

@@ -1,0 +1,136 @@
+"""Diagnose: from a text to its failures, each with its cause and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from willfit.doctor.advice import Advice, advise
+from willfit.doctor.agreement import Agreement, agreement_of
+from willfit.doctor.causes import Cause, cause_of
+from willfit.doctor.causes.facts import Facts
+from willfit.doctor.diagnosis import Case, Diagnosis, Remedy
+from willfit.doctor.facts import facts_of
+from willfit.doctor.find import reports_in
+from willfit.doctor.own_lines import OwnLine, lines_in
+from willfit.doctor.report import Report
+from willfit.doctor.situation import Situation, situated
+from willfit.doctor.sizes import asked_of, factors_of
+from willfit.errors import WillfitError
+from willfit.estimator import estimate
+from willfit.results import Estimate
+from willfit.scenario import Scenario
+
+Source = str | bytes | Path | Iterable[bytes]
+"""Text, or where to read it from."""
+PLANNED: int = 3
+"""Reports of one text for which a plan is searched; the others say the same of other ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCode:
+    """The user's own code, and where in it the failure was."""
+
+    source: str | Sequence[str]
+    """A script, or the cells of a notebook."""
+    line: int | None = None
+    cell: int | None = None
+
+
+def diagnose(
+    text: Source, scenario: Scenario | None = None, *, code: OwnCode | None = None
+) -> Diagnosis:
+    """What failed, why, and what to change; no cases where the text reports no failure.
+
+    With a ``scenario`` its estimate is held against the message's numbers, and the changes are the
+    planner's for it. ``code`` is the user's own, for the lines to change in it. A path is read as
+    a stream, in constant memory.
+    """
+    return diagnose_reports(reports_in(text), scenario, code=code)
+
+
+def diagnose_reports(
+    reports: Sequence[Report], scenario: Scenario | None = None, *, code: OwnCode | None = None
+) -> Diagnosis:
+    """The same for reports that were found before."""
+    return Diagnosis(
+        cases=tuple(
+            _case(report, scenario if number < PLANNED else None, code)
+            for number, report in enumerate(reports)
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Estimated:
+    """A scenario where the message comes from, with its estimate."""
+
+    situation: Situation | None = None
+    estimate: Estimate | None = None
+    agreement: Agreement | None = None
+    facts: Facts | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _case(report: Report, scenario: Scenario | None, code: OwnCode | None) -> Case:
+    known = _estimated(report, scenario) if scenario is not None else _Estimated()
+    cause = _with_agreement(cause_of(report, known.facts), known)
+    advice = advise(report, cause, known.situation, known.agreement)
+    remedies = advice.remedies if code is None else _placed(advice, code)
+    return Case(
+        report=report,
+        cause=cause,
+        changes=remedies,
+        agreement=known.agreement,
+        notes=(*known.notes, *advice.notes),
+    )
+
+
+def _estimated(report: Report, scenario: Scenario) -> _Estimated:
+    situation = situated(scenario, report)
+    try:
+        result = estimate(situation.scenario, search_limits=False)
+    except WillfitError as error:
+        return _Estimated(notes=(f"no estimate of these settings: {error}",))
+    agreement = agreement_of(report, result)
+    explained = agreement.explained_by if agreement is not None else ""
+    factors = _factors(report, situation.scenario)
+    return _Estimated(
+        situation=situation if situation.scenario.machine is not None else None,
+        estimate=result,
+        agreement=agreement,
+        facts=facts_of(result, situation.gpu, factors, explained),
+        notes=situation.notes,
+    )
+
+
+def _factors(report: Report, scenario: Scenario) -> tuple[str, ...]:
+    asked = asked_of(report)
+    if asked is None:
+        return ()
+    return tuple(factor.text for factor in factors_of(asked, scenario))
+
+
+def _with_agreement(cause: Cause, known: _Estimated) -> Cause:
+    """The cause with the comparison as evidence."""
+    if known.agreement is None:
+        return cause
+    return cause.with_also(*map(_sentence, known.agreement.sentences))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _placed(advice: Advice, code: OwnCode) -> tuple[Remedy, ...]:
+    """Remedies with the lines of the user's own code in which they go."""
+    steps = {name: (before, after) for name, before, after in advice.steps}
+    placed = []
+    for remedy in advice.remedies:
+        lines: tuple[OwnLine, ...] = ()
+        if remedy.id in steps:
+            before, after = steps[remedy.id]
+            lines = lines_in(code.source, before, after, line=code.line, cell=code.cell)
+        placed.append(replace(remedy, own_lines=lines))
+    return tuple(placed)

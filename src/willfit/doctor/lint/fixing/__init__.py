@@ -1,0 +1,1 @@
+"""Rewriting code: the edits that findings carry, applied with libcst."""
