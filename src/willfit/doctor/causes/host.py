@@ -27,6 +27,12 @@ def _find(report: Report) -> Cause | None:
         return _mapped(report)
     if is_of(report, "ray"):
         return _ray(report)
+    if is_of(report, "notebook") and "maybe_not_memory" in report.marks:
+        return guess(
+            "host_ram",
+            "A kernel that dies without an error has most often used up its RAM; a crash of a "
+            "library looks the same.",
+        )
     if is_of(report, "notebook"):
         return certain(
             "host_ram",

@@ -16,7 +16,7 @@ _CODE: Final = re.compile(
       ^[\s>│|\d\-]{0,30}(?:raise|except|assert|elif|throw|yield|return|def|case|with)\b.{0,200}$
     | \b(?:raise|throw)\s(?:new\s)?[\w.:]{1,60}\(.{0,80}$
     | \b(?:raises\w*|assert\w+)\s?\(.{0,200}$
-    | \b(?:return|not match)\s{0,2}[rfb]{0,2}$
+    | \b(?:return|not\smatch)\s{0,2}[rfb]{0,2}$
     | \b(?:if|or|and|not|in|is)\s{0,2}\(?[rfb]{0,2}$
     | (?:==|!=|\+=)\s{0,2}[rfb]{0,2}$
     | [\w\])]\s=\s{1,4}[(\[]?(?:[\w.]{1,60}\()?[rfb]{0,2}$
