@@ -14,7 +14,8 @@ import pytest
 from willfit.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
-ELSEWHERE = ("./my-model", "org/name", "--live", "adapter_config.json", "willfit bundle")
+ELSEWHERE = ("./my-model", "org/name", "--live", "adapter_config.json", "willfit bundle",
+             "snapshot.pickle")  # fmt: skip
 """Marks of commands that need a file, the network or a GPU that a test does not have."""
 README = (ROOT / "README.md").read_text()
 
@@ -39,6 +40,15 @@ def test_the_output_shown_is_the_output_printed(
     lines = [line for line in block("command 1").splitlines() if "bin/willfit" in line]
     assert main(shlex.split(lines[number - 1])[1:]) == 0
     assert capsys.readouterr().out == block(f"output {number}")
+
+
+def test_the_diagnosis_shown_is_the_diagnosis_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    files = ["examples/doctor/error.log", "examples/doctor/finetune.py"]
+    assert main(["doctor", *files]) == 0
+    assert capsys.readouterr().out == block("output 3")
 
 
 def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:

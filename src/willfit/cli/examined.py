@@ -167,7 +167,9 @@ def _unnamed(typed: set[str]) -> tuple[str, ...]:
             "settings are given and no model: name it with --model, such as "
             "--model meta-llama/Meta-Llama-3-8B"
         )
-    return ("name the model and the settings (--model, --gpu, --train …) for savings in bytes",)
+    return (
+        "no model; name it and its settings (--model, --gpu, --train …) for what each change saves",
+    )
 
 
 def _lint(one: Given, arguments: argparse.Namespace) -> Iterator[Finding]:

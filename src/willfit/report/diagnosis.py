@@ -143,8 +143,8 @@ def render_diagnosis(
         lines += [*_lint(lint, style), ""]
     if not diagnosis.cases and not lint:
         lines += ["nothing found: no report of memory that ran out, nothing that costs memory", ""]
-    for remark in remarks:
-        lines += wrapped(remark, first="", rest="  ")
+    for remark in remarks if diagnosis.cases else ():
+        lines += wrapped(remark, first="read: ", rest="  ")
     return "\n".join(lines).rstrip() + "\n"
 
 

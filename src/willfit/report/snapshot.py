@@ -23,6 +23,8 @@ _LINES: Final = 8
 """Lines of code shown of each kind."""
 _FOLDERS: Final = 3
 """Parts of a path shown."""
+_LONGEST: Final = 56
+"""Characters of a name shown: with the amount before it, a line of 80."""
 
 
 def snapshot_text(
@@ -62,6 +64,9 @@ def sentence(outcome: Outcome) -> str:
     """What a setting would have done, in one sentence."""
     conf, reserved = outcome.alloc_conf, format_bytes(outcome.reserved_bytes)
     if outcome.served is None:
+        if outcome.peak_reserved_bytes == outcome.recorded_peak_bytes:
+            most = format_bytes(outcome.peak_reserved_bytes)
+            return f"{conf} would have changed nothing: {most} reserved at most"
         return (
             f"{conf} would have reserved {format_bytes(outcome.peak_reserved_bytes)} at most "
             f"instead of {format_bytes(outcome.recorded_peak_bytes)}"
@@ -126,7 +131,9 @@ def _parts(gpu: GpuExplanation, style: Style) -> Iterator[str]:
     for glyph, (name, amount, note) in zip(GLYPHS, shown, strict=False):
         yield f"  {glyph} {name:<16}{format_bytes(amount):>11}  {note}".rstrip()
     total = f"    {'reserved':<16}{format_bytes(gpu.reserved_bytes):>11}"
-    yield style.paint(total, "bold") + f"  at most {format_bytes(gpu.peak_reserved_bytes)} before"
+    before = f"  at most {format_bytes(gpu.peak_reserved_bytes)} before"
+    more = gpu.peak_reserved_bytes != gpu.reserved_bytes
+    yield style.paint(total, "bold") + (before if more else "")
     capacity = gpu.total_bytes or gpu.reserved_bytes
     if capacity:
         yield f"  {bar([amount for _, amount, _ in shown], capacity)}"
@@ -216,4 +223,10 @@ def _named(frame: Frame) -> str:
     after = next((i + 1 for i, part in enumerate(parts) if part.endswith("-packages")), 0)
     path = "/".join(parts[max(after, len(parts) - _FOLDERS) :])
     line = f":{frame.line}" if frame.line else ""
-    return f"{path}{line} {frame.function}".rstrip()[:200]
+    return f"{_shown(path + line)} {_shown(frame.function)}".strip()
+
+
+def _shown(name: str) -> str:
+    """The end of a name; a file may say anything, control codes for the terminal too."""
+    end = "".join(char if char.isprintable() else "?" for char in name[-_LONGEST:])
+    return end if len(name) <= _LONGEST else f"…{end[1:]}"
