@@ -34,9 +34,7 @@ def texts(report: Report, workload: Workload, model: str = LLAMA) -> list[str]:
 
 
 def trained(batch: int, length: int) -> Workload:
-    return Workload(
-        training=Training(method="qlora", micro_batch_size=batch, max_length=length)
-    )
+    return Workload(training=Training(method="qlora", micro_batch_size=batch, max_length=length))
 
 
 def test_224_mib_is_a_weight_in_float32_and_activations_of_8192_tokens() -> None:

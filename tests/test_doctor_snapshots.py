@@ -21,8 +21,16 @@ from tests.support.snapshot_maker import FIRST, Recorder, frame, real_snapshot
 from willfit.doctor.snapshots import explain, outcomes, read_snapshot, replayed, reproduced
 from willfit.doctor.snapshots.contents import Snapshot
 from willfit.doctor.snapshots.places import place_of
+from willfit.dtypes import BFLOAT16
 from willfit.errors import BrokenFileError, InputError
+from willfit.estimator.replay import replay
+from willfit.estimator.snapshot import snapshot as written
+from willfit.formulas.phase import PhaseName
 from willfit.report.snapshot import snapshot_data, snapshot_text
+from willfit.trace.recording import Event as TraceEvent
+from willfit.trace.recording import Place as TracePlace
+from willfit.trace.recording import Recording
+from willfit.trace.trace import shorten
 from willfit.units import GIB, MIB
 
 SITE = "/usr/lib/python3.11/site-packages"
@@ -308,7 +316,8 @@ def test_fragmentation_is_counted_and_expandable_segments_would_have_served() ->
     grown = replayed(snapshot, "expandable_segments:True")
     assert grown.served and grown.reproduction.faithful and grown.reproduction.num_unlike == 0
     assert grown.capacity_bytes == 1024 * MIB and grown.recorded_bytes == 960 * MIB
-    assert not grown.notes  # all of it is in the recording
+    # all that came before is in the recording, nothing of what came after
+    assert [note[:31] for note in grown.notes] == ["what would have followed that r"]
     text = " ".join(snapshot_text(explain(snapshot), [grown]).split())
     assert "expandable_segments:True would have served the 200.0 MiB: reserved" in text
     assert "and fails where it failed" in text
@@ -322,7 +331,7 @@ def test_the_same_where_the_recording_began_too_late_says_what_is_taken_for_gran
     (gpu,) = explain(snapshot).gpus
     assert gpu.earlier_bytes == gpu.live_bytes == 480 * MIB
     assert [use.user.line for use in gpu.earlier if use.user] == [3]
-    (note,) = replayed(snapshot, "expandable_segments:True").notes
+    _, note = replayed(snapshot, "expandable_segments:True").notes
     assert note.startswith("480.0 MiB were in use before the recording began")
     assert reproduced(snapshot).before.reserved_bytes == 960 * MIB
 
@@ -532,15 +541,98 @@ def test_a_profile_of_torch_is_read_with_its_categories() -> None:
 
 def test_the_report_is_80_columns_wide_and_its_data_is_json() -> None:
     recorder = _fragmented()
-    recorder.alloc(
-        "x", 200 * MIB, *MLP, frame("/a/very/long/path/" + "x" * 120 + ".py", 3, "y" * 90)
-    )
+    long = frame("/a/very/long/path/" + "x" * 120 + ".py", 3, "y" * 90 + "\x1b[31m")
+    assert not recorder.alloc("x", 200 * MIB, *MLP, long)
     snapshot = read(recorder)
     explanation, tried = explain(snapshot, total_bytes=2 * GIB), outcomes(snapshot)
     text = snapshot_text(explanation, tried)
-    assert max(map(len, text.splitlines())) <= 80 or "x" * 120 in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text and "xxx.py:3" in text
     data = json.loads(json.dumps(snapshot_data(explanation, tried)))
     assert data["gpus"][0]["fragmentation_bytes"] == 480 * MIB
+    assert data["gpus"][0]["outside_bytes"] == (2048 - 64 - 960) * MIB
     assert data["settings"][0]["served"] is True
     assert data["settings"][0]["reproduction"]["faithful"] is True
     assert data["settings"][0]["sentence"].startswith("expandable_segments:True would have served")
+
+
+GOLDEN = """\
+GPU 0 at the failure  33 events recorded
+  asked for 200.0 MiB, for which a segment of 200.0 MiB was due; the device had
+  64.0 MiB, and the largest free block for it was 120.0 MiB
+  by home/me/train.py:4 main, in models/llama/modeling_llama.py:155 forward
+  all that is free would have served it, were it in one piece
+  █ in use            480.0 MiB
+  ▓ fragmentation     480.0 MiB  free between what is in use
+    reserved          960.0 MiB
+"""
+
+
+def test_the_report_begins_with_the_failure() -> None:
+    recorder = _fragmented()
+    recorder.alloc("x", 200 * MIB, *MLP, main(4))
+    text = snapshot_text(explain(read(recorder)))
+    assert text.startswith(GOLDEN), text
+
+
+# what willfit writes
+
+
+def _traced() -> Recording:
+    """A step of a model of two layers, traced by hand: 64 MiB of weights, 16 of each activation."""
+    events: list[TraceEvent] = []
+
+    def note(handle: str, num_bytes: int, phase: PhaseName, module: str) -> None:
+        place = TracePlace(module, "aten.mm")
+        events.append(TraceEvent(handle, num_bytes, phase, place, None))
+
+    for layer in range(2):
+        note(f"w{layer}", 32 * MIB, "load", f"model.layers.{layer}.mlp")
+    for layer in range(2):
+        note(f"a{layer}", 16 * MIB, "forward", f"model.layers.{layer}.mlp")
+    for layer in (1, 0):
+        note(f"g{layer}", 32 * MIB, "backward", f"model.layers.{layer}.mlp")
+        note(f"a{layer}", 0, "backward", f"model.layers.{layer}.mlp")
+    return Recording(events=events)
+
+
+def test_what_willfit_writes_is_read_back() -> None:
+    snapshot = read_snapshot(pickle.dumps(written(_traced())))
+    (gpu,) = explain(snapshot).gpus
+    amounts = {use.name: use.num_bytes for use in gpu.categories}
+    assert amounts == {"weights": 64 * MIB, "gradients": 64 * MIB}
+    assert gpu.lines[0].user is not None and gpu.lines[0].user.file.startswith("model.layers.")
+    reproduction = reproduced(snapshot).reproduction
+    assert reproduction.num_unlike == 0 and reproduction.num_allocations == 6
+
+
+def test_a_traced_llama_on_a_device_too_small_fails_as_its_snapshot_explains() -> None:
+    from tests.test_trace import MODELS, WORK, job, meta_model, spec_of_model
+
+    kind, cls, changes = MODELS["llama"]
+    made, weights = job(spec_of_model(meta_model(kind, cls, **changes), BFLOAT16), WORK["full"])
+    recording: Recording = made.run(shorten(made.config, weights)).recording
+    peak = max(phase.reserved_bytes for phase in replay(recording))
+    live = max(phase.allocated_bytes for phase in replay(recording))
+    recorder = Recorder(capacity=live - 1)  # less than is alive at once
+    for event in recording.events:
+        stack = [frame(event.place.module, 0, event.place.op), frame("phase", 0, event.phase)]
+        if event.num_bytes and not recorder.alloc(str(event.handle), event.num_bytes, *stack):
+            break
+        if not event.num_bytes and str(event.handle) in recorder.names:
+            recorder.free(str(event.handle))
+    else:
+        pytest.fail(f"{live - 1} bytes were enough for {peak}")
+    snapshot = read(recorder)
+    (gpu,) = explain(snapshot).gpus
+    assert gpu.failure is not None and gpu.failure.user is not None
+    assert gpu.live_bytes == recorder.allocator.allocated_bytes
+    amounts = {use.name: use.num_bytes for use in gpu.categories}
+    loaded = {str(e.handle) for e in recording.events if e.num_bytes and e.phase == "load"}
+    kept = [recorder.names[name] for name in loaded if name in recorder.names]
+    assert amounts["weights"] == sum(recorder.allocator.live[address].size for address in kept)
+    grown = replayed(snapshot, "expandable_segments:True")
+    assert grown.reproduction.num_unlike == 0 and grown.reproduction.fails_alike
+    # the first request that fails is not yet the peak: without gaps it would have fitted
+    assert grown.served and gpu.live_bytes + gpu.failure.requested_bytes <= grown.reserved_bytes
+    assert grown.reserved_bytes <= live - 1

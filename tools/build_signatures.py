@@ -78,9 +78,12 @@ def _names(node: ast.AST, *, fields: bool) -> Iterator[str]:
         yield from (a.arg for a in (*node.args.args, *node.args.kwonlyargs))
     elif fields and isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         yield node.target.id
-    elif fields and isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        if node.value.id == "self":
-            yield node.attr
+    elif fields and isinstance(node, ast.Attribute) and _is_self(node.value):
+        yield node.attr
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def main() -> None:

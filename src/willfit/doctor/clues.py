@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 
@@ -21,9 +22,30 @@ class Clue:
 
     def is_in(self, text: str) -> bool:
         """Whether ``text``, in lower case, gives it."""
-        if any(word in text for word in self.words):
+        if any(word in text and _stands(word, text) for word in self.words):
             return True
         return self.pattern is not None and self.pattern.search(text) is not None
+
+
+_SHORT: Final = 5
+"""Letters up to which a word may be a part of another: ``orin`` is in ``ignoring``."""
+_GOES_ON: Final = (
+    r"(?:checkpoint|config|decod|encod|engine|for|layer|linear|model|next|plugin|request|strateg"
+    r"|trainer|worker|s\b)"
+)
+"""What class names put behind such a word: ``DPOTrainer``, ``LoraConfig``."""
+
+
+def _stands(word: str, text: str) -> bool:
+    """Whether a word that is in the text is one there, and not the middle of another."""
+    return len(word) > _SHORT or _whole(word).search(text) is not None
+
+
+@cache
+def _whole(word: str) -> re.Pattern[str]:
+    begin = "(?<![a-z0-9])" if word[0].isalnum() else ""
+    end = rf"(?!(?!{_GOES_ON})[a-z])" if word[-1].isalnum() and len(word) < _SHORT else ""
+    return re.compile(begin + re.escape(word) + end)
 
 
 _TABLE: Final = (
@@ -71,7 +93,7 @@ _TABLE: Final = (
          means="Preference training: two sequences a sample, and a reference model."),
     Clue(name="grpo", words=("grpo", "rloo", "ppo_trainer", "ppotrainer"),
          means="Sequences are generated and scored in training."),
-    Clue(name="lora", words=("lora", "peft"), means="Most weights are frozen."),
+    Clue(name="lora", words=("lora", "qlora", "peft"), means="Most weights are frozen."),
     Clue(name="quantized", words=("bitsandbytes", "load_in_4bit", "load_in_8bit", "bnb", "gptq",
                                   "awq", "qlora"), means="Weights are quantised."),
     Clue(name="packing", words=("packing", "unpad", "bert_padding", "multipack", "cu_seqlens"),

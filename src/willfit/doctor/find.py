@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from willfit.doctor.context import context_of as context_around
 from willfit.doctor.messages import READERS, Reader
-from willfit.doctor.passage import Flat, Passage
+from willfit.doctor.passage import Flat, Line, Passage
 from willfit.doctor.reading import Source, Stretch, Stretches, passage_of
 from willfit.doctor.report import Context, Report, Weight
 
@@ -37,13 +38,18 @@ def reports_in(
     Of two readers that read the same line the earlier in ``readers`` counts, unless only the
     other found numbers. What follows from another failure is left out where that is there.
     """
-    stretches = Stretches(source, [x.encode() for reader in readers for x in reader.needles])
+    stretches = Stretches(source, _needles(tuple(readers)))
     told = _Told(context_of or context_around)
     for stretch in stretches:
         told.add(stretch, readers)
     reports = [_counted(one, stretches.repeats.more) for one in told.reports.values()]
     reports.sort(key=lambda report: (report.line, report.last_line))
     return _without_aftermath(reports)
+
+
+@lru_cache(maxsize=8)
+def _needles(readers: tuple[Reader, ...]) -> list[bytes]:
+    return [needle.encode() for reader in readers for needle in reader.needles]
 
 
 @dataclass
@@ -67,7 +73,10 @@ class _Told:
         passage = passage_of(stretch)
         # each line by its place: many may have one number, where one line quotes a traceback
         numbers = [line.number for line in passage.lines]
-        placed = [replace(line, number=place) for place, line in enumerate(passage.lines)]
+        placed = [
+            Line(number=place, text=line.text, speaker=line.speaker)
+            for place, line in enumerate(passage.lines)
+        ]
         passage = replace(passage, lines=placed)
         here: dict[Key, Counter[int]] = {}
         for report in _read(passage, stretch, readers):
@@ -116,13 +125,18 @@ def _readings(
 ) -> Iterator[tuple[int, Report]]:
     """What each reader reads, with its rank."""
     flats = list(passage.flats())
+    # as printed or as cleaned: cleaning joins what colours part, and takes the edge of a table off
+    words = "\n".join((text, *(flat.text for flat in flats[-1:])))
     for rank, reader in enumerate(readers):
-        if flats and any(x in text or x in flats[-1].text for x in reader.needles):
-            for report in _of_speakers(reader, passage, flats):
+        needles = [needle for needle in reader.needles if needle in words]
+        if flats and needles:
+            for report in _of_speakers(reader, needles, passage, flats):
                 yield rank, report
 
 
-def _of_speakers(reader: Reader, passage: Passage, flats: Sequence[Flat]) -> Iterator[Report]:
+def _of_speakers(
+    reader: Reader, needles: Sequence[str], passage: Passage, flats: Sequence[Flat]
+) -> Iterator[Report]:
     """What a reader reads in each speaker's words, or in all where it reads more from there on."""
     whole = _by_line(reader.read(flats[-1]))
     if len(flats) == 1:
@@ -130,11 +144,15 @@ def _of_speakers(reader: Reader, passage: Passage, flats: Sequence[Flat]) -> Ite
         return
     own: dict[int, list[Report]] = {}
     for flat in flats[:-1]:
-        if any(needle in flat.text for needle in reader.needles):
+        if any(needle in flat.text for needle in needles):
             own |= _by_line(reader.read(flat))
     for line, reports in whole.items():
         is_more = _num_fields(reports) > _num_fields(own.get(line, ()))
         if (line not in own or is_more) and all(_is_ones(passage, one) for one in reports):
+            # what the lines that nobody is named for gave alone is a part of it
+            for report in reports:
+                for part in _places(report):
+                    own.pop(part, None)
             own[line] = reports
     yield from (report for reports in own.values() for report in reports)
 
@@ -153,7 +171,8 @@ def _num_fields(reports: Sequence[Report]) -> int:
 def _is_ones(passage: Passage, report: Report) -> bool:
     """Whether a report stands in one speaker's lines and those that nobody is named for."""
     lines = passage.lines[report.line : report.last_line + 1]
-    return all(line.speaker in ("", report.speaker) for line in lines)
+    # in a container nobody is named who is not the container
+    return all(f"{report.speaker} ".startswith(f"{line.speaker} ".lstrip()) for line in lines)
 
 
 def _counted(one: _One, more: Counter[int]) -> Report:

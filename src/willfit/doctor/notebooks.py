@@ -72,7 +72,7 @@ class Notebook:
 
     cells: tuple[Cell, ...]
     gpu: str = ""
-    """``T4`` where the metadata of Kaggle or Colab or an output of nvidia-smi tells; "" otherwise."""
+    """``T4`` where Kaggle's or Colab's metadata or a printed nvidia-smi tells; "" otherwise."""
 
     def outputs(self) -> str:
         """Everything that was printed, in the order of the cells."""

@@ -251,11 +251,18 @@ def _saving(num_bytes: int) -> str:
 
 
 def _lint(lint: Sequence[tuple[str, Finding]], style: Style) -> Iterator[str]:
-    for name, finding in lint:
-        cell = "" if finding.cell is None else f" cell {finding.cell}"
-        head = f"{name}{cell} line {finding.line}: "
-        painted = style.paint(finding.severity, _SEVERITY[finding.severity])
-        yield f"{head}{painted} [{finding.rule}]"
-        yield from wrapped(finding.message, first="  ", rest="  ")
-        if finding.fix:
-            yield from wrapped(finding.fix, first="  fix: ", rest="       ")
+    """By place and rule: what is said of several arguments of one call is said once."""
+    for (name, cell, line, rule), group in groupby(lint, key=_place):
+        findings = [finding for _, finding in group]
+        inside = "" if cell is None else f" cell {cell}"
+        severity = findings[0].severity
+        painted = style.paint(severity, _SEVERITY[severity])
+        yield f"{name}{inside} line {line}: {painted} [{rule}]"
+        yield from wrapped(findings[0].message, first="  ", rest="  ")
+        for fix in dict.fromkeys(finding.fix for finding in findings if finding.fix):
+            yield from wrapped(fix, first="  fix: ", rest="       ")
+
+
+def _place(named: tuple[str, Finding]) -> tuple[str, int | None, int, str]:
+    name, finding = named
+    return name, finding.cell, finding.line, finding.rule

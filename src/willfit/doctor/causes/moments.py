@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from willfit.doctor.causes.cause import Cause, Rule, certain, likely
+from willfit.doctor.causes.cause import Cause, Rule, certain, guess, likely
 from willfit.doctor.causes.numbers import Numbers, amount, worked_out
 from willfit.doctor.causes.words import DEVICES, has, in_frames, is_of, near
 from willfit.doctor.report import Report
@@ -24,7 +24,7 @@ _LOADED: Final = re.compile(r"load_optimizer|torch\.load|load_state_dict|wake_up
 def _find(report: Report) -> Cause | None:
     if not is_of(report, *DEVICES, "vllm-cumem"):
         return None
-    return _resume(report) or _MOMENTS.get(report.context.stage, _none)(report)
+    return _resume(report) or _wake_up(report) or _MOMENTS.get(report.context.stage, _none)(report)
 
 
 def _resume(report: Report) -> Cause | None:
@@ -37,6 +37,17 @@ def _resume(report: Report) -> Cause | None:
         "resume_spike",
         "It failed while resuming: the optimizer's states of the checkpoint come beside the model.",
         second,
+    )
+
+
+def _wake_up(report: Report) -> Cause | None:
+    if not is_of(report, "vllm-cumem"):
+        return None
+    return guess(
+        "serving_budget",
+        "The engine maps its memory again, which it gave up to sleep, and since then something "
+        "else holds a part of it: training in the same process, or its cached blocks.",
+        "Empty the other's cache before it wakes, or lower the engine's fraction.",
     )
 
 

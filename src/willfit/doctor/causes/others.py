@@ -19,6 +19,11 @@ BARE: Final = (150 * MIB, GIB)
 """What a process holds that only made a CUDA context."""
 
 
+SLACK: Final = 32 * MIB
+"""Amounts in GiB are printed to 10 MiB: three of them may be off by so much. A process that holds
+less than it reserved is one that the driver could not ask for (``0 bytes``)."""
+
+
 @dataclass(frozen=True)
 class Held:
     """What processes hold of one device."""
@@ -63,12 +68,11 @@ def held_by(numbers: Numbers, listed: tuple[tuple[int, int], ...]) -> Held | Non
     listed: it is that which holds what this process reserved plus at most a context.
     """
     own, reserved = numbers.of("this_process_bytes"), numbers.reserved
-    if own is not None:
+    if own is not None and own >= (reserved or 0) - SLACK:
         return Held(own, listed)
     if reserved is None or not listed:
         return None
-    slack = 32 * MIB
-    near = [(held - reserved, pid) for pid, held in listed if -slack <= held - reserved <= CONTEXT]
+    near = [(held - reserved, pid) for pid, held in listed if -SLACK <= held - reserved <= CONTEXT]
     if not near:
         return Held(None, listed) if len(listed) > 1 else None
     extra, pid = min(near)

@@ -9,13 +9,16 @@ from willfit.doctor.causes.numbers import NO_SIZE, Numbers, worked_out
 from willfit.doctor.causes.others import held_by, processes_of
 from willfit.doctor.causes.words import TORCH, has, is_of
 from willfit.doctor.report import Report
-from willfit.units import GIB
+from willfit.units import GIB, MIB
 
 LIBRARIES: Final = 2 * GIB
 """The most that one process was seen to hold outside PyTorch's allocator in messages that print
 both figures, with NCCL and several libraries loaded: 1.96 GiB."""
 CONTEXT_ALONE: Final = GIB * 3 // 5
 """A CUDA context with the kernels of PyTorch and cuBLAS: 0.1 to 0.6 GiB by card."""
+PIECE: Final = 64 * MIB
+"""A driver hands out pieces and keeps some back: so little more free than asked for was not there
+to be had."""
 SHARE: Final = 20
 """And a twentieth of the card, as contexts grow with it."""
 
@@ -25,9 +28,18 @@ def _find(report: Report) -> Cause | None:
     outside, total, free = numbers.outside, numbers.total, numbers.free
     if not is_of(report, *TORCH):
         return None
-    if outside is None or total is None or free is None or free >= (numbers.tried or NO_SIZE):
+    if (
+        outside is None
+        or total is None
+        or free is None
+        or free >= (numbers.tried or NO_SIZE) + PIECE
+    ):
         return None
-    listed = held_by(numbers, processes_of(report))
+    processes = processes_of(report)
+    # the driver lists every process: a single one is this, whatever its libraries hold
+    if len(processes) == 1 and numbers.of("this_process_bytes") is None:
+        return None
+    listed = held_by(numbers, processes)
     own, reserved = (listed.own if listed else None), numbers.reserved or 0
     held, word = (reserved, "reserved") if own is None else (own, "of this process")
     if total - free - held <= max(LIBRARIES, total // SHARE):

@@ -6,18 +6,21 @@ import re
 from decimal import Decimal
 from typing import Final
 
+from willfit.doctor.causes import outside
 from willfit.doctor.causes.cause import Cause, Rule, certain, likely
 from willfit.doctor.causes.numbers import Numbers, worked_out
 from willfit.doctor.causes.serving import LOWER, is_served
 from willfit.doctor.causes.words import TORCH, has, in_frames, is_of, marked, near
 from willfit.doctor.report import Report
+from willfit.units import GIB
 
 _BUDGET: Final = re.compile(
     r"total_gpu_memory \((?P<total>\d{1,5}\.\d{1,4})GiB\) x gpu_memory_utilization "
     r"\((?P<part>[\d.]{1,8})\) = (?P<budget>\d{1,5}\.\d{1,4})GiB"
 )
+_UTILIZATION: Final = re.compile(r"gpu[-_]memory[-_]utilization[ =:]{1,3}[01]?\.\d{1,4}")
 _GRAPHS: Final = re.compile(r"CUDA ?graphs? can take|ESTIMATE_CUDAGRAPHS|capture_model|Capturing"
-                            r"|cuda_graph_runner|capture_graph", re.IGNORECASE)  # fmt: skip
+                            r"|cuda_graph_runner|capture_graph|cuda/graphs\.py|\bcuda\.graph\(", re.IGNORECASE)  # fmt: skip
 
 
 def _find(report: Report) -> Cause | None:
@@ -60,6 +63,12 @@ def _refused(report: Report) -> Cause | None:
             "It failed while the sampler was warmed up: rows × vocabulary × 12 bytes.",
             LOWER,
         )
+    taken = outside.RULE.find(report)
+    if taken is not None:
+        return taken
+    over = _over(report, Numbers(report))
+    if over is not None:
+        return over
     if report.context.stage == "load" or is_of(report, "vllm-cumem", "pytorch-hip"):
         return None
     if is_of(report, *TORCH, "tgi", "sglang", "vllm"):
@@ -69,6 +78,23 @@ def _refused(report: Report) -> Cause | None:
             LOWER,
         )
     return None
+
+
+def _over(report: Report, numbers: Numbers) -> Cause | None:
+    """More than its part is reserved: what is measured before the cache does not fit into it."""
+    said = near(report, _UTILIZATION)
+    part = Decimal(said.rpartition(said.strip("0123456789."))[2]) if said else None
+    total, reserved = numbers.total, numbers.reserved
+    if part is None or total is None or reserved is None or not 0 < part <= 1:
+        return None
+    budget = int(part * total)
+    if reserved - budget <= GIB:
+        return None
+    text = worked_out(reserved, ("−", budget, f"of a budget of {part}"))
+    return likely(
+        "model_too_big",
+        f"{text} over: a cache is made of what weights leave of the budget, and they left nothing.",
+    )
 
 
 RULE: Final = Rule(

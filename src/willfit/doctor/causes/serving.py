@@ -26,6 +26,8 @@ _POOL: Final = re.compile(
 )
 _NONE: Final = re.compile(r"NoneType")
 _WORKSPACE: Final = re.compile(r"AlignedAllocator")
+_BARE: Final = ("cuda-error", "cublas", "nvml-assert")
+"""PyTorch's messages without its allocator's numbers."""
 _PROFILE: Final = re.compile(r"Error in memory profiling")
 _BALANCE: Final = re.compile(r"memory capacity is unbalanced")
 _SAMPLER: Final = re.compile(r"warming up (?:sampler|pooler)|_dummy_sampler_run")
@@ -43,7 +45,7 @@ def _find(report: Report) -> Cause | None:
 def is_served(report: Report) -> bool:
     """Whether a serving engine wrote it, or PyTorch inside one."""
     engines = ("vllm", "vllm-cumem", "sglang", "tgi", "tensorrt-llm", "deepspeed")
-    torch_in_engine = is_of(report, *TORCH) and has(report, "vllm", "sglang", "tgi")
+    torch_in_engine = is_of(report, *TORCH, *_BARE) and has(report, "vllm", "sglang", "tgi")
     return is_of(report, *engines) or torch_in_engine
 
 

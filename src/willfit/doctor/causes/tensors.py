@@ -10,6 +10,7 @@ from willfit.doctor.causes.cause import Cause, Rule, likely
 from willfit.doctor.causes.numbers import Numbers, amount
 from willfit.doctor.causes.words import in_frames, near
 from willfit.doctor.report import Report
+from willfit.units import GIB
 
 WIDTHS: Final = {
     "float": 4, "float32": 4, "half": 2, "float16": 2, "bfloat16": 2, "double": 8, "float64": 8,
@@ -24,6 +25,10 @@ _SCORES: Final = re.compile(
     r"softmax\(.{0,40}(?:attn|scores)|attn_weights\s*=|attention_scores\s*=|attention_probs"
     r"|matmul\(\s*q\w*\s*,\s*k|baddbmm|einsum\(.{0,20}q"
 )
+_ATTENTION: Final = re.compile(r"scaled_dot_product_attention|unfused_attention|math_attention")
+WHOLE_SCORES: Final = 8 * GIB
+"""Without its scores attention needs its output alone, rows × width × 2 B: 2²⁰ rows of 4,096 are
+8 GiB."""
 _CACHE: Final = re.compile(
     r"past_key_value|DynamicCache|cache_utils|StaticCache|contrastive_search|key_cache"
     r"|torch\.cat\(\[(?:self\.)?(?:past_|layer_past|key)"
@@ -58,6 +63,13 @@ def _by_frames(report: Report) -> Cause | None:
         found = in_frames(report, pattern)
         if found:
             return likely(name, f"It failed at `{found[:80]}`: {means}.", _asked(report))
+    tried = Numbers(report).tried or 0
+    if tried > WHOLE_SCORES and in_frames(report, _ATTENTION):
+        return likely(
+            "attention_quadratic",
+            f"Attention asked for {amount(tried)} at once: batch × heads × length × length, which "
+            "a flash or memory-efficient kernel never makes, and the one that ran does.",
+        )
     if near(report, _CONTRASTIVE):
         return likely(
             "kv_cache",

@@ -11,8 +11,9 @@ from willfit.doctor.causes.words import TRAINING, has, is_of, marked, says
 from willfit.doctor.report import Report
 from willfit.units import GIB
 
-CARDS: Final = (2, 3, 4, 6, 8, 10, 11, 12, 16, 20, 24, 32, 48, 64, 128, 192, 256, 288)
-"""GiB of AMD's discrete cards and accelerators, per device (AMD's product pages)."""
+CARDS: Final = (2, 3, 4, 6, 8, 10, 11, 12, 16, 20, 24, 32, 48, 64, 192, 256, 288)
+"""GiB of AMD's discrete cards and accelerators, per device (AMD's product pages). 128 are two dies
+of 64, or memory that is shared: MI300A and Strix Halo."""
 SHORT: Final = 0.99
 """ROCm shows a discrete card's memory to within half a percent: 15.92 of 16, 19.94 of 20, 23.98 of
 24, 191.69 of 192, 255.98 of 256."""

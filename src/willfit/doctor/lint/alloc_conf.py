@@ -9,7 +9,6 @@ from willfit.allocator.config import KEYS, parse_alloc_conf
 from willfit.doctor.lint.finding import Severity
 from willfit.doctor.lint.spelling import distance
 from willfit.errors import InputError
-from willfit.scenario.stack import Stack
 
 _ASYNC: Final = "backend:cudaMallocAsync"
 _NATIVE: Final = (
@@ -19,8 +18,8 @@ _NATIVE: Final = (
 """Options that only the native backend reads."""
 
 
-def conf_problems(text: str, stack: Stack) -> Iterator[tuple[str, str, Severity]]:
-    """Message, fix (quoted where it is a text to put in its place) and severity of what is wrong."""
+def conf_problems(text: str) -> Iterator[tuple[str, str, Severity]]:
+    """Message, fix (quoted where it may replace the text) and severity of what is wrong."""
     items = [item.strip() for item in text.split(",") if item.strip()]
     fixed = [_fixed(item) for item in items]
     whole = f'"{",".join(fixed)}"'

@@ -54,6 +54,8 @@ class Code:
     """Cell and line in it of each line of a notebook's program; empty for a script."""
     names: dict[ast.AST, str | None] = field(default_factory=dict, repr=False)
     """Dotted names found so far."""
+    keys: dict[ast.AST, str] = field(default_factory=dict, repr=False)
+    """Library and last part of those."""
     nodes: dict[type[ast.AST], list[Any]] = field(init=False, repr=False)
     parents: dict[ast.AST, ast.AST] = field(init=False, repr=False)
     order: dict[ast.AST, int] = field(init=False, repr=False)
@@ -93,6 +95,12 @@ class Code:
         from willfit.doctor.lint.models import Models  # it reads this module's types
 
         return Models(self)
+
+    def imports(self, library: str) -> bool:
+        """Whether a library, or something of it, is imported anywhere."""
+        names = [alias.name for node in self.each(ast.Import) for alias in node.names]
+        names += [node.module or "" for node in self.each(ast.ImportFrom) if not node.level]
+        return any(name.partition(".")[0] == library for name in names)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -208,6 +216,11 @@ class Code:
 
     def key(self, node: ast.AST) -> str:
         """Library and last part: ``transformers.BitsAndBytesConfig`` however it was imported."""
+        if node not in self.keys:
+            self.keys[node] = self._key(node)
+        return self.keys[node]
+
+    def _key(self, node: ast.AST) -> str:
         name = self.dotted(node) or ""
         library, _, rest = name.partition(".")
         return f"{library}.{rest.rpartition('.')[2]}" if rest else name
@@ -309,9 +322,7 @@ class Code:
         return UNKNOWN if arguments.open else None
 
 
-def _parts(
-    node: ast.AST, blocks: dict[ast.AST, tuple[list[ast.stmt], int]]
-) -> list[ast.AST]:
+def _parts(node: ast.AST, blocks: dict[ast.AST, tuple[list[ast.stmt], int]]) -> list[ast.AST]:
     """Direct parts of a node; statements in a list are noted with their place in it."""
     parts: list[ast.AST] = []
     for name in node._fields:

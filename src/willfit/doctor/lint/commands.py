@@ -27,7 +27,7 @@ def lint_command(text: str, *, stack: Stack | None = None) -> list[Finding]:
     """Findings of one command line, as a shell or a notebook's ``!`` runs it; line 1."""
     found: list[Finding] = []
     for words in _commands(text):
-        found += _environment(words, stack or here())
+        found += _environment(words)
         found += _vllm(words, Signatures(stack=stack or here()))
     return list(dict.fromkeys(found))
 
@@ -68,7 +68,7 @@ def _commands(text: str) -> Iterator[list[str]]:
     yield current
 
 
-def _environment(words: list[str], stack: Stack) -> Iterator[Finding]:
+def _environment(words: list[str]) -> Iterator[Finding]:
     for word in words if words[:1] in (["export"], ["env"]) else _leading(words):
         found = _ASSIGNED.fullmatch(word)
         if found is None:
@@ -78,7 +78,7 @@ def _environment(words: list[str], stack: Stack) -> Iterator[Finding]:
         if meant is not None:
             yield _finding("environment-misspelt", "ignored", f"nobody reads {name}", meant)
         if (meant or name) in ALLOC and "$" not in value:
-            for message, fix, severity in conf_problems(value, stack):
+            for message, fix, severity in conf_problems(value):
                 yield _finding("allocator-option", severity, message, fix)
 
 

@@ -13,7 +13,7 @@ from willfit.doctor.lint.code import Argument, Arguments, Code
 from willfit.doctor.lint.values import UNKNOWN, dtype_of
 
 _NO_MODEL: Final = re.compile(
-    r"Tokenizer|Processor|FeatureExtractor|Config$|Dataset|Adapter|Collator|Backbone$|Pipeline"
+    r"^TF|^Flax|Tokenizer|Processor|FeatureExtractor|Config$|Dataset|Adapter|Collator|Backbone$|Pipeline"
 )
 _MODEL: Final = re.compile(r"^AutoModel|For[A-Z]\w+$|Model$|LMHeadModel|^AutoPeftModel")
 _WRAPPERS: Final = frozenset(
@@ -241,12 +241,14 @@ def config_bits(code: Code, call: ast.Call) -> int | None:
 
 
 def is_set_later(code: Code, call: ast.Call) -> bool:
-    """Whether the program sets an attribute of what a call gives: ``config.load_in_8bit = True``."""
+    """Whether the program sets attributes of what a call gives: ``config.load_in_8bit = True``."""
     statement = code.statement(call)
     if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
         return False
     name = statement.targets[0].id
     return any(
-        isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == name
+        isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == name
         for node in code.each(ast.Attribute)
     )

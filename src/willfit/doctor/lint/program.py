@@ -37,7 +37,7 @@ def of_script(source: str, stack: Stack | None = None, gpu: str = "") -> Program
     tree = _parsed(source)
     if isinstance(tree, Finding):
         return Program(code=None, broken=(tree,))
-    signatures = Signatures(stack=stack or here())
+    signatures = Signatures(stack=_whole(stack) if stack is not None else here())
     return Program(code=Code(source, tree, signatures, gpu))
 
 
@@ -60,9 +60,15 @@ def of_notebook(notebook: Notebook, stack: Stack | None = None) -> Program:
     tree = _parsed(source)
     if isinstance(tree, Finding):
         return Program(code=None, broken=(*broken, replace(tree, cell=0)), shell=tuple(shell))
-    signatures = Signatures(stack=stack or pinned(here(), (one.text for one in shell)))
+    known = _whole(stack) if stack is not None else pinned(here(), (one.text for one in shell))
+    signatures = Signatures(stack=known)
     code = Code(source, tree, signatures, notebook.gpu, tuple(places))
     return Program(code=code, broken=tuple(broken), shell=tuple(shell), written=tuple(written))
+
+
+def _whole(stack: Stack) -> Stack:
+    """A stack that names some libraries only, with the tested versions of the others."""
+    return replace(stack, versions={**TESTED, **stack.versions})
 
 
 def _cell_text(cell: Cell, text: str, broken: list[Finding]) -> str:
@@ -97,7 +103,7 @@ def _unreadable(line: int, why: str) -> Finding:
 
 
 def pinned(stack: Stack, commands: Iterable[str]) -> Stack:
-    """Versions that a notebook installs: ``!pip install transformers==4.41.2``, or a wheel's name."""
+    """Versions that a notebook installs: ``pip install transformers==4.41.2`` or a wheel's name."""
     versions = dict(stack.versions)
     for command in commands:
         if "pip" not in command and "uv " not in command:

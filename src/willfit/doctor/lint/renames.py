@@ -47,7 +47,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "max_prompt_length": "shorten the prompts when the dataset is prepared",
     "use_logits_to_keep": "remove it: only the scores that count are computed anyway",
     "swap_space": "remove it: preempted requests are computed again",
-    "max_seq_len_to_capture": "remove it: CUDA graphs are captured by batch size (cudagraph_capture_sizes)",
+    "max_seq_len_to_capture": "remove it: CUDA graphs are captured by batch size",
     "calculate_kv_scales": "remove it",
     "overwrite_output_dir": "remove it",
     "half_precision_backend": "remove it: bf16=True or fp16=True is enough",

@@ -8,6 +8,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from willfit.doctor.lint.known import KNOWN
+
 if TYPE_CHECKING:
     from willfit.doctor.lint.code import Code
 
@@ -16,6 +18,13 @@ _SCOPES: Final = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda,
 _BRANCHES: Final = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 _LOOPS: Final = (ast.For, ast.AsyncFor, ast.While)
 _CHANGES: Final = frozenset({"update", "pop", "setdefault", "clear", "popitem", "append", "extend"})
+
+
+_PASTED: Final = {
+    **{known.name: known.key for known in KNOWN if known.name[:1].isupper()},
+    **{name: name for name in ("torch", "transformers", "peft", "trl")},
+}
+"""Names that are clear by themselves, where a pasted piece of code imports nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,10 @@ class Scopes:
         self._found: dict[ast.Name, Binding | None] = {}
         self._comprehended: set[str] = set()
         self._collect()
+        imports = (*code.each(ast.Import), *code.each(ast.ImportFrom))
+        self._is_piece = not imports
+        """Whether the text imports nothing: a piece of a program that somebody pasted."""
+        self._names = {name for _, name in self._bound}
 
     def of(self, node: ast.AST) -> Scope:
         """The scope in which a node is run; parameters and decorators belong to the outside."""
@@ -102,7 +115,11 @@ class Scopes:
         return isinstance(above, ast.comprehension)
 
     def starred(self, name: str) -> str | None:
-        """What ``from transformers import *`` would make of a name."""
+        """What ``from transformers import *`` would make of a name; in a pasted piece without any
+        import, what its name says.
+        """
+        if not self._stars and self._is_piece:
+            return _PASTED.get(name) if name not in self._names else None
         if len(self._stars) != 1 or hasattr(builtins, name):
             return None
         return f"{self._stars[0]}.{name}" if name[:1].isupper() or name == "pipeline" else None
@@ -152,7 +169,8 @@ class Scopes:
         around = set(map(id, self._code.above(use)))
         for parent in self._code.above(binding):
             if isinstance(parent, _BRANCHES) and not _always(parent, child):
-                if id(parent) not in around or not _same_branch(parent, child, use, self._code):
+                together = id(parent) in around
+                if not together or not _same_branch(parent, child, use, self._code):
                     return False
             child = parent
         return True

@@ -99,7 +99,7 @@ def _parsed(text: str, path: str) -> tuple[Any, Finding | None]:
             if path.endswith(".json"):
                 return None, _unreadable(getattr(error, "lineno", 1), "it is not valid JSON")
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), None  # noqa: S506
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), None
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         if "single document" in str(error):
@@ -130,7 +130,7 @@ def _values(content: Mapping[str, Any], text: str) -> Iterator[_Value]:
         if path and path[-1] != "[]":
             yield _Value(path=path, value=value, line=lines.of(path[-1]))
         if isinstance(value, Mapping):
-            todo += [((*path, str(k)), v) for k, v in reversed(value.items())]
+            todo += [((*path, str(k)), v) for k, v in reversed(list(value.items()))]
         elif isinstance(value, list):
             todo += [((*path, "[]"), v) for v in reversed(value) if isinstance(v, Mapping | list)]
 
@@ -166,7 +166,7 @@ def _trainer(file: _File) -> Iterator[Finding]:
     known = frozenset().union(*(s.parameters.names for s in signatures))
     ever = frozenset().union(*(s.ever for s in signatures))
     booleans = signatures[-1].parameters.booleans
-    pure = {str(key) for key in keys} <= known | ever
+    pure = all(str(key) in known | ever or near(str(key), known) for key in keys)
     for value in file.top():
         name = value.path[0]
         if name in booleans and isinstance(value.value, str) and value.value.lower() in _OFF:
@@ -201,7 +201,10 @@ def _refused(value: _Value, signatures: list[Signature], known: frozenset[str]) 
 
 def _checkpointing(file: _File) -> Iterator[Finding]:
     names = ("gradient_checkpointing", "activation_checkpointing")
-    if any(key.startswith(("max_length", "packing", "beta", "max_completion")) for key in map(str, file.content)):
+    if any(
+        key.startswith(("max_length", "packing", "beta", "max_completion"))
+        for key in map(str, file.content)
+    ):
         return  # TRL's configurations switch it on by themselves
     for value in file.top():
         base = value.path[0].removesuffix("_kwargs")
@@ -224,7 +227,7 @@ def _is_axolotl(file: _File) -> bool:
 
 
 def _axolotl(file: _File) -> Iterator[Finding]:
-    """axolotl reads the keys that it knows and drops the rest."""
+    """Axolotl reads the keys that it knows and drops the rest."""
     if not _is_axolotl(file):
         return
     known = file.signature("axolotl.AxolotlInputConfig").parameters.names
@@ -261,7 +264,8 @@ def _adapter(file: _File) -> Iterator[Finding]:
 def _accelerate(file: _File) -> Iterator[Finding]:
     """Files of ``accelerate config``: an unknown key ends the launch."""
     marks = {"compute_environment", "distributed_type", "num_machines", "machine_rank"}
-    if len(marks & set(file.content)) < 2 or "SAGEMAKER" in str(file.content.get("compute_environment")):
+    elsewhere = "SAGEMAKER" in str(file.content.get("compute_environment"))
+    if elsewhere or len(marks & set(file.content)) < 2:
         return
     signature = file.signature("accelerate.ClusterConfig")
     options = file.signature("accelerate.launch").parameters.names

@@ -58,10 +58,12 @@ class Sources:
         where, node = found
         if known.kind == "fields":
             return self._fields(where, node)
-        function = node if not isinstance(node, ast.ClassDef) else None
+        function = (
+            self._method(where, node, method or "__init__")
+            if isinstance(node, ast.ClassDef)
+            else node
+        )
         if function is None:
-            function = self._method(where, node, method or "__init__")
-        if not isinstance(function, ast.FunctionDef):
             return None
         if known.kind == "init":
             return _of_function(function, words=_asked)
@@ -148,9 +150,7 @@ class Sources:
 
     def _auto(self, known: Known) -> tuple[ast.FunctionDef, ...]:
         """What the ``Auto`` classes take before they hand on."""
-        found = self._definition(
-            f"{known.library}.models.auto.auto_factory", "_BaseAutoModelClass"
-        )
+        found = self._definition(f"{known.library}.models.auto.auto_factory", "_BaseAutoModelClass")
         if found is None or not isinstance(found[1], ast.ClassDef):
             return ()
         method = self._method(found[0], found[1], "from_pretrained")
@@ -244,7 +244,9 @@ def _of_function(
 
 
 def _true_defaults(arguments: ast.arguments) -> Iterator[str]:
-    for argument, default in zip(reversed(arguments.args), reversed(arguments.defaults)):
+    for argument, default in zip(
+        reversed(arguments.args), reversed(arguments.defaults), strict=False
+    ):
         if isinstance(default, ast.Constant) and default.value is True:
             yield argument.arg
 

@@ -24,6 +24,13 @@ _TABLE: Final = (
         backend="CPU",
     ),
     Sentence(
+        # torch 1.0 and 1.1 on Linux: ENOMEM against 0
+        pattern=unspaced(r"posix_memalign\(&data, gAlignment, nbytes\) == 0\. 12 vs 0"),
+        family="cpu",
+        backend="CPU",
+        release="torch 1.0-1.1",
+    ),
+    Sentence(
         # torch up to 0.4 counted whole GB
         pattern=unspaced(
             rf"Torch: not enough memory: you tried to allocate (?P<tried_bytes>{AMOUNT})"
@@ -65,6 +72,7 @@ READER: Final = Reader(
     name="cpu",
     needles=(
         "DefaultCPUAllocator",
+        "posix_memalign",
         "you tried to allocate",
         "for an array with shape",
         "Unable to allocate",

@@ -36,6 +36,29 @@ _TABLE: Final = (
         family="cuda-error",
         marks=frozenset({"onnxruntime"}),
     ),
+    Sentence(  # Caffe and MXNet
+        pattern=unspaced(
+            r"(?:Check failed: \w{1,12} == cudaSuccess[^\n]{0,12}?[^\n]{0,2}?)out of memory(?!\w)"
+        ),
+        family="cuda-error",
+        marks=frozenset({"caffe"}),
+        inside=True,
+    ),
+    Sentence(  # checks of CUDA calls that name only their file: torch's profiler, DGL
+        pattern=unspaced(r"\.(?:cpp|cu|cc|h|cuh):\d{1,5}: out of memory(?!\w)"),
+        family="cuda-error",
+        inside=True,
+    ),
+    Sentence(  # spconv, cumm
+        pattern=unspaced(r"cuda failed with error 2 out of memory"),
+        family="cuda-error",
+    ),
+    Sentence(  # TensorRT's allocator
+        pattern=unspaced(r"Cuda Error in \w{1,60}: 2 \(out of memory\)"),
+        family="cuda-error",
+        marks=frozenset({"tensorrt"}),
+        inside=True,
+    ),
     Sentence(
         pattern=unspaced(r"CUDA_ERROR_OUT_OF_MEMORY"),
         family="cuda-error",
@@ -52,6 +75,11 @@ READER: Final = Reader(
     name="cuda-error",
     needles=(
         "rror: out of memory",
+        "rror:out of memory",
+        "== cudaSuccess",
+        "error 2 out of memory",
+        ": out of memory",
+        "2 (out of memory)",
         "MemoryAllocation",
         "CUDA_ERROR_OUT_OF_MEMORY",
         "failure 2: out of memory",

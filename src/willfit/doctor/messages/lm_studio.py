@@ -20,7 +20,7 @@ _FAMILY: Final = "lmstudio"
 _TABLE: Final = (
     Wording(
         pattern=unspaced(
-            r"Model loading was stopped due to insufficient system resources(?:\. Under the "
+            r"Model loading (?:was stopped|aborted) due to insufficient system resources(?:\. Under the "
             rf"current settings, this model requires approximately (?:"
             rf"(?P<required_bytes>{NUM} {UNITS})|NaN)(?: undefined)? of memory)?"
         ),

@@ -13,7 +13,12 @@ from willfit.doctor.report import Report
 
 _TABLE: Final = (
     Sentence(
-        pattern=unspaced(r"(?:NCCL WARN )?Cuda failure(?: 2)? 'out of memory'"),
+        # its allocator says the same once more, with the size
+        pattern=unspaced(
+            r"(?:NCCL WARN )?Cuda failure(?: 2)? 'out of memory'"
+            r"(?:[^'\n]{0,120}?NCCL WARN Failed to CUDA (?:calloc|malloc|host alloc)(?: async)? "
+            r"(?P<tried_bytes>\d{1,24} bytes))?"
+        ),
         family="nccl",
     ),
     Sentence(

@@ -16,11 +16,13 @@ _TABLE: Final = (
         pattern=unspaced(r"[Yy]our notebook tried to allocate more memory than is available"),
         family="notebook",
         marks=frozenset({"kaggle"}),
+        free=True,
     ),
     Sentence(
         pattern=unspaced(r"[Yy]our session crashed after using all available RAM"),
         family="notebook",
         marks=frozenset({"colab"}),
+        free=True,
     ),
     Sentence(
         pattern=unspaced(r"Memory limit exceeded \((?P<limit_bytes>\d{1,6})Gi\)"),

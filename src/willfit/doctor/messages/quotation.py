@@ -9,8 +9,9 @@ from willfit.doctor.passage import Flat
 
 _BEFORE: Final = 300
 """So much of a line before a message is looked at, in characters."""
-_OPEN: Final = re.compile(r"""["'`“‘「《][^"'`”’」》]{0,120}$""")
-"""A quotation that begins in front of the message and has not ended."""
+_OPEN: Final = re.compile(r"""["'`“‘「《](?!\s)[^"'`”’」》]{0,120}$""")
+"""A quotation that begins in front of the message and has not ended; a mark in front of a space
+ends one."""
 _CODE: Final = re.compile(
     r"""
       ^[\s>│|\d\-]{0,30}(?:raise|except|assert|elif|throw|yield|return|def|case|with)\b.{0,200}$
@@ -44,6 +45,10 @@ _TEST: Final = re.compile(r"::\w{1,200}\[[^\]]{0,200}$")
 _COMMENT: Final = re.compile(r"^[>\s│|\d]{0,20}(?:#|//|/\*|\*\s|<!--|\.\.\s)")
 _SPOKEN: Final = re.compile(r"(?:^|[^\w\s,]|\d|\bwas)\s?$")
 """What words without numbers follow: a beginning, a sign such as ``:`` or ``]``, a time."""
+_PASTED: Final = re.compile(
+    r"""^["'`“]\s?(?:[\w.]{1,60}(?:Error|Exception):\s?)+[^"'`“”]{0,160}$"""
+)
+_FOLLOWED: Final = re.compile(r"""[^"'`”]{0,200}["'`”]\s?[,)\]}+]""")
 _LISTED: Final = re.compile(r"(?:^(?:[\w.]{1,60}\()?|(?<!Error)(?<!Exception)[,(\[{+])\s?$")
 """What stands in front of a string among others: in a list, among arguments."""
 
@@ -68,13 +73,18 @@ def is_said(
         return False
     if not words_only:
         return True
-    return not _is_text(before) and (inside or _SPOKEN.search(before) is not None)
+    return not _is_text(before, after) and (inside or _SPOKEN.search(before) is not None)
 
 
-def _is_text(before: str) -> bool:
-    """Whether it stands in a comment or in a list of strings."""
+def _is_text(before: str, after: str) -> bool:
+    """Whether it stands in a comment or in a list of strings.
+
+    A line that is quoted with its exception's name was pasted so; in a list something follows.
+    """
     opened = _OPEN.search(before)
     listed = opened is not None and _LISTED.search(before[: opened.start()])
+    if listed and _PASTED.match(before) and not _FOLLOWED.match(after):
+        return False
     return bool(listed or _COMMENT.match(before))
 
 

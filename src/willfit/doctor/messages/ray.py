@@ -15,6 +15,7 @@ from willfit.doctor.report import Report
 _TABLE: Final = (
     Sentence(
         pattern=unspaced(
+            r"(?:Task was killed due to the node running low on memory\. )?"
             r"Memory on the node \([^)]{0,200}\) where the (?:task|lease|worker)"
             rf"(?: \(.{{0,300}}?memory used=(?P<worker_bytes>{AMOUNT})\))?.{{0,60}}?"
             rf" was running was (?P<host_used_bytes>{AMOUNT}) / (?P<host_total_bytes>{AMOUNT})"

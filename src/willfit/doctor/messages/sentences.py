@@ -33,6 +33,8 @@ class Sentence:
     """Of amounts that are printed without one."""
     inside: bool = False
     """Whether the words end a sentence that is in the user's language or tells of a file."""
+    free: bool = False
+    """Too particular for other people's prose: quoted or not, it was said."""
     weight: Weight = "words"
     """Of a sentence whose numbers are absent; with an amount ``words`` are ``numbers``."""
 
@@ -59,7 +61,8 @@ def _report(squeezed: Squeezed, match: re.Match[str], row: Sentence) -> Report |
     groups = [name for name, text in match.groupdict().items() if text is not None]
     amounts = {n: _amount(squeezed, match, n, row.unit) for n in groups if n.endswith(_AMOUNT)}
     stretch = squeezed.stretch(match.start(), match.end())
-    said = is_said(squeezed.flat, *stretch.span(), words_only=not amounts, inside=row.inside)
+    words_only = not (amounts or row.free)
+    said = is_said(squeezed.flat, *stretch.span(), words_only=words_only, inside=row.inside)
     if not said:
         return None
     fields: dict[str, Any] = {"backend": row.backend}

@@ -38,11 +38,12 @@ _TABLE: Final = (
     ),
     Wording(
         pattern=unspaced(
-            rf"Allocator \(\w{{1,40}}\) ran out of memory trying to allocate "
-            rf"(?P<tried_bytes>{NUM} {UNITS})"
+            rf"Allocator (?:\(\w{{1,40}}\) )?ran out of memory trying to allocate "
+            rf"(?P<tried_bytes>{NUM} (?:{UNITS}|(?=Bytes)))"
         ),
         family=_FAMILY,
         weight="aftermath",
+        unit="bytes",
     ),
     Wording(
         pattern=unspaced(

@@ -28,7 +28,7 @@ _TABLE: Final = (
     ),
     Wording(
         pattern=unspaced(
-            r"CUDA runtime error in (?:::)?cuda\w{1,40}\([^\n]{0,160}?\): out of memory"
+            r"CUDA runtime error in (?:::)?[\w.]{1,60}(?:\([^\n]{0,160}?\))?: out of memory"
         ),
         family=_FAMILY,
     ),

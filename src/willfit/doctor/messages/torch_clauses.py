@@ -27,13 +27,13 @@ _TAIL: Final = re.compile(
 """What is left of a message behind its last number, its advice included."""
 
 _CLAUSES: Final = unspaced(
-    r"(?P<backend>CUDA|HIP|XPU) out of memory"
+    r"(?P<backend>CUDA|HIP|XPU|NPU) out of memory"
     rf"|[Tt]ried to allocate (?P<tried>{AMOUNT})"
     r"|[Tt]ried to allocate (?P<huge>more than 1EB)"
     rf"|Requested size: (?P<requested>{AMOUNT})"
     r"|GPU [\x00-\x08\ufffd]?(?P<gpu>\d{1,4})? has a total (?:capacity|capacty) of "
     rf"(?P<total>{AMOUNT})"
-    rf"|\(GPU (?P<old_gpu>\d{{1,4}});(?: (?P<old_total>{AMOUNT}) total capacity)?"
+    rf"|\([GN]PU (?P<old_gpu>\d{{1,4}});(?: (?P<old_total>{AMOUNT}) total capacity)?"
     rf"|of which (?P<free>{AMOUNT})"
     rf"|Process (?P<pid>\d{{1,10}}) has (?P<used>{AMOUNT})(?P<used_named> memory in use)?"
     rf"|this process has (?P<this>{AMOUNT})(?P<this_named> memory in use)?"

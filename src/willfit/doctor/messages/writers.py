@@ -12,6 +12,7 @@ from willfit.doctor.passage import Flat
 _ROUTER: Final = re.compile(r"\btext_generation_(?:client|router|launcher)\b")
 _VLLM: Final = re.compile(
     r"(?i:\bvllm\b|\bvllm[/._])|\bVLLM_[A-Z]|\bVllmWorker|\bEngineCore|\bmultiproc_executor\.py"
+    r"|execute_model_input_\d"
 )
 _DEEPSPEED: Final = re.compile(r"\[launch\.py:\d{1,6}:|\bdeepspeed\.launcher\b|deepspeed/launcher/")
 _LINE: Final = 600

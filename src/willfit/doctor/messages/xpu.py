@@ -13,12 +13,23 @@ from willfit.doctor.messages.squeezed import unspaced
 from willfit.doctor.passage import Flat
 from willfit.doctor.report import Report
 
+_ONE_BUFFER: Final = (
+    r"Current platform can NOT allocate memory block with size larger than 4GB! "
+    rf"Tried to allocate (?P<tried_bytes>{AMOUNT})"
+)
 _TABLE: Final = (
     Sentence(
         pattern=unspaced(
-            r"Current platform can NOT allocate memory block with size larger than 4GB! "
-            rf"Tried to allocate (?P<tried_bytes>{AMOUNT})"
+            rf"{_ONE_BUFFER} \(GPU (?P<gpu>\d{{1,4}}); (?P<total_bytes>{AMOUNT}) total capacity; "
+            rf"(?P<allocated_bytes>{AMOUNT}) already allocated; "
+            rf"(?P<reserved_bytes>{AMOUNT}) reserved in total by PyTorch\)"
         ),
+        family="pytorch-xpu",
+        backend="XPU",
+        marks=frozenset({"one_buffer"}),
+    ),
+    Sentence(
+        pattern=unspaced(_ONE_BUFFER),
         family="pytorch-xpu",
         marks=frozenset({"one_buffer"}),
     ),

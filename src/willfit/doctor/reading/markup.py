@@ -44,7 +44,7 @@ def _unboxed(text: str) -> str:
     if inner[:1] in _RULE or inner[-1:] in _RULE:
         return inner.strip(_RULE + " ")
     if inner[:1] not in "│┃║":
-        return text
+        return text.rstrip("│┃║ ")
     body = inner[1:].rstrip("│┃║ ")
     # a bar is what tells a frame of a box from prose that has the same words
     return text if _FRAME.match(body.strip()) else body.removeprefix(" ")

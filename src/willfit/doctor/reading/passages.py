@@ -17,7 +17,7 @@ from willfit.doctor.reading.terminal import visible
 
 _UNUSUAL: Final = re.compile(r"[^\t -%'-;=-\[\]-~]|#033|\^\[|\[0m|%\|")
 """What a line has that was seen otherwise: escapes, tags, entities, backslashes, bars glued on."""
-_DEEPEST: Final = 3
+_DEEPEST: Final = 4
 """Quotations in quotations: JSON in a log's field in JSON."""
 
 
@@ -40,14 +40,15 @@ def _seen(line: str) -> list[str]:
     """A physical line as the lines that were to be seen."""
     if not _UNUSUAL.search(line):
         return [line]
-    return unglued(visible(words_of(line))).split("\n")
+    return visible(words_of(line)).split("\n")
 
 
 def _said(line: str, speech: Speech, depth: int) -> Iterator[Said]:
-    """What a line says, each line that it quotes by itself."""
+    """What a line says; what it quotes, and what was printed behind a bar, by itself."""
     said = speech.said(line)
-    told = texts_in(said.text) if depth else said.text
-    if told == said.text:
+    told = texts_in(said.text)
+    told = unglued(told) if told == said.text else told
+    if told == said.text or not depth:
         yield said
         return
     for part in (part for text in told.split("\n") for part in _seen(text)):

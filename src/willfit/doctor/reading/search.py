@@ -76,6 +76,12 @@ class Search:
                 if ahead[other] < 0:
                     del ahead[other]
 
+    def ignore(self, line: bytes) -> None:
+        """Take lines with these letters for lines without needles."""
+        for part in line.translate(None, _DROPPED).split(b"\n"):
+            self._telling.pop(part, None)
+            self._plain.add(part)
+
     def _wanted(self, text: bytes) -> set[bytes]:
         """Needles that the text may hold."""
         kinds = set(text.translate(None, _DROPPED).split(b"\n")) - self._plain

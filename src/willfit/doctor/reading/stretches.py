@@ -36,6 +36,8 @@ class Stretches:
     source: Source
     needles: Sequence[bytes]
     repeats: Repeats = field(init=False, default_factory=Repeats)
+    _search: Search | None = field(init=False, default=None)
+    """None as long as the source may be a small one."""
     _text: bytes = field(init=False, default=b"")
     _known: tuple[int, int] = field(init=False, default=(0, 1))
     """A place in ``_text`` and the number of its line: counting goes on from there."""
@@ -45,18 +47,17 @@ class Stretches:
     """End of the last line that was counted and not read: no stretch reaches before it."""
 
     def __iter__(self) -> Iterator[Stretch]:
-        search: Search | None = None
         searched = 0
         for block in blocks(self.source):
             self._text += self.repeats.without_often(block)
-            if len(self._text) < WHOLE_BYTES and search is None:
+            if len(self._text) < WHOLE_BYTES and self._search is None:
                 continue
-            search = search or Search(self.needles)
+            self._search = self._search or Search(self.needles)
             limit = max(searched, len(self._text) - AFTER_BYTES)
-            yield from self._around(search.hits(self._text, searched, limit))
+            yield from self._around(self._search.hits(self._text, searched, limit))
             searched = limit - self._forget(limit - BEFORE_BYTES)
-        if search is not None:
-            yield from self._around(search.hits(self._text, searched, len(self._text)))
+        if self._search is not None:
+            yield from self._around(self._search.hits(self._text, searched, len(self._text)))
         elif self._text:
             yield Stretch(self._text, 1)
 
@@ -107,9 +108,11 @@ class Stretches:
         if self.repeats.is_read(key):
             self.repeats.read(key, self._line_at(start))
             return True
-        outside = self._after > end
-        if outside and self.repeats.count(key, self._text[start : self._after]):
+        line = self._text[start : self._after]
+        if self._after > end and self.repeats.count(key, line):
             self._counted_to = self._after
+        elif self._search is not None and self.repeats.is_noise(key):
+            self._search.ignore(line)
         return False
 
     def _bounds(self, start: int) -> tuple[int, int]:

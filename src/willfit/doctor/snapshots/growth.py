@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final
 
 from willfit.doctor.report import Frame
@@ -27,6 +27,8 @@ _KEPT: Final = frozenset({"weights", "optimizer_states", "kv_cache", "workspaces
 """What is loaded or made once, however many rounds that takes."""
 _MOST: Final = 8
 """Lines looked at, of those that hold most."""
+_DEEPEST: Final = 64
+"""Frames looked at, from the outermost: loops over steps are not far from it."""
 _MODULE: Final = frozenset({"_call_impl", "_wrapped_call_impl", "forward"})
 
 
@@ -98,7 +100,8 @@ def _runs(trace: Sequence[Event]) -> _Runs:
 
 
 def _outer(stack: Stack) -> Outer:
-    return tuple(takewhile(lambda frame: frame.function not in _MODULE, reversed(stack)))
+    outer = takewhile(lambda frame: frame.function not in _MODULE, reversed(stack))
+    return tuple(islice(outer, _DEEPEST))
 
 
 def _growth(

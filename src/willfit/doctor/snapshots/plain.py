@@ -90,9 +90,8 @@ def _steps(machine: Machine, data: bytes, pos: int) -> int:
                 machine.memoize(data[pos + 1 : run.start(1) - 1])
                 pos = run.end()
         elif op == 0x28:  # MARK
-            marks.append(
-                (len(stack), len(memo) - 1 if memo and stack and memo[-1] is stack[-1] else -1)
-            )
+            newest = memo and stack and memo[-1] is stack[-1]
+            marks.append((len(stack), len(memo) - 1 if newest else -1))
             pos += 1
         elif op == 0x75:  # SETITEMS
             machine.set_items()
@@ -100,6 +99,10 @@ def _steps(machine: Machine, data: bytes, pos: int) -> int:
         elif op == 0x7D:  # EMPTY_DICT
             push({})
             pos += 1
+            if data[pos : pos + 2] == b"\x94(":  # as nearly all go on
+                memo.append(stack[-1])
+                marks.append((len(stack), len(memo) - 1))
+                pos += 2
         elif op == 0x4D:  # BININT2
             push(data[pos + 1] | data[pos + 2] << 8)
             pos += 3

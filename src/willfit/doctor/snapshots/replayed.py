@@ -170,6 +170,8 @@ def _reserved(events: Sequence[Event], reserved: int) -> Iterator[int]:
 
 def _notes(recorded: Recorded, run: Rerun, ignored: Sequence[str]) -> Iterator[str]:
     there = recorded.before.live_bytes
+    if recorded.capacity_bytes is not None and run.failed_at is None:
+        yield "what would have followed that request is not recorded, and may need more"
     if run.repacked and there:
         yield (
             f"{format_bytes(there)} were in use before the recording began: placed without gaps, "

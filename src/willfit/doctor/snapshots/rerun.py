@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from willfit.allocator.config import AllocatorConfig, parse_alloc_conf
 from willfit.allocator.replay import Segment, restore, restore_expandable
@@ -12,10 +13,13 @@ from willfit.allocator.simulator import Allocator, SimulatedOutOfMemory
 from willfit.doctor.snapshots.contents import Event, PoolId
 from willfit.doctor.snapshots.moment import Moment
 from willfit.doctor.snapshots.shapes import MAX_ADDRESS
+from willfit.errors import InputError
 from willfit.units import round_up
 
-_GIVES_BACK = ("segment_free", "segment_unmap")
-_TAKES = ("segment_alloc", "segment_map", "oom")
+_GIVES_BACK: Final = ("segment_free", "segment_unmap")
+_TAKES: Final = ("segment_alloc", "segment_map", "oom")
+_MAX_SIMULATED: Final = 2**60
+"""The simulated allocator orders blocks by addresses below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,9 @@ def rerun(
         last = event.action == "oom" and position == len(events) - 1
         if last:
             player.allocator.device.capacity_bytes = capacity_bytes
+        if last and event.num_bytes > (capacity_bytes or 0):
+            failed_at = position
+            break
         try:
             if player.play(event, attempt=last):
                 reserved.append(player.allocator.reserved_bytes)
@@ -141,6 +148,8 @@ class _Player:
 
     def _new_address(self, num_bytes: int) -> int:
         address, self._next = self._next, self._next + round_up(num_bytes, ROUND_LARGE)
+        if self._next > _MAX_SIMULATED:
+            raise InputError("the recording allocates more than any device has: it is not replayed")
         return address
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from willfit.allocator.config import parse_alloc_conf
 from willfit.doctor.snapshots.contents import Snapshot
 from willfit.errors import InputError
 from willfit.units import MIB
 
-_TEXT_KEYS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_TEXT_KEYS: Final = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 def recorded_conf(snapshot: Snapshot, gpu: int) -> str:

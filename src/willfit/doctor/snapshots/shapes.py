@@ -13,6 +13,8 @@ from willfit.doctor.snapshots.opcodes import Foreign
 
 MAX_BYTES: Final = 2**63
 """Sizes are below; what C++ writes as -1 is none."""
+MAX_ALLOCATION: Final = 2**42
+"""What was allocated is below: no device has 4 TiB; what failed may have asked for more."""
 MAX_ADDRESS: Final = 2**57
 """Addresses of processes are below, on x86-64 with five levels of pages."""
 MAX_FRAMES: Final = 4096
@@ -54,7 +56,8 @@ class Shapes:
         # one look at all numbers, for there are millions of events
         if not type(address) is type(size) is type(stream) is type(free) is int:
             raise Foreign("an event has an address, a size or a stream that is no whole number")
-        if type(action) is not str or not (0 <= size < MAX_BYTES and 0 <= address < MAX_ADDRESS):
+        most = MAX_ALLOCATION if action == "alloc" else MAX_BYTES
+        if type(action) is not str or not (0 <= size < most and 0 <= address < MAX_ADDRESS):
             raise Foreign("an event has no action, or an address or a size out of range")
         pool = get("pool_id", _USUAL)
         return Event(

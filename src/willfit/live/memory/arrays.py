@@ -52,7 +52,7 @@ def _spaces() -> Iterator[Mapping[str, Any]]:
 def held_by(one: Any) -> list[Any]:
     """What an object refers to: as the collector has it, or the base and elements of an array."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(one, numpy.ndarray):
+    if numpy is None or not issubclass(type(one), numpy.ndarray):
         return gc.get_referents(one)
     held = [one.base]
     while isinstance(held[-1], numpy.ndarray):

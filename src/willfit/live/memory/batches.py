@@ -24,6 +24,18 @@ def shape_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shape | None:
     return Shape(rows=int(size[0]), length=int(size[1])) if len(size) in (2, 3) else None
 
 
+def is_padded(kwargs: Mapping[str, Any]) -> bool | None:
+    """Whether a batch has padding; None where no mask of rows and tokens tells.
+
+    transformers leaves the mask out where nothing is padded, and attention then takes another
+    kernel: keys and values are not repeated, and there is no mask of length².
+    """
+    mask = kwargs.get("attention_mask")
+    if len(getattr(mask, "shape", ())) != 2:
+        return None
+    return not bool(mask.all())  # type: ignore[union-attr]
+
+
 def dimensions(model: Any) -> frozenset[int]:
     """Sizes that tensors have whatever the batch: of weights, of the config, and of heads."""
     found = {size for tensor in (*model.parameters(), *model.buffers()) for size in tensor.shape}

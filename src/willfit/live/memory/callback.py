@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from transformers import TrainerCallback
 
-from willfit.live.memory.batches import dimensions, longest_batch, shape_of
+from willfit.live.memory.batches import dimensions, is_padded, longest_batch, shape_of
 from willfit.live.memory.forecast import Forecast, Measured, forecast
 from willfit.live.memory.host_meter import HostMeter
 from willfit.live.memory.rows import Rows, read_rows
@@ -18,7 +18,7 @@ from willfit.live.memory.timeline import Shape, Timeline, is_telling
 from willfit.units import KIB
 
 MOST_STEPS: Final = 20
-"""Steps that are waited for one whose length is no dimension of the model."""
+"""Steps that are waited for one that shows what grows: a length of its own, and padding."""
 
 
 class FirstStepCallback(TrainerCallback):
@@ -45,12 +45,14 @@ class FirstStepCallback(TrainerCallback):
         self._meter: HostMeter | None = None
         self._timeline = Timeline(frozenset())
         self._hook: Any = None
+        self._doubt = ""
+        self._padding: list[bool | None] = []
         self._rows: Rows | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - theirs
         """Look at the data, and wait for the first batch."""
         self._end_step()
-        self._steps, self._done, self.forecast = 0, False, None
+        self._steps, self._done, self.forecast, self._doubt = 0, False, None, ""
         loader, model = kwargs.get("train_dataloader"), kwargs["model"]
         self._rows = read_rows(
             getattr(loader, "dataset", None), str(getattr(args, "length_column_name", "length"))
@@ -67,7 +69,7 @@ class FirstStepCallback(TrainerCallback):
         """Follow the step."""
         if self._done or self._meter is not None:
             return
-        self._timeline = Timeline(self._dimensions)
+        self._timeline, self._padding = Timeline(self._dimensions), []
         self._meter = HostMeter(_device(args), self._timeline)
         if _is_gpu(self._meter.device):
             torch.cuda.reset_peak_memory_stats(self._meter.device)
@@ -98,6 +100,7 @@ class FirstStepCallback(TrainerCallback):
         shape = shape_of(args, kwargs)
         if self._meter is not None and shape is not None and model.training:
             self._timeline.begin_pass(shape)
+            self._padding.append(is_padded(kwargs))
 
     def _end_step(self) -> HostMeter | None:
         meter, self._meter = self._meter, None
@@ -110,15 +113,30 @@ class FirstStepCallback(TrainerCallback):
         return max(self._timeline.batches, key=lambda batch: batch.tokens)
 
     def _is_over(self, args: Any) -> bool:
-        """Whether this step tells enough: all batches are as long, or the length is its own."""
+        """Whether this step tells enough: all batches are alike, or it shows what will grow.
+
+        What does not is kept as a doubt, which a forecast after many such steps tells.
+        """
         assert self._rows is not None
         longest = longest_batch(self._first, self._rows, self._collator, args.train_batch_size)
-        if longest.shape == self._first or is_telling(self._first, self._dimensions):
+        if longest.shape == self._first:
             return True
-        self.why_none = (
-            f"batches of {self._first.length} tokens cannot be told from a dimension of the model"
-        )
-        return self._steps >= MOST_STEPS
+        if not is_telling(self._first, self._dimensions):
+            self._doubt = (
+                f"{self._first.length} tokens a row cannot be told from a dimension of the model: "
+                "what grows may be taken for fixed, and the other way round"
+            )
+        elif self._lacks_padding() and self._first.rows > 1 and self._rows.differ():
+            self._doubt = (
+                "the batch had no padding, the longest may have: attention then keeps a mask"
+            )
+        else:
+            self._doubt = ""
+        return not self._doubt or self._steps >= MOST_STEPS
+
+    def _lacks_padding(self) -> bool:
+        """Whether no batch of the step was padded: one that was shows what padding takes."""
+        return False in self._padding and True not in self._padding
 
     def _forecast(self, meter: HostMeter, batch_size: int) -> Forecast:
         assert self._rows is not None
@@ -135,12 +153,13 @@ class FirstStepCallback(TrainerCallback):
 
     def _notes(self) -> tuple[str, ...]:
         assert self._rows is not None
-        if not self._rows.is_sample:
-            return ()
-        return (
-            f"{len(self._rows.lengths):,} of {self._rows.num_rows:,} rows were read: "
-            "a longer one may be among the others",
-        )
+        notes = [self._doubt] if self._doubt else []
+        if self._rows.is_sample:
+            notes.append(
+                f"{len(self._rows.lengths):,} of {self._rows.num_rows:,} rows were read: "
+                "a longer one may be among the others"
+            )
+        return tuple(notes)
 
     def _finish(self) -> None:
         """Say it once, and let go of the model and the data."""

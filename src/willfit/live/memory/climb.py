@@ -13,6 +13,8 @@ from willfit.live.memory.roots import Root, Roots
 
 CHUNK: Final = 64
 """Objects whose referrers are asked for at once: some 0.15 s with a million objects."""
+CROWD: Final = 8
+"""Objects in one container that are taken for its own: more than a layer has parameters."""
 MOST_OBJECTS: Final = 20_000
 """Objects above the first ones, at most."""
 _NOWHERE: Final = Root(
@@ -56,21 +58,29 @@ class Climb:
         self._found: dict[tuple[Root, int], None] = {}
         self._ends: list[int] = []
         self._position = {id(one): number for number, one in enumerate(self.starts)}
-        self._open: list[Any] = list(self.starts)
-        mine = (self.shy, self._seen, self._open, self.starts, vars(self), self)
+        self._open: list[Any] = list(self.starts[:CHUNK])
+        self._pending = {id(one): one for one in self.starts[CHUNK:]}
+        mine = (self.shy, self._seen, self._open, self._pending, self.starts, vars(self), self)
         self.ignored |= set(map(id, mine))
 
     def run(self) -> None:
         """Level by level, so that the first way that is found to a place is a shortest one."""
         for start in self.starts:
             self._direct(start)
-        while self._open:
-            chunk = self._open[:CHUNK]
-            del self._open[:CHUNK]
+        while self._open or self._pending:
+            chunk = self._next_chunk()
             if time.thread_time() > self.until or len(self._seen) > MOST_OBJECTS:
                 self.is_complete = False
                 return
             self._level(chunk)
+
+    def _next_chunk(self) -> list[Any]:
+        """Of what was met; then of the objects looked for that hang on nothing known yet."""
+        chunk = self._open[:CHUNK]
+        del self._open[:CHUNK]
+        for number in list(self._pending)[: 0 if chunk else CHUNK]:
+            chunk.append(self._pending.pop(number))
+        return chunk
 
     def paths(self) -> Iterator[Path]:
         """Ways from each place that was found."""
@@ -99,13 +109,15 @@ class Climb:
         for referrer in (*gc.get_referrers(*chunk), *_holding(self.shy, wanted)):
             if id(referrer) in ours:
                 continue
-            below = [wanted[id(one)] for one in held_by(referrer) if id(one) in wanted]
+            held_here = held_by(referrer)
+            below = [wanted[id(one)] for one in held_here if id(one) in wanted]
+            below += self._crowd(held_here)
             held.update(map(id, below))
             self._meet(referrer, {id(one): one for one in below}.values())
         self._ends += [number for number in wanted if number not in held]
 
     def _meet(self, referrer: Any, below: Iterable[Any]) -> None:
-        if isinstance(referrer, type):
+        if issubclass(type(referrer), type):
             below = self._attributes(below)
         ends = [(one, self.roots.of(referrer, one)) for one in below]
         if any(found is not None for _, found in ends):
@@ -119,13 +131,26 @@ class Climb:
             self._open.append(referrer)
             self._direct(referrer)
 
+    def _crowd(self, held: Sequence[Any]) -> list[Any]:
+        """Many that are still to be looked for, in one container: an optimizer's, a state dict's.
+
+        They are not asked for again: each question to the collector goes over all objects.
+        """
+        met = {id(one): one for one in held if id(one) in self._pending}
+        if len(met) < CROWD:
+            return []
+        for number in met:
+            del self._pending[number]
+        return list(met.values())
+
     def _attributes(self, below: Iterable[Any]) -> list[Any]:
         """What a class holds by the dictionary of its attributes, which nobody else can reach."""
-        return [
-            self._seen[number]
-            for one in below
-            for number in (self._below.get(id(one), ()) if isinstance(one, dict) else (id(one),))
-        ]
+        found: list[Any] = []
+        for one in below:
+            is_table = issubclass(type(one), dict)
+            numbers = self._below.get(id(one), ()) if is_table else (id(one),)
+            found += [self._seen[number] for number in numbers]
+        return found
 
     def _direct(self, value: Any) -> None:
         self._found.update({(root, id(value)): None for root in self.roots.direct(value)})

@@ -30,6 +30,16 @@ class Named:
 
 def name(path: Path, *, by_graph: bool) -> Named:
     """Words for a way; ``by_graph``: the object at its end holds by autograd's graph."""
+    try:
+        return _named(path, by_graph=by_graph)
+    except Exception:  # an object of a stranger on the way that does not let itself be looked at
+        root = path.root
+        return Named(
+            kind=root.kind, path=_place(root), line=line_for(root, f"del {root.expression}")
+        )
+
+
+def _named(path: Path, *, by_graph: bool) -> Named:
     way, root = path.objects, path.root
     stops = _stops(way, root.expression)
     first = None if root.kind in _SELF_EVIDENT else _first(stops)

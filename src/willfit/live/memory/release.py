@@ -18,6 +18,7 @@ from willfit.live.memory.graphs import held_by_graph, with_graph
 from willfit.live.memory.holders import Holder, Search, find_holders
 from willfit.live.memory.last_error import forget_last_error
 from willfit.live.memory.letting_go import let_go
+from willfit.live.memory.loops import early_returns
 from willfit.live.memory.names import take_variables
 from willfit.live.memory.naming import Named
 from willfit.live.memory.notebook import forget_outputs
@@ -34,6 +35,10 @@ CLEARED: Final[tuple[Clearing, ...]] = ("last_exception", "ipython")
 A generator of `executor.map` may hold results that nobody has read yet, so it is named, and
 closed only if ``clear`` has ``"generators"``.
 """
+
+MOST_COLLECTIONS: Final = 3
+_DEFERRED: Final = frozenset({"executor.map", "future", "generator"})
+"""Holders of results that nobody has read: a loop that ended early would not have been noticed."""
 
 
 def release(
@@ -91,7 +96,6 @@ def release(
     cleared += _let_go(wanted, clear, counters)
     if verify:
         search = find_holders(alive(wanted.values()).values())
-        settle(counters)  # the search itself has looked at what it found
     after = cards(counters, nvml)
     left = alive(wanted.values())
     result = Released(
@@ -101,6 +105,7 @@ def release(
         holders=search.holders,
         others=tuple(_others(after)),
         cleared=tuple(dict.fromkeys(cleared)),
+        notes=early_returns() if _DEFERRED & {one.kind for one in search.holders} else (),
         is_complete=search.is_complete,
         seconds=time.monotonic() - began,
     )
@@ -112,10 +117,11 @@ def release(
 def settle(counters: Counters) -> None:
     """Collect the garbage, then hand cached blocks back: the other way round frees nothing.
 
-    Twice, because objects with a ``__del__`` may let go of others only once they are gone.
+    Again where something was found: an object with a ``__del__`` lets go of others once it is gone.
     """
-    gc.collect()
-    gc.collect()
+    for _ in range(MOST_COLLECTIONS):
+        if not gc.collect():
+            break
     counters.give_back()
 
 

@@ -89,6 +89,8 @@ class Released:
     """Other processes on the GPUs."""
     cleared: tuple[str, ...]
     """What was let go of, in words."""
+    notes: tuple[str, ...] = ()
+    """What else was seen on the way, such as a loop that returns in its first round."""
     is_complete: bool = True
     """False where the search for holders stopped early: there may be more."""
     seconds: float
@@ -133,6 +135,7 @@ class Released:
             yield "  (each of them has to let go before the memory they share comes back)"
         if not self.is_complete:
             yield "  (the search stopped early: there may be more)"
+        yield from (f"note: {note}" for note in self.notes)
         if self.others:
             yield "other processes:"
             yield from (f"  {holder.text()}" for holder in self.others)

@@ -60,18 +60,19 @@ class Roots:
         """Places that a referrer is; None where it is none, and the search goes on above it."""
         if referrer is self._shell:
             return [_IPYTHON]
-        if isinstance(referrer, dict):
+        kind = type(referrer)  # isinstance would run the code of strangers' objects
+        if issubclass(kind, dict):
             module = self._modules.get(id(referrer))
             if module is None and "__builtins__" in referrer and "__name__" in referrer:
                 module = str(referrer["__name__"])
             return None if module is None else _of_variables(module, referrer, value)
-        if isinstance(referrer, logging.Logger):
+        if issubclass(kind, logging.Logger):
             return [_of_logger(referrer, value)]
-        if isinstance(referrer, type):
+        if issubclass(kind, type):
             return _of_class(referrer, value)
         if id(referrer) in self._running:
             return []  # its locals were looked at; up to 3.10 the collector shows it too
-        return [] if isinstance(referrer, ModuleType) else None
+        return [] if issubclass(kind, ModuleType) else None
 
 
 def _namespaces() -> dict[int, str]:

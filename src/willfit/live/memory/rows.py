@@ -33,6 +33,10 @@ class Rows:
         length = max(self.lengths)
         return length, self.numbers[self.lengths.index(length)]
 
+    def differ(self) -> bool:
+        """Whether batches of several rows have to be padded."""
+        return min(self.lengths) != max(self.lengths)
+
     def sum_of_longest(self, count: int) -> int:
         """Tokens of that many rows, the longest: those of a batch that pads nothing."""
         return sum(sorted(self.lengths, reverse=True)[:count])

@@ -44,7 +44,7 @@ def storage_of(tensor: Any) -> Storage | None:
             if num_bytes == 0 or block.data_ptr() == 0:
                 return None
             reference = _REFERENCE(block)
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return None
     return Storage(
         key=int(reference.cdata), num_bytes=num_bytes, device=str(device), reference=reference

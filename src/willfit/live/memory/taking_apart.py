@@ -67,7 +67,15 @@ def _trainer(trainer: Any) -> list[str]:
         done += take_apart(getattr(trainer, part, None))
     accelerator = getattr(trainer, "accelerator", None)
     done += take_apart(accelerator) if accelerator is not None else []
-    names = ("model", "model_wrapped", "optimizer", "lr_scheduler", "deepspeed", "_past")
+    names = (
+        "model",
+        "model_wrapped",
+        "optimizer",
+        "lr_scheduler",
+        "deepspeed",
+        "_past",
+        "_tr_loss",
+    )
     for keeper in (trainer, getattr(trainer, "callback_handler", None)):
         for name in (*names, "train_dataloader", "eval_dataloader"):
             if getattr(keeper, name, None) is not None:

@@ -32,7 +32,7 @@ def apply(source: str, edits: Sequence[Edit]) -> str:
     nothing.
     """
     wrapper = MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True)
-    ranges: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)  # type: ignore[assignment]
+    ranges: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)
     module = wrapper.module.visit(_Editor(wrapper.module, ranges, edits))
     return with_imports(module, [e for e in edits if isinstance(e, AddImport)]).code
 
@@ -137,7 +137,7 @@ def _lines_of(node: cst.CSTNode) -> Iterable[cst.BaseStatement]:
 
 def _under(statement: cst.BaseCompoundStatement, header: str) -> cst.With:
     """A statement as the body of ``with header:``."""
-    lines = statement.leading_lines  # type: ignore[attr-defined]
+    lines = statement.leading_lines
     return cst.With(
         items=[cst.WithItem(item=cst.parse_expression(header))],
         body=cst.IndentedBlock(body=[statement.with_changes(leading_lines=[])]),

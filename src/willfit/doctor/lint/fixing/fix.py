@@ -14,7 +14,8 @@ from willfit.doctor.lint.program import of_script
 from willfit.errors import MissingLibraryError
 from willfit.scenario.stack import Stack
 
-_ROUNDS: Final = 12
+Apply = Callable[[str, Sequence[Edit]], str]
+ROUNDS: Final = 12
 """Bound on the times that a text is read anew: corrections that touch the same statement are made
 one after the other."""
 
@@ -30,21 +31,22 @@ def fix_python(
     """
     apply = applier()
     settled: list[Finding] = []
-    for _ in range(_ROUNDS):
+    given, source = source, _unix(source)
+    for _ in range(ROUNDS):
         code = of_script(source, stack, gpu).code
         if code is None:
             break
-        chosen = list(compatible(code, fixable(code)))
+        chosen = list(compatible(fixable(code)))
         edits = [edit for _, problem in chosen for edit in problem.edits]
-        new = apply(_unix(source), edits) if edits else source
-        if new == source or not _parses(new):
+        new = apply(source, edits) if edits else source
+        if new == source or not parses(new):
             break
         source = new
         settled += [as_finding(code, rule, problem) for rule, problem in chosen]
-    return source, list(dict.fromkeys(settled))
+    return (_as_given(source, given) if settled else given), list(dict.fromkeys(settled))
 
 
-def applier() -> Callable[[str, Sequence[Edit]], str]:
+def applier() -> Apply:
     """What makes edits; raises where libcst is not installed."""
     try:
         from willfit.doctor.lint.fixing.apply import apply
@@ -61,9 +63,7 @@ def fixable(code: Code) -> Iterator[tuple[Rule, Problem]]:
     yield from sorted(found, key=lambda one: code.order[one[1].at])
 
 
-def compatible(
-    code: Code, found: Iterator[tuple[Rule, Problem]]
-) -> Iterator[tuple[Rule, Problem]]:
+def compatible(found: Iterator[tuple[Rule, Problem]]) -> Iterator[tuple[Rule, Problem]]:
     """Those that touch no line that another one touches already."""
     taken: set[int] = set()
     for rule, problem in found:
@@ -88,7 +88,14 @@ def _unix(source: str) -> str:
     return source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parses(source: str) -> bool:
+def _as_given(source: str, given: str) -> str:
+    """The text with the line ends and the byte order mark that it came with."""
+    mark = "\ufeff" if given.startswith("\ufeff") else ""
+    return mark + (source.replace("\n", "\r\n") if "\r\n" in given else source)
+
+
+def parses(source: str) -> bool:
+    """Whether Python reads it."""
     try:
         ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):

@@ -11,7 +11,9 @@ from willfit.doctor.lint.edits import DropKeyword, RenameKeyword, SetKeyword
 
 def edited_call(call: cst.Call, edit: DropKeyword | RenameKeyword | SetKeyword) -> cst.Call:
     """The call with one keyword changed."""
-    at = next((i for i, a in enumerate(call.args) if a.keyword and a.keyword.value == edit.name), None)
+    at = next(
+        (i for i, a in enumerate(call.args) if a.keyword and a.keyword.value == edit.name), None
+    )
     if isinstance(edit, SetKeyword):
         return call.with_changes(args=_set(call.args, at, edit))
     if at is None:

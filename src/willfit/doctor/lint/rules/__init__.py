@@ -11,12 +11,14 @@ from willfit.doctor.lint.rules import (
     checkpointing,
     dtypes,
     environment,
+    holders,
     inference,
     memory_limits,
     placement,
     release,
     removed,
     same_configs,
+    second_model,
     training,
 )
 
@@ -42,6 +44,8 @@ RULES: Final = _table(
     training.RULES,
     inference.RULES,
     release.RULES,
+    second_model.RULES,
+    holders.RULES,
     environment.RULES,
 )
 """By name; the name stands in every finding."""

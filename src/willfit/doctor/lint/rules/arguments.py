@@ -26,15 +26,20 @@ _REMOVALS: Final = frozenset(
      "calculate_kv_scales"}
 )  # fmt: skip
 """Arguments that may simply go: what they asked for is so anyway, or is gone."""
+_NEVER: Final = frozenset({"device"})
+"""Arguments of layers and of ``forward`` that no model and no configuration takes."""
 _HARMLESS: Final = frozenset({"low_cpu_mem_usage", "_commit_hash", "from_tf", "from_flax"})
 """Ignored by the loader, and what they ask for is what happens."""
 
 
 def _refused(code: Code) -> Iterator[Problem]:
     """Keywords that end in TypeError."""
+    libraries = {"transformers", "trl", "peft", "accelerate"}
+    if code.imports("unsloth"):
+        libraries -= {"trl", "transformers"}  # it puts trainers in place that take older names too
     for call in code.calls:
         key = code.key(call.func)
-        if key in _APART or key.partition(".")[0] not in ("transformers", "trl", "peft", "accelerate"):
+        if key in _APART or key.partition(".")[0] not in libraries:
             continue
         signature = code.signatures.of(key)
         if signature is None or signature.parameters.unknown != "raises":
@@ -45,9 +50,10 @@ def _refused(code: Code) -> Iterator[Problem]:
 
 
 def _engine(code: Code) -> Iterator[Problem]:
-    """vLLM hands what ``LLM`` does not name to ``EngineArgs``, which refuses what it does not know."""
+    """What ``LLM`` does not name goes to ``EngineArgs``, which refuses what it does not know."""
     llm, engine = code.signatures.of("vllm.LLM"), code.signatures.of("vllm.EngineArgs")
-    assert llm is not None and engine is not None
+    assert llm is not None
+    assert engine is not None
     for call in code.calls:
         if code.key(call.func) not in ("vllm.LLM", "vllm.EngineArgs", "vllm.AsyncEngineArgs"):
             continue
@@ -105,7 +111,9 @@ def _loads(code: Code) -> Iterator[tuple[Load, Signature]]:
 
 def _is_strange(code: Code, load: Load, signature: Signature, name: str) -> bool:
     """Whether neither the loader nor any configuration or model of transformers takes a name."""
-    if not signature.refuses(name) or name in code.signatures.open_names():
+    if not signature.refuses(name):
+        return False
+    if name in code.signatures.open_names() and name not in _NEVER:
         return False
     return name in signature.ever or not _is_foreign(code, load)
 
@@ -155,7 +163,8 @@ def _quantised(code: Code, load: Load, argument: Argument) -> tuple[Edit, ...]:
         return ()
     extra = ""
     if argument.name == "load_in_4bit":
-        extra = ', bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="bfloat16"'
+        kind = "float16" if "T4" in code.gpu.upper() else "bfloat16"
+        extra = f', bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="{kind}"'
     text = f"BitsAndBytesConfig({argument.name}=True{extra})"
     return (
         DropKeyword(at=at, name=argument.name),
@@ -181,7 +190,8 @@ def _ignored_by_loader(code: Code) -> Iterator[Problem]:
 def _misspelt_generation(code: Code) -> Iterator[Problem]:
     """GenerationConfig keeps what it does not know; generate refuses it."""
     settings, generate = code.signatures.of(_SETTINGS), code.signatures.of(_GENERATE)
-    assert settings is not None and generate is not None
+    assert settings is not None
+    assert generate is not None
     known = settings.parameters.names | generate.parameters.names
     for call in code.calls:
         is_settings = code.key(call.func) == _SETTINGS
@@ -223,7 +233,9 @@ def _renamed_dtype(code: Code) -> Iterator[Problem]:
             at=argument.node,
             message="torch_dtype is called dtype since transformers 4.56",
             fix="dtype=…",
-            edits=(RenameKeyword(at=code.position(argument.owner), name="torch_dtype", to="dtype"),),
+            edits=(
+                RenameKeyword(at=code.position(argument.owner), name="torch_dtype", to="dtype"),
+            ),
         )
 
 
@@ -243,7 +255,7 @@ RULES: Final = (
     Rule(
         name="unknown-loading-argument",
         severity="error",
-        why="transformers 5 hands unknown keywords of from_pretrained to the model, which refuses them.",
+        why="Keywords that from_pretrained does not know go to the model, which refuses them.",
         check=_refused_by_loader,
     ),
     Rule(

@@ -10,7 +10,7 @@ from willfit.doctor.lint.code import Argument, Arguments, Code
 from willfit.doctor.lint.edits import DropKeyword, Edit, RenameKeyword, SetKeyword
 from willfit.doctor.lint.finding import Problem, Rule
 from willfit.doctor.lint.models import config_bits, is_set_later
-from willfit.doctor.lint.values import DTYPES, UNKNOWN, Symbol, dtype_of
+from willfit.doctor.lint.values import UNKNOWN, dtype_of
 
 CONFIG: Final = "transformers.BitsAndBytesConfig"
 _LOADERS: Final = {"load_in_8bit": 8, "load_in_4bit": 4}
@@ -82,9 +82,9 @@ def _meant(name: str, arguments: Arguments, known: frozenset[str]) -> str | None
     wanted = set(name.lower().split("_"))
     for one in sorted(known):
         words = set(one.split("_"))
-        if one not in arguments.named and one.startswith("bnb_") and len(words ^ wanted) <= 2:
-            if len(words & wanted) >= 3:
-                return one
+        close = len(words ^ wanted) <= 2 and len(words & wanted) >= 3
+        if close and one.startswith("bnb_") and one not in arguments.named:
+            return one
     return None
 
 
@@ -113,7 +113,9 @@ def _silent_bits(code: Code) -> Iterator[Problem]:
                 f"{named}a BitsAndBytesConfig without load_in_8bit=True loads the model in "
                 f"4-bit {kind}, without saying so"
             ),
-            fix=f"write {meant}=True" if slip or edits else "say load_in_4bit=True or load_in_8bit=True",
+            fix=f"write {meant}=True"
+            if slip or edits
+            else "say load_in_4bit=True or load_in_8bit=True",
             edits=edits,
         )
 
@@ -148,7 +150,7 @@ def _both_bits(code: Code) -> Iterator[Problem]:
         if values == [True, True]:
             yield Problem(
                 at=call,
-                message="load_in_8bit and load_in_4bit are both True: transformers raises ValueError",
+                message="load_in_8bit and load_in_4bit are both True: ValueError",
                 fix="keep one: load_in_4bit=True takes half the memory of load_in_8bit=True",
             )
 
@@ -174,10 +176,16 @@ def _float32_compute(code: Code) -> Iterator[Problem]:
                 + ("" if given is not None else ", the default of bnb_4bit_compute_dtype")
                 + ": each dequantised weight takes 4 B a parameter for the moment of its use, "
                 "activations double, and matrix products miss the 16-bit units"
-                + ("; the type is FP4, not NF4" if "bnb_4bit_quant_type" not in arguments.named else "")
+                + (
+                    "; the type is FP4, not NF4"
+                    if "bnb_4bit_quant_type" not in arguments.named
+                    else ""
+                )
             ),
             fix=f"bnb_4bit_compute_dtype=torch.{wanted}",
-            edits=(put(code, call, arguments, "bnb_4bit_compute_dtype", _dtype(code, call, wanted)),),
+            edits=(
+                put(code, call, arguments, "bnb_4bit_compute_dtype", _dtype(code, call, wanted)),
+            ),
         )
 
 
@@ -198,11 +206,11 @@ def _misspelt_compute(code: Code, arguments: Arguments) -> bool:
 
 
 def _dtype(code: Code, call: ast.Call, name: str) -> str:
-    """``torch.bfloat16`` where the name ``torch`` is torch; a text, which is taken too, elsewhere."""
+    """``torch.bfloat16`` where ``torch`` is imported; a text, which is taken too, elsewhere."""
     found = code.scopes.bindings(code.tree, "torch")
-    first = found[0] if found else None
-    known = first is not None and first.imported == "torch"
-    return f"torch.{name}" if known and code.order[first.node] < code.order[call] else f'"{name}"'
+    known = bool(found) and found[0].imported == "torch"
+    before = known and code.order[found[0].node] < code.order[call]
+    return f"torch.{name}" if before else f'"{name}"'
 
 
 def _is_old(gpu: str) -> bool:
@@ -222,14 +230,14 @@ def _wrong_values(code: Code) -> Iterator[Problem]:
 
 
 def _refused(name: str, value: object, bits: int | None) -> tuple[str, str, str] | None:
-    if name == "bnb_4bit_quant_type" and bits == 4 and isinstance(value, str):
-        if value not in _TYPES:
-            return (
-                f'bnb_4bit_quant_type="{value}" does not exist: loading fails with '
-                "\"quant_type must be 'nf4' or 'fp4'\"",
-                'bnb_4bit_quant_type="nf4"',
-                "",
-            )
+    is_type = name == "bnb_4bit_quant_type" and isinstance(value, str)
+    if is_type and bits == 4 and value not in _TYPES:
+        return (
+            f'bnb_4bit_quant_type="{value}" does not exist: loading fails with '
+            "\"quant_type must be 'nf4' or 'fp4'\"",
+            'bnb_4bit_quant_type="nf4"',
+            "",
+        )
     if name == "llm_int8_threshold" and isinstance(value, int) and not isinstance(value, bool):
         return (
             "llm_int8_threshold must be a float: an integer is refused with TypeError",
@@ -285,5 +293,3 @@ RULES: Final = (
         check=_wrong_values,
     ),
 )
-
-__all__ = ["CONFIG", "DTYPES", "RULES", "Symbol", "configs", "drop", "put"]

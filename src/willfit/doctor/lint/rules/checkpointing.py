@@ -21,7 +21,9 @@ def settings(code: Code) -> Iterator[tuple[ast.Call, Arguments, str]]:
     for call in code.calls:
         key = code.key(call.func)
         name = key.rpartition(".")[2]
-        if name.endswith("TrainingArguments") or (key.startswith("trl.") and name.endswith("Config")):
+        if name.endswith("TrainingArguments") or (
+            key.startswith("trl.") and name.endswith("Config")
+        ):
             yield call, code.arguments(call), key
 
 
@@ -38,9 +40,7 @@ def _text_for_bool(code: Code) -> Iterator[Problem]:
             if value.lower() not in _NO or not value:
                 continue
             simple = isinstance(argument.value, ast.Constant)
-            edit = ReplaceExpression(
-                at=code.position(argument.value), code="False"
-            )
+            edit = ReplaceExpression(at=code.position(argument.value), code="False")
             yield Problem(
                 at=argument.node,
                 message=f'{name}="{value}" switches it on: a text that is not empty counts as True',
@@ -109,13 +109,9 @@ def _cache_set(code: Code) -> Iterator[Problem]:
         if len(after) == len(start) and start and _same_function(code, node, start):
             yield Problem(
                 at=node,
-                message="use_cache is switched on before training with checkpointing, which excludes it",
+                message="checkpointing has no cache: use_cache is switched on before training",
                 fix="use_cache = False until training is done",
-                edits=(
-                    ReplaceExpression(
-                        at=code.position(node.value), code="False"
-                    ),
-                ),
+                edits=(ReplaceExpression(at=code.position(node.value), code="False"),),
             )
 
 

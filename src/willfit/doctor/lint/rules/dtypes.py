@@ -32,7 +32,10 @@ def trains(code: Code) -> bool:
     for call in code.methods.get("train", []):
         if isinstance(call.func, ast.Attribute) and code.models.of(call.func.value) is None:
             return True
-    return any("Trainer" in code.key(call.func) or "optim" in code.key(call.func) for call in code.calls)
+    return any(
+        "Trainer" in name or ".optim" in name or "optimizer" in name.lower()
+        for name in code.named_calls
+    )
 
 
 def _float32(code: Code) -> Iterator[Problem]:
@@ -42,6 +45,8 @@ def _float32(code: Code) -> Iterator[Problem]:
         return
     for load in code.models.loads:
         if not load.is_causal or billions(load.checkpoint) < _LARGE or code.models.bits(load) != 0:
+            continue
+        if not code.models.on_gpu(load):
             continue
         dtype = code.models.dtype(load)
         argument = load.argument("dtype") or load.argument("torch_dtype")
@@ -100,7 +105,8 @@ def _trl_float32(code: Code) -> Iterator[Problem]:
             continue
         arguments = code.arguments(call)
         model = arguments.named.get("model")
-        checkpoint = code.value(model.value if model is not None else (call.args or [None])[0])
+        given = model.value if model is not None else next(iter(call.args), None)
+        checkpoint = code.value(given)
         peft = arguments.named.get("peft_config")
         if arguments.open or peft is None or code.value(peft.value) is None:
             continue
@@ -171,9 +177,7 @@ def _on_turing(code: Code) -> Iterator[Problem]:
                 message="FlashAttention-2 needs compute capability 8.0; a T4 has 7.5: it fails",
                 fix='attn_implementation="sdpa"',
                 edits=(
-                    SetKeyword(
-                        at=code.position(argument.owner), name=argument.name, code='"sdpa"'
-                    ),
+                    SetKeyword(at=code.position(argument.owner), name=argument.name, code='"sdpa"'),
                 ),
                 severity="error",
             )

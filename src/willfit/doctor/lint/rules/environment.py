@@ -30,7 +30,9 @@ KNOWN: Final = (
     "HF_HUB_OFFLINE",
 )
 """Names that torch, CUDA and Hugging Face's libraries read (their documentation)."""
-ALLOC: Final = frozenset({"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"})
+ALLOC: Final = frozenset(
+    {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
+)
 _QUERIES: Final = frozenset(
     {"torch.cuda.is_available", "torch.cuda.get_device_name", "torch.cuda.get_device_properties",
      "torch.cuda.get_device_capability", "torch.cuda.is_bf16_supported", "torch.cuda.init",
@@ -115,12 +117,12 @@ def _first_use(code: Code, *, allocates: bool) -> ast.AST | None:
     """The first call at the top level that starts CUDA, or that takes memory."""
     found: list[ast.AST] = []
     for load in code.models.loads:
-        if code.models.bits(load) in (4, 8) or code.models.device_map(load) not in (None, "cpu"):
-            if code.models.on_gpu(load):
-                found.append(load.call)
+        placed = code.models.bits(load) in (4, 8) or "device_map" in load.arguments.named
+        if placed and code.models.on_gpu(load):
+            found.append(load.call)
     for name in ("to", "cuda"):
         for call in code.methods.get(name, []):
-            if name == "cuda" and not call.args or _says_cuda(code, call):
+            if (name == "cuda" and not call.args) or _says_cuda(code, call):
                 found.append(call)
     for call in code.calls:
         if not allocates and code.dotted(call.func) in _QUERIES:
@@ -162,11 +164,7 @@ def _misspelt(code: Code) -> Iterator[Problem]:
         if meant is not None:
             edits: tuple[Edit, ...] = ()
             if isinstance(setting.key, ast.Constant):
-                edits = (
-                    ReplaceExpression(
-                        at=code.position(setting.key), code=f'"{meant}"'
-                    ),
-                )
+                edits = (ReplaceExpression(at=code.position(setting.key), code=f'"{meant}"'),)
             yield Problem(
                 at=setting.node,
                 message=f"nobody reads {setting.name}",
@@ -190,14 +188,10 @@ def _options(code: Code) -> Iterator[Problem]:
         value = code.value(setting.value)
         if not isinstance(value, str):
             continue
-        for message, fix, severity in conf_problems(value, code.signatures.stack):
+        for message, fix, severity in conf_problems(value):
             edits: tuple[Edit, ...] = ()
             if isinstance(setting.value, ast.Constant) and fix.startswith('"'):
-                edits = (
-                    ReplaceExpression(
-                        at=code.position(setting.value), code=fix
-                    ),
-                )
+                edits = (ReplaceExpression(at=code.position(setting.value), code=fix),)
             yield Problem(at=setting.node, message=message, fix=fix, edits=edits, severity=severity)
 
 

@@ -111,14 +111,13 @@ def _cut_short(code: Code) -> Iterator[Problem]:
         if not isinstance(last, ast.Return) or last.value is None or loop.orelse:
             continue
         gathered = _gathered(code, loop)
-        given = {n.id for n in ast.walk(last.value) if isinstance(n, ast.Name)}
-        if not gathered or not given <= gathered or _leaves_otherwise(loop):
+        if not gathered or _leaves_otherwise(loop):
             continue
         yield Problem(
             at=last,
             message=(
                 f"return stands inside the for: it leaves with the first round, and "
-                f"{', '.join(sorted(given))} holds one batch"
+                f"{', '.join(sorted(gathered))} hold{'s' * (len(gathered) == 1)} one batch"
             ),
             fix="indent return like the for",
         )

@@ -27,18 +27,21 @@ def _without_map(code: Code) -> Iterator[Problem]:
     for load in code.models.loads:
         if load.arguments.open or "device_map" in load.arguments.named:
             continue
+        if not load.owner.startswith("transformers."):
+            continue
         for name in _NEEDS_MAP:
             argument = load.argument(name)
-            if argument is None or code.value(argument.value) in (None, UNKNOWN):
-                if argument is None or not isinstance(argument.value, ast.Dict):
-                    continue
+            if argument is None:
+                continue
+            value = code.value(argument.value)
+            unclear = value is None or value is UNKNOWN
+            if unclear and not isinstance(argument.value, ast.Dict):
+                continue
             yield Problem(
                 at=argument.node,
                 message=f"from_pretrained ignores {name} where no device_map is given",
                 fix='device_map="auto"',
-                edits=(
-                    SetKeyword(at=code.position(load.call), name="device_map", code='"auto"'),
-                ),
+                edits=(SetKeyword(at=code.position(load.call), name="device_map", code='"auto"'),),
             )
 
 
@@ -68,7 +71,7 @@ def _text_keys(code: Code) -> Iterator[Problem]:
             if key is not None and found is not None:
                 yield Problem(
                     at=key,
-                    message=f"max_memory knows GPUs by number: the text {value!r} ends in ValueError",
+                    message=f"max_memory knows GPUs by number: {value!r} ends in ValueError",
                     fix=f"{int(found[1])}: …",
                     edits=_literal(code, key, str(int(found[1]))),
                 )

@@ -27,7 +27,7 @@ def _moves(code: Code, *names: str) -> Iterator[tuple[ast.Call, Load]]:
 
 
 def _cast(code: Code) -> Iterator[Problem]:
-    """bitsandbytes models keep the format that they were loaded in."""
+    """Bitsandbytes models keep the format that they were loaded in."""
     for call, load in _moves(code, "to", *_CASTS):
         bits = code.models.bits(load)
         if bits not in (4, 8) or _is_unpacked(code, call):
@@ -59,7 +59,7 @@ def _inside(call: ast.Call) -> str:
 
 
 def _moved_quantised(code: Code) -> Iterator[Problem]:
-    """Packed models on another device: refused by many releases, and never needed to free memory."""
+    """Packed models on another device: often refused, and never needed to free memory."""
     old = not code.signatures.stack.at_least("transformers", "5")
     for call, load in _moves(code, "to", "cpu", "cuda"):
         bits = code.models.bits(load)
@@ -103,8 +103,9 @@ def _without(code: Code, call: ast.Call) -> tuple[Edit, ...]:
     statement = code.statement(call)
     if isinstance(statement, ast.Expr) and statement.value is call and isinstance(owner, ast.Name):
         return (RemoveStatement(at=code.position(statement)),)
-    if isinstance(statement, ast.Assign) and statement.value is call and len(statement.targets) == 1:
-        if ast.unparse(statement.targets[0]) == ast.unparse(owner):
+    if isinstance(statement, ast.Assign) and statement.value is call:
+        given = [ast.unparse(target) for target in statement.targets]
+        if given == [ast.unparse(owner)]:
             return (RemoveStatement(at=code.position(statement)),)
     text = ast.get_source_segment(code.text, owner)
     if text is None:
@@ -216,11 +217,7 @@ def _moved(code: Code, source: ast.Call, use: ast.Call) -> tuple[Edit, ...]:
     bound = code.scopes.lookup(model)
     if bound is None or code.order[bound.node] > code.order[source]:
         return ()
-    return (
-        ReplaceExpression(
-            at=code.position(source), code=f"{text}.to({model.id}.device)"
-        ),
-    )
+    return (ReplaceExpression(at=code.position(source), code=f"{text}.to({model.id}.device)"),)
 
 
 def _in_pipeline(code: Code) -> Iterator[Problem]:

@@ -25,14 +25,14 @@ def _better_transformer(code: Code) -> Iterator[Problem]:
     """Gone from transformers 5 and optimum 2: SDPA is what a model takes by itself."""
     if not code.signatures.stack.at_least("transformers", "5"):
         return
-    if any("willfit" in ast.unparse(one) for kind in (ast.Import, ast.ImportFrom) for one in code.each(kind)):
+    if code.imports("willfit"):
         return  # what willfit.load gives takes the name and maps it to SDPA
     for name in _METHODS:
         for call in code.methods.get(name, []):
             assert isinstance(call.func, ast.Attribute)
             yield Problem(
                 at=call,
-                message=f"{name} is gone from transformers 5: AttributeError; SDPA is the default now",
+                message=f"{name} is gone from transformers 5: AttributeError; SDPA is the default",
                 fix='remove the call; attn_implementation="sdpa" says it aloud',
                 edits=_without(code, call, call.func.value),
             )
@@ -99,7 +99,7 @@ def _flags(code: Code, call: ast.Call) -> list[str] | None:
     arguments = code.arguments(call)
     if call.args or arguments.open:
         return None
-    values = {name: True for name in _BACKENDS}
+    values = dict.fromkeys(_BACKENDS, True)
     for name, argument in arguments.named.items():
         value = code.value(argument.value)
         if name not in values or not isinstance(value, bool):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from willfit.doctor.lint.code import Code
 from willfit.doctor.lint.finding import Problem, Rule
 from willfit.doctor.lint.models import config_bits
-from willfit.doctor.lint.rules.bitsandbytes import CONFIG, configs
+from willfit.doctor.lint.rules.bitsandbytes import configs
 from willfit.doctor.lint.values import UNKNOWN, Symbol, dtype_of
 
 _EIGHT: Final[Mapping[str, Any]] = {
@@ -114,7 +114,9 @@ def _said(given: Any, *, lines: tuple[int, ...]) -> SameConfigs:
     eight = bool(given[0].get("load_in_8bit"))
     effect = "8-bit LLM.int8" if eight else f"4-bit {_four(given[0])}"
     ignored = tuple(_ignored(list(given)))
-    both = "both configurations mean" if len(given) == 2 else f"all {len(given)} configurations mean"
+    both = (
+        "both configurations mean" if len(given) == 2 else f"all {len(given)} configurations mean"
+    )
     return SameConfigs(
         lines=lines,
         effect=effect,
@@ -149,4 +151,3 @@ RULES: Final = (
         check=_same,
     ),
 )
-__all__ = ["CONFIG", "RULES", "SameConfigs", "compare_configs", "same_in_code"]

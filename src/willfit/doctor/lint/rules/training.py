@@ -25,7 +25,7 @@ _LOOPS: Final = (ast.For, ast.AsyncFor, ast.While)
 
 
 def _paged(code: Code) -> Iterator[Problem]:
-    """A paged optimizer pages tensors of 100,000 elements or more; small LoRA matrices have less."""
+    """A paged optimizer pages tensors from 100,000 elements on; small LoRA matrices have less."""
     adapters = [c for c in code.calls if code.key(c.func) == "peft.LoraConfig"]
     if len(adapters) != 1:
         return
@@ -210,11 +210,7 @@ def _is_emptied(code: Code, name: str, loop: ast.AST) -> bool:
 def _detached(code: Code, node: ast.AST, name: str) -> tuple[Edit, ...]:
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name) and inner.id == name and isinstance(inner.ctx, ast.Load):
-            return (
-                ReplaceExpression(
-                    at=code.position(inner), code=f"{name}.detach()"
-                ),
-            )
+            return (ReplaceExpression(at=code.position(inner), code=f"{name}.detach()"),)
     return ()
 
 
@@ -244,7 +240,7 @@ RULES: Final = (
     Rule(
         name="paged-optimizer-idle",
         severity="ignored",
-        why="A paged optimizer helps where optimizer states are large; those of a small LoRA are not.",
+        why="A paged optimizer helps where states are large; those of a small LoRA are not.",
         check=_paged,
     ),
     Rule(
