@@ -606,6 +606,19 @@ def test_what_willfit_writes_is_read_back() -> None:
     assert reproduction.num_unlike == 0 and reproduction.num_allocations == 6
 
 
+def test_with_expandable_segments_what_is_mapped_is_written() -> None:
+    # alive at the end: 2 × 32 MiB of weights and 2 × 32 of gradients
+    snapshot = read_snapshot(pickle.dumps(written(_traced(), "expandable_segments:True")))
+    (gpu,) = explain(snapshot).gpus
+    assert sum(segment.num_bytes for segment in snapshot.segments) == gpu.reserved_bytes
+    assert gpu.live_bytes == 128 * MIB
+    assert gpu.peak_reserved_bytes == max(
+        p.reserved_bytes for p in replay(_traced(), "expandable_segments:True")
+    )
+    reproduction = reproduced(snapshot).reproduction
+    assert reproduction.num_unlike == 0 and reproduction.num_allocations == 6
+
+
 def test_a_traced_llama_on_a_device_too_small_fails_as_its_snapshot_explains() -> None:
     from tests.test_trace import MODELS, WORK, job, meta_model, spec_of_model
 

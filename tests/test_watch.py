@@ -141,7 +141,7 @@ Op = tuple[str, int]
         st.tuples(st.sampled_from(["make", "free", "double"]), st.integers(1, 50)), max_size=30
     )
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_meter_is_the_sum_of_what_lives(ops: Sequence[Op]) -> None:
     """Against a count by hand: bytes made and freed, and their highest sum."""
     held: list[Any] = []

@@ -27,10 +27,13 @@ class ExpandableSegments:
         config: AllocatorConfig,
         reserve: Callable[[int], bool],
         new_address: Callable[[int], int],
+        mapping: Callable[[str, int, int], None] | None = None,
     ) -> None:
+        """``mapping`` hears of pages: ``segment_map`` or ``segment_unmap``, address, bytes."""
         self._config = config
         self._reserve = reserve
         self._new_address = new_address
+        self._mapping = mapping or (lambda *_: None)
         self._unmapped: list[Block] = []
 
     def grow(self, pool: Pool, size: int) -> Block | None:
@@ -71,6 +74,7 @@ class ExpandableSegments:
                 self._unmapped.remove(neighbour)
                 absorb(block, neighbour)
         insort(self._unmapped, block, key=lambda gap: gap.address)
+        self._mapping("segment_unmap", start, end - start)
         return end - start
 
     def _candidate(self, pool: Pool, size: int) -> Block:
@@ -97,6 +101,7 @@ class ExpandableSegments:
             self._unmapped.remove(gap)
             block = gap
         block.mapped = True
+        self._mapping("segment_map", block.address, block.size)
         for neighbour in (block.prev, block.next):
             if neighbour is not None and neighbour.free:
                 block.pool.remove(neighbour)

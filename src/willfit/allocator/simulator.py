@@ -54,12 +54,13 @@ class Allocator:
         capacity_bytes: int | None = None,
         total_bytes: int | None = None,
         new_address: Callable[[int], int] | None = None,
+        mapping: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """``capacity_bytes``: what the device gives at most, None without end.
 
         ``total_bytes``: its whole memory, of which per_process_memory_fraction is a share; the
         capacity where it is not given. ``new_address`` gives a new segment of so many bytes its
-        address; by default upwards.
+        address; by default upwards. ``mapping`` hears of the pages of expandable segments.
         """
         self.config = config = config or AllocatorConfig()
         self.device = DeviceMemory(config, capacity_bytes, total_bytes)
@@ -73,7 +74,9 @@ class Allocator:
         """Blocks in use by address."""
         self._next_address = ROUND_LARGE
         self._new_address = new_address or self._upwards
-        self._expandable = ExpandableSegments(config, self.device.take, self._new_address)
+        self._expandable = ExpandableSegments(
+            config, self.device.take, self._new_address, mapping
+        )
         self._oversize = None if config.expandable_segments else config.max_split_bytes
         """Blocks of requests from this size on stay whole."""
         self._takes_best_fit = not config.expandable_segments and config.max_split_bytes is None

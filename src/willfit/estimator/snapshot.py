@@ -37,7 +37,9 @@ class _Writer:
         self.entries: list[dict[str, Any]] = []
         self._frames: list[dict[str, Any]] = []
         self._next = _FIRST_ADDRESS
-        self._allocator = Allocator(parse_alloc_conf(alloc_conf), new_address=self._segment)
+        self._allocator = Allocator(
+            parse_alloc_conf(alloc_conf), new_address=self._segment, mapping=self._note
+        )
 
     def segments(self) -> list[dict[str, Any]]:
         """Replay the events, which writes the entries, and describe what is there at the end."""
@@ -52,9 +54,7 @@ class _Writer:
                 made = held.pop(address)
                 self._note("free_requested", address, made.num_bytes)
                 self._note("free_completed", address, made.num_bytes)
-        return [
-            self._described(start, size, held) for start, size in sorted(self._segments.items())
-        ]
+        return [self._described(start, size, held) for start, size in self._ranges()]
 
     def _framed(self) -> Iterator[Event]:
         """The events; a segment that one of them needs has its frames too."""
@@ -62,8 +62,24 @@ class _Writer:
             self._frames = _frames(event)
             yield event
 
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Segments by address; of expandable ones every stretch that is mapped."""
+        if not self._allocator.config.expandable_segments:
+            return sorted(self._segments.items())
+        ranges: list[tuple[int, int]] = []
+        for block in sorted(self._every(), key=lambda block: block.address):
+            start, size = ranges[-1] if ranges else (0, 0)
+            before = block.prev
+            if ranges and before is not None and before.mapped:
+                ranges[-1] = start, size + block.size
+            else:
+                ranges.append((block.address, block.size))
+        return ranges
+
     def _segment(self, num_bytes: int) -> int:
         address, self._next = self._next, self._next + round_up(num_bytes, 2 * MIB)
+        if self._allocator.config.expandable_segments:
+            return address  # addresses alone; pages are mapped one by one
         self._segments[address] = num_bytes
         self._note("segment_alloc", address, num_bytes)
         return address

@@ -43,7 +43,7 @@ def advise(
     hints = tuple(remedies_for(cause, report))
     if situation is None or cause.name in NO_SETTING_HELPS:
         return Advice(remedies=hints)
-    scenario = _as_it_was(situation, report, agreement)
+    scenario = _as_it_was(situation, agreement)
     try:
         found = planned(scenario)
     except WillfitError as error:
@@ -59,7 +59,7 @@ def advise(
     )
 
 
-def _as_it_was(situation: Situation, report: Report, agreement: Agreement | None) -> Scenario:
+def _as_it_was(situation: Situation, agreement: Agreement | None) -> Scenario:
     """The scenario with what is in use besides, so that it does not fit, as it did not.
 
     What is to be found is the change that would have served the request that failed: where the

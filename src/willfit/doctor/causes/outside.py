@@ -36,13 +36,12 @@ def _find(report: Report) -> Cause | None:
     ):
         return None
     processes = processes_of(report)
-    # the driver lists every process: a single one is this, whatever its libraries hold
-    if len(processes) == 1 and numbers.of("this_process_bytes") is None:
-        return None
     listed = held_by(numbers, processes)
     own, reserved = (listed.own if listed else None), numbers.reserved or 0
     held, word = (reserved, "reserved") if own is None else (own, "of this process")
-    if total - free - held <= max(LIBRARIES, total // SHARE):
+    # a driver that lists one process lists this one most likely: its libraries may hold more
+    alone = len(processes) == 1 and numbers.of("this_process_bytes") is None
+    if total - free - held <= max(LIBRARIES * (2 if alone else 1), total // SHARE):
         return None
     text = worked_out(total, ("−", free, "free"), ("−", held, word))
     return likely(

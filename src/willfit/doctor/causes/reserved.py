@@ -19,8 +19,11 @@ _BUDGET: Final = re.compile(
     r"\((?P<part>[\d.]{1,8})\) = (?P<budget>\d{1,5}\.\d{1,4})GiB"
 )
 _UTILIZATION: Final = re.compile(r"gpu[-_]memory[-_]utilization[ =:]{1,3}[01]?\.\d{1,4}")
-_GRAPHS: Final = re.compile(r"CUDA ?graphs? can take|ESTIMATE_CUDAGRAPHS|capture_model|Capturing"
-                            r"|cuda_graph_runner|capture_graph|cuda/graphs\.py|\bcuda\.graph\(", re.IGNORECASE)  # fmt: skip
+_GRAPHS: Final = re.compile(
+    r"CUDA ?graphs? can take|ESTIMATE_CUDAGRAPHS|capture_model|Capturing|cuda_graph_runner"
+    r"|capture_graph|cuda/graphs\.py|\bcuda\.graph\(",
+    re.IGNORECASE,
+)
 
 
 def _find(report: Report) -> Cause | None:

@@ -9,8 +9,8 @@ from willfit.doctor.report import Report
 
 TORCH: Final = ("pytorch-cuda", "pytorch-hip", "pytorch-legacy")
 """Families whose allocator is PyTorch's caching allocator."""
-DEVICES: Final = (*TORCH, "pytorch-xpu", "pytorch-npu", "mps", "cuda-error", "cublas", "nvml-assert", "triton",
-                  "nccl")  # fmt: skip
+DEVICES: Final = (*TORCH, "pytorch-xpu", "pytorch-npu", "mps", "cuda-error", "cublas",
+                  "nvml-assert", "triton", "nccl")  # fmt: skip
 """Families of messages that PyTorch or a library under it prints about a device."""
 TRAINING: Final = ("train-forward", "train-backward", "optimizer-step", "eval", "save", "resume")
 

@@ -115,8 +115,9 @@ class Scopes:
         return isinstance(above, ast.comprehension)
 
     def starred(self, name: str) -> str | None:
-        """What ``from transformers import *`` would make of a name; in a pasted piece without any
-        import, what its name says.
+        """What ``from transformers import *`` would make of a name.
+
+        In a pasted piece without any import it is what the name says.
         """
         if not self._stars and self._is_piece:
             return _PASTED.get(name) if name not in self._names else None

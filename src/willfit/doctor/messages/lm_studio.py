@@ -20,8 +20,8 @@ _FAMILY: Final = "lmstudio"
 _TABLE: Final = (
     Wording(
         pattern=unspaced(
-            r"Model loading (?:was stopped|aborted) due to insufficient system resources(?:\. Under the "
-            rf"current settings, this model requires approximately (?:"
+            r"Model loading (?:was stopped|aborted) due to insufficient system resources"
+            rf"(?:\. Under the current settings, this model requires approximately (?:"
             rf"(?P<required_bytes>{NUM} {UNITS})|NaN)(?: undefined)? of memory)?"
         ),
         family=_FAMILY,

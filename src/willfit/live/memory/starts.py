@@ -12,7 +12,7 @@ from willfit.live.memory.census import Census
 from willfit.live.memory.graphs import held_by_graph, with_graph
 from willfit.live.memory.storages import storage_of
 
-MOST_STARTS: Final = 512
+MOST_STARTS: Final = 4096
 """Objects from which a search begins, those with the most bytes first."""
 
 

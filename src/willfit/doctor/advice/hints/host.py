@@ -57,7 +57,7 @@ HINTS: Final = (
         causes=frozenset({"host_ram"}),
         id="more_ram",
         title="More memory or swap for the machine or the container",
-        snippet="docker run --memory 64g ...   # Windows: a larger paging file; WSL: .wslconfig memory=",
+        snippet="docker run --memory 64g ...   # Windows: a larger paging file; WSL: .wslconfig",
     ),
     Hint(
         causes=frozenset({"shm"}),
@@ -69,7 +69,7 @@ HINTS: Final = (
         causes=frozenset({"pinned_host_memory"}),
         id="no_pinned_memory",
         title="Take less page-locked memory: WSL and Windows allow little of it",
-        snippet="optim='adamw_8bit'   # not a paged one; DeepSpeed: offload_optimizer pin_memory: false",
+        snippet="optim='adamw_8bit'   # not a paged one; DeepSpeed: pin_memory: false",
     ),
     Hint(
         causes=frozenset({"address_space"}),

@@ -78,6 +78,6 @@ HINTS: Final = (
         causes=frozenset({"allocator_limit"}),
         id="smaller_buffer",
         title="Ask for smaller pieces: one allocation has a limit of its own on this device",
-        snippet="llama-server -ub 512 -c 8192   # smaller buffers; PyTorch: a smaller batch or chunks",
+        snippet="llama-server -ub 512 -c 8192   # PyTorch: a smaller batch",
     ),
 )

@@ -17,7 +17,7 @@ HINTS: Final = (
         causes=frozenset({"config_mistake"}),
         id="choose_gpu",
         title="Check that the GPU is seen and that placement may use all of it",
-        snippet='python -c "import torch; print(torch.cuda.device_count(), torch.cuda.mem_get_info())"',
+        snippet="import torch\nprint(torch.cuda.device_count(), torch.cuda.mem_get_info())",
     ),
     Hint(
         causes=frozenset({"config_ignored"}),
@@ -31,8 +31,8 @@ HINTS: Final = (
     Hint(
         causes=frozenset({"corrupted_shape_bug"}),
         id="print_shapes",
-        title="Print the shapes before the line that failed: the size comes from data, not from the "
-        "model, and a smaller batch does not change it",
+        title="Print the shapes before the line that failed: the size comes from data, not from "
+        "the model, and a smaller batch does not change it",
         snippet="print(tensor.shape, tensor.dtype)   # before the failing line",
     ),
     Hint(
@@ -45,7 +45,7 @@ HINTS: Final = (
     Hint(
         causes=frozenset({"not_a_memory_problem"}),
         id="sdpa_kernel=efficient",
-        title="Let the other attention kernels be used: the one that was forced does not exist here",
+        title="Allow the other attention kernels: the one that was forced does not exist here",
         snippet=(
             "from torch.nn.attention import SDPBackend, sdpa_kernel\n"
             "with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION,\n"
@@ -65,7 +65,10 @@ HINTS: Final = (
         causes=frozenset({"scheduler_split"}),
         id="num_gpu",
         title="Put fewer layers on the GPU than the scheduler chose, or keep more of it free",
-        snippet="OLLAMA_GPU_OVERHEAD=1073741824 ollama serve   # 1 GiB kept free\n/set parameter num_gpu 20",
+        snippet=(
+            "OLLAMA_GPU_OVERHEAD=1073741824 ollama serve   # 1 GiB kept free\n"
+            "/set parameter num_gpu 20"
+        ),
         families=("ollama", "llama.cpp"),
     ),
 )

@@ -66,7 +66,7 @@ HINTS: Final = (
         causes=frozenset({"fragmentation"}),
         id="alloc_conf=expandable_segments:True",
         title="Let the allocator grow its segments: frees at most what is reserved and unallocated",
-        snippet="export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True   # before the process starts",
+        snippet="export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True   # before it starts",
         saves=_unallocated,
         families=("pytorch", "tgi"),
     ),
@@ -95,7 +95,7 @@ HINTS: Final = (
         causes=frozenset({"nccl_buffers"}),
         id="leave_room_for_nccl",
         title="Leave NCCL room: its buffers come on top of what PyTorch reserves",
-        snippet="per_device_train_batch_size=1   # or set NCCL_BUFFSIZE=1048576 for smaller buffers",
+        snippet="per_device_train_batch_size=1   # or NCCL_BUFFSIZE=1048576",
     ),
     Hint(
         causes=frozenset({"unified_memory"}),

@@ -66,7 +66,7 @@ HINTS: Final = (
         causes=frozenset({"serving_budget"}),
         id="raise_mem_fraction",
         title="At start: raise the static share; at work: lower it",
-        snippet="--mem-fraction-static 0.9   # 'Not enough memory' at start; 0.8 for errors at work",
+        snippet="--mem-fraction-static 0.9   # 'Not enough memory' at start; at work 0.8",
         families=("sglang",),
     ),
     Hint(
@@ -93,14 +93,20 @@ HINTS: Final = (
         causes=frozenset({"serving_budget", "activations_batch_seq", "model_too_big", "kv_cache"}),
         id="smaller_engine",
         title="Build the engine for fewer and shorter requests, and give the cache less",
-        snippet="trtllm-build --max_batch_size 8 --max_seq_len 8192\nkv_cache_free_gpu_mem_fraction: 0.8",
+        snippet=(
+            "trtllm-build --max_batch_size 8 --max_seq_len 8192\n"
+            "kv_cache_free_gpu_mem_fraction: 0.8"
+        ),
         families=("tensorrt-llm",),
     ),
     Hint(
         causes=frozenset({"kv_cache"}),
         id="num_ctx",
         title="A shorter context, or a cache in 8 bit",
-        snippet="llama-server -m FILE -c 8192 -fa on -ctk q8_0 -ctv q8_0\n/set parameter num_ctx 8192   # ollama",
+        snippet=(
+            "llama-server -m FILE -c 8192 -fa on -ctk q8_0 -ctv q8_0\n"
+            "/set parameter num_ctx 8192   # ollama"
+        ),
         families=(*_LLAMA, "mlx"),
         quality="slight",
     ),
@@ -130,7 +136,7 @@ HINTS: Final = (
         causes=frozenset({"other_process", "activations_batch_seq", "model_too_big"}),
         id="no_preallocation",
         title="Stop JAX from taking three quarters of the card at start",
-        snippet="export XLA_PYTHON_CLIENT_PREALLOCATE=false   # or XLA_PYTHON_CLIENT_MEM_FRACTION=.5",
+        snippet="export XLA_PYTHON_CLIENT_PREALLOCATE=false",
         families=("jax",),
     ),
 )

@@ -8,7 +8,9 @@ from willfit.doctor.advice.hints.hint import Hint
 from willfit.doctor.report import Stage
 
 _ACTIVATIONS: Final = frozenset({"activations_batch_seq"})
-_STEPS: Final[frozenset[Stage]] = frozenset({"train-forward", "train-backward", "optimizer-step", "unknown"})
+_STEPS: Final[frozenset[Stage]] = frozenset(
+    {"train-forward", "train-backward", "optimizer-step", "unknown"}
+)
 
 HINTS: Final = (
     Hint(
@@ -81,7 +83,7 @@ HINTS: Final = (
     Hint(
         causes=frozenset({"reference_model"}),
         id="no_reference_copy",
-        title="No second copy as the reference: an adapter is its own reference when switched off",
-        snippet="DPOTrainer(model, ref_model=None, peft_config=...)   # or precompute_ref_log_probs=True",
+        title="No second copy as reference: an adapter is its own, switched off",
+        snippet="DPOTrainer(model, ref_model=None, peft_config=...)",
     ),
 )
