@@ -840,7 +840,7 @@ MARKED: tuple[tuple[str, set[str]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("text", "marks"), MARKED, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("text", "marks"), MARKED, ids=[text[:40] for text, _ in MARKED])
 def test_marks_say_what_a_message_is(text: str, marks: set[str]) -> None:
     assert first(text).marks == marks
 

@@ -74,9 +74,7 @@ class Allocator:
         """Blocks in use by address."""
         self._next_address = ROUND_LARGE
         self._new_address = new_address or self._upwards
-        self._expandable = ExpandableSegments(
-            config, self.device.take, self._new_address, mapping
-        )
+        self._expandable = ExpandableSegments(config, self.device.take, self._new_address, mapping)
         self._oversize = None if config.expandable_segments else config.max_split_bytes
         """Blocks of requests from this size on stay whole."""
         self._takes_best_fit = not config.expandable_segments and config.max_split_bytes is None

@@ -26,6 +26,7 @@ _CODE: Final = re.compile(
       \w{0,9}\(.{0,80}$
     | \w\.(?:error|warning|warn|info|debug|exception|critical|log)\(.{0,80}$
     | \b(?:match|side_effect|reason|pattern|regex)\s?=\s?[rfb]{0,2}$
+    | (?:^|[\s(\[{,|])(?:r[fb]?|[fb]r|f)$
     """,
     re.VERBOSE,
 )

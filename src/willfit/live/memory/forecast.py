@@ -11,7 +11,7 @@ from willfit.live.memory.timeline import Event, LaterSteps, Shape, peak_bytes
 from willfit.units import format_bytes
 
 DOUBT: Final = 0.10
-"""Part of what grows by which it may be more or less. On the CPU eleven small models, Llama and
+"""Part of what grows by which it may be more or less. On the CPU eight small models, Llama and
 Gemma-2, full and LoRA, eager and SDPA, were within 0.1 % of the later step when the length grew 2
 to 8 times (tests/test_callback.py); on a GPU it was not measured, so this is an assumption."""
 LONGEST: Final = 2**24
