@@ -141,6 +141,21 @@ def test_another_process_is_stopped_not_worked_around() -> None:
     assert case.changes[0].saves_bytes == pytest.approx(9.11 * GIB, rel=0.01)
 
 
+HEALTHY = sorted((Path(__file__).parent / "data/doctor/healthy").glob("*/*"))
+
+
+def test_there_are_thirty_healthy_files_and_more() -> None:
+    assert len(HEALTHY) >= 30
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.name)
+def test_nothing_is_found_in_what_is_healthy(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["doctor", str(path), "--check"])
+    assert code == 0, capsys.readouterr().out
+
+
 class TestCommandLine:
     def run(self, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
         code = main(["doctor", *words])

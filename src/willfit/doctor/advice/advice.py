@@ -91,7 +91,15 @@ def _unexplained(agreement: Agreement) -> Iterator[Remedy]:
     """What these settings do not explain has to be found before anything is changed."""
     if agreement.agrees:
         return
-    scenario = agreement.estimate.scenario
+    scenario, peak = agreement.estimate.scenario, agreement.gpu.peak.allocated_bytes
+    batch = agreement.batch
+    if batch is not None:
+        yield Remedy(
+            id="batch_in_effect",
+            title=f"See how many rows a batch has: {batch.rows} would explain this",
+            saves_bytes=batch.allocated_bytes - peak,
+            snippet='print(batch["input_ids"].shape)   # in the step that failed',
+        )
     for suspect in agreement.suspects:
         if suspect.id == "quantization":
             quantization = scenario.workload.loading.quantization
@@ -102,7 +110,7 @@ def _unexplained(agreement: Agreement) -> Iterator[Remedy]:
                     f"See whether {name} is in effect: without it these settings need "
                     f"{gib(suspect.allocated_bytes)}"
                 ),
-                saves_bytes=suspect.allocated_bytes - agreement.gpu.peak.allocated_bytes,
+                saves_bytes=suspect.allocated_bytes - peak,
                 snippet=suspect.check,
             )
     yield Remedy(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from willfit.doctor.agreement.held import Held, held_of
-from willfit.doctor.agreement.longer import batch_of_tokens, larger_batch, longer_rows
+from willfit.doctor.agreement.longer import LargerBatch, batch_of_factor, larger_batch, longer_rows
 from willfit.doctor.agreement.suspects import Suspect, suspects
 from willfit.doctor.report import Report
 from willfit.doctor.sizes import asked_of, factors_of
 from willfit.doctor.sizes.work import work_of
 from willfit.results import Estimate, GpuEstimate
+from willfit.scenario import Scenario
 from willfit.units import GIB, MIB
 
 TOLERANCE: Final = 0.05
@@ -37,10 +38,15 @@ class Agreement:
     estimate explains them."""
     suspects: tuple[Suspect, ...] = ()
     """Settings that would explain it if they were not in effect."""
-    explained_by: str = ""
-    """Cause that it would be if a batch explains both what was allocated and what was asked for."""
+    batch: LargerBatch | None = None
+    """A batch that explains both what was allocated and what was asked for."""
     sentences: tuple[str, ...] = ()
     """The comparison in words."""
+
+    @property
+    def explained_by(self) -> str:
+        """Cause that it is if a larger batch explains it; "" otherwise."""
+        return "activations_batch_seq" if self.batch is not None else ""
 
     @property
     def agrees(self) -> bool:
@@ -58,17 +64,28 @@ def agreement_of(report: Report, estimate: Estimate) -> Agreement | None:
     over = held.needed_bytes - _high(gpu)
     wrong = over > max(LEAST, TOLERANCE * held.needed_bytes)
     unexplained = held.needed_bytes - gpu.peak.allocated_bytes if wrong else 0
-    found = tuple(suspects(estimate.scenario, gpu.index, held.needed_bytes)) if wrong else ()
-    both = tuple(_batch_of_both(report, estimate, gpu, held)) if wrong else ()
+    found = tuple(_suspects(report, estimate.scenario, gpu, held)) if wrong else ()
+    both = _batch_of_both(report, estimate.scenario, gpu, held) if wrong else None
     return Agreement(
         estimate=estimate,
         gpu=gpu,
         held=held,
         unexplained_bytes=unexplained,
         suspects=found,
-        explained_by="activations_batch_seq" if both else "",
-        sentences=(*_sentences(estimate, gpu, held, unexplained, found), *both),
+        batch=both,
+        sentences=tuple(_sentences(estimate, gpu, held, unexplained, found, both)),
     )
+
+
+def _suspects(
+    report: Report, scenario: Scenario, gpu: GpuEstimate, held: Held
+) -> Iterator[Suspect]:
+    """Those that would have failed when the run did: what cannot even load fails before."""
+    loaded = report.context.stage not in ("load", "unknown")
+    for suspect in suspects(scenario, gpu.index, held.needed_bytes):
+        fails_before = suspect.loaded_bytes > (held.total_bytes or suspect.loaded_bytes)
+        if not (loaded and fails_before):
+            yield suspect
 
 
 def _high(gpu: GpuEstimate) -> int:
@@ -77,7 +94,12 @@ def _high(gpu: GpuEstimate) -> int:
 
 
 def _sentences(
-    estimate: Estimate, gpu: GpuEstimate, held: Held, unexplained: int, found: tuple[Suspect, ...]
+    estimate: Estimate,
+    gpu: GpuEstimate,
+    held: Held,
+    unexplained: int,
+    found: tuple[Suspect, ...],
+    batch: LargerBatch | None,
 ) -> Iterator[str]:
     peak, asked = gpu.peak, held.tried_bytes
     shown = f"{gib(held.allocated_bytes)} allocated" + (
@@ -96,7 +118,9 @@ def _sentences(
         yield f"that is about one more copy of its weights ({gib(weights)}): an earlier model"
     for suspect in found:
         yield f"it would be explained if {suspect.text}: {gib(suspect.allocated_bytes)}"
-    yield from _larger(estimate, gpu, held)
+    yield from _larger(estimate, gpu, held, alone=batch is None)
+    if batch is not None:
+        yield _said_of_batch(batch, held)
 
 
 _WEIGHTS: Final = ("weights", "quantization_state")
@@ -117,33 +141,33 @@ def _explained(gpu: GpuEstimate, held: Held, shown: str) -> Iterator[str]:
 
 
 def _batch_of_both(
-    report: Report, estimate: Estimate, gpu: GpuEstimate, held: Held
-) -> Iterator[str]:
+    report: Report, scenario: Scenario, gpu: GpuEstimate, held: Held
+) -> LargerBatch | None:
     """The batch that explains both the size of the tensor and what was allocated."""
-    scenario, asked = estimate.scenario, asked_of(report)
+    asked = asked_of(report)
     if asked is None:
-        return
-    for factor in factors_of(asked, scenario):
-        if factor.tokens is None or factor.own:
-            continue
-        batch = batch_of_tokens(scenario, gpu.index, held.needed_bytes, factor.tokens)
-        if batch is not None:
-            yield (
-                f"a batch of {batch} explains both: {gib(asked.num_bytes)} is {factor.text}, and "
-                "the tensors then come to what is shown: see whether the batch is what you think "
-                "(per_device_train_batch_size is 8 where it is not given)"
-            )
-            return
+        return None
+    factors = (factor for factor in factors_of(asked, scenario) if not factor.own)
+    found = (batch_of_factor(scenario, gpu.index, held.needed_bytes, factor) for factor in factors)
+    return next((batch for batch in found if batch is not None), None)
 
 
-def _larger(estimate: Estimate, gpu: GpuEstimate, held: Held) -> Iterator[str]:
-    """The batch or the length that would explain it, where one of a likely size does."""
+def _said_of_batch(batch: LargerBatch, held: Held) -> str:
+    return (
+        f"a batch of {batch.rows} explains both: {gib(held.tried_bytes)} is {batch.tokens}, and "
+        "the tensors then come to what is shown (per_device_train_batch_size is 8 where it is not "
+        "given)"
+    )
+
+
+def _larger(estimate: Estimate, gpu: GpuEstimate, held: Held, *, alone: bool) -> Iterator[str]:
+    """The length, and the batch unless that is said already, that would explain it alone."""
     scenario = estimate.scenario
     work = work_of(scenario)
     if work is None:
         return
     rows = longer_rows(scenario, gpu.index, held.needed_bytes)
-    batch = larger_batch(scenario, gpu.index, held.needed_bytes)
+    batch = larger_batch(scenario, gpu.index, held.needed_bytes) if alone else None
     if rows is not None:
         yield f"or by rows of {rows:,} tokens rather than {work.seq_len:,}"
     if batch is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from willfit.doctor.agreement.suspects import allocated_peak
+from willfit.doctor.sizes.factors import Factor
 from willfit.doctor.sizes.work import work_of
 from willfit.estimator.evaluator import Evaluator
 from willfit.estimator.limits import with_batch_size, with_context
@@ -31,14 +33,30 @@ def larger_batch(scenario: Scenario, gpu: int, needed_bytes: int) -> int | None:
     )
 
 
-def batch_of_tokens(scenario: Scenario, gpu: int, needed_bytes: int, tokens: int) -> int | None:
-    """Rows of the scenario's length that have so many tokens, if the peak then suffices."""
+@dataclass(frozen=True, kw_only=True)
+class LargerBatch:
+    """A batch that explains both what was allocated and the size that was asked for."""
+
+    rows: int
+    tokens: str
+    """The product that comes to the size."""
+    allocated_bytes: int
+    """Peak of live tensors with it."""
+
+
+def batch_of_factor(
+    scenario: Scenario, gpu: int, needed_bytes: int, factor: Factor
+) -> LargerBatch | None:
+    """Rows of the scenario's length that have the product's tokens, if the peak then suffices."""
+    tokens = factor.tokens
     work = work_of(scenario)
-    if work is None or tokens % work.seq_len or tokens <= work.tokens:
+    if work is None or tokens is None or tokens % work.seq_len or tokens <= work.tokens:
         return None
     batch = tokens // work.seq_len
     peak = allocated_peak(with_batch_size(scenario, batch), gpu, Evaluator())
-    return batch if peak is not None and peak >= needed_bytes * (1 - SLACK) else None
+    if peak is None or peak < needed_bytes * (1 - SLACK):
+        return None
+    return LargerBatch(rows=batch, tokens=factor.text, allocated_bytes=peak)
 
 
 def _first(

@@ -28,6 +28,8 @@ class Suspect:
     """A line of code that tells."""
     allocated_bytes: int
     """Peak of live tensors if so."""
+    loaded_bytes: int
+    """Of it while loading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +102,29 @@ def suspects(scenario: Scenario, gpu: int, needed_bytes: int) -> Iterator[Suspec
     evaluator = Evaluator()
     for row in _ROWS:
         variant = row.variant(scenario)
-        peak = allocated_peak(variant, gpu, evaluator) if variant is not None else None
-        if peak is not None and peak >= needed_bytes:
-            yield Suspect(id=row.id, text=row.text, check=row.check, allocated_bytes=peak)
+        peaks = _peaks(variant, gpu, evaluator) if variant is not None else {}
+        if max(peaks.values(), default=0) >= needed_bytes:
+            yield Suspect(
+                id=row.id,
+                text=row.text,
+                check=row.check,
+                allocated_bytes=max(peaks.values()),
+                loaded_bytes=peaks.get("load", 0),
+            )
 
 
 def allocated_peak(scenario: Scenario, gpu: int, evaluator: Evaluator) -> int | None:
     """Most live tensors on that GPU; None where no number can be given."""
+    return max(_peaks(scenario, gpu, evaluator).values(), default=None)
+
+
+def _peaks(scenario: Scenario, gpu: int, evaluator: Evaluator) -> dict[str, int]:
+    """Live tensors of each phase on that GPU; none where no number can be given."""
     try:
         outcome = evaluator.outcome(scenario)
     except WillfitError:
-        return None
+        return {}
     if outcome.refused:
-        return None
+        return {}
     chosen = outcome.gpus[min(gpu, len(outcome.gpus) - 1)]
-    return max(phase.allocated_bytes for phase in chosen.phases)
+    return {phase.name: phase.allocated_bytes for phase in chosen.phases}

@@ -44,10 +44,9 @@ def _surplus(report: Report, facts: Facts) -> Cause | None:
     expected = facts.peak_device_bytes - outside
     if allocated is None or allocated - expected <= max(GIB, int(SURPLUS * expected)):
         return None
-    text = worked_out(allocated, ("−", expected, "estimated"))
     if facts.explained_by:
-        said = f"{text} in tensors is not of this scenario as given; with another setting it is."
-        return guess(facts.explained_by, said)
+        return guess(facts.explained_by)
+    text = worked_out(allocated, ("−", expected, "estimated"))
     return likely(
         "leak_previous",
         f"{text} in tensors of this process is not of this scenario: an "

@@ -98,7 +98,8 @@ JAX: Final = re.compile(r"\bjax(?:lib)?\b|XlaRuntimeError|JaxRuntimeError")
 
 def _read(flat: Flat) -> Iterator[Report]:
     """TensorFlow compiles with XLA too; its words decide."""
-    foreign = TENSORFLOW.search(flat.text) and not JAX.search(flat.text)
+    own = "tensorflow" in flat.origins or TENSORFLOW.search(flat.text) is not None
+    foreign = own and not JAX.search(flat.text)
     for told in read_wordings(flat, _TABLE, _FACTS):
         yield replace(told, family="tensorflow") if foreign else told
 

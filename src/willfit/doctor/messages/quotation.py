@@ -31,6 +31,8 @@ _CODE: Final = re.compile(
     re.VERBOSE,
 )
 """What stands in front of a string of a program: a statement, a comparison, an assignment."""
+_CALLED: Final = re.compile(r"\b(?:raise|throw)\s(?:new\s)?[\w.:]{1,60}\(\s{0,4}$")
+_FIRST: Final = re.compile(r"""[rfb]{0,2}["'][^"'`]{0,120}$""")
 _COMPARED: Final = re.compile(r"""^[^"'`]{0,200}["'`]\s?(?:not\s)?in\s\w""")
 _NAME: Final = re.compile(r"(?:[\w.]{0,60}(?:Error|Exception)\b:?\s?\(?[\"'`]?)$")
 _SUPPOSED: Final = re.compile(
@@ -66,7 +68,7 @@ def is_said(
     """
     before = _line_before(flat, start)
     after = flat.text[end : end + 240]
-    if _TEST.search(before) or _in_code(before, after):
+    if _TEST.search(before) or _in_code(before, after) or _is_argument(flat, start, before):
         return False
     bare = _NAME.sub("", before)
     quoted = _OPEN.search(before) is not None
@@ -92,6 +94,14 @@ def _is_text(before: str, after: str) -> bool:
 def _line_before(flat: Flat, start: int) -> str:
     line = flat.start_of(flat.index_at(start))
     return flat.text[max(line, start - _BEFORE) : start]
+
+
+def _is_argument(flat: Flat, start: int, before: str) -> bool:
+    """Whether its line begins with a string and the line before with the call that takes it."""
+    index = flat.index_at(start)
+    return index > 0 and bool(
+        _FIRST.match(before) and _CALLED.search(flat.lines[index - 1].text[-_BEFORE:])
+    )
 
 
 def _in_code(before: str, after: str) -> bool:

@@ -213,6 +213,13 @@ PREFIXES: Final = (
         rest="HIP out",
     ),
     Prefix(
+        name="TensorFlow's own", origin="tensorflow", after=True,
+        pattern=r"[IWEF] tensorflow/(?:core|python|stream_executor)/[\w./-]{1,140}:\d{1,6}\]"
+        + _SPACE,
+        example="2019-07-21 23:23:06.228049: E tensorflow/stream_executor/cuda.cc:828] failed",
+        rest="failed",
+    ),
+    Prefix(
         name="TensorFlow", after=True, pattern=rf"[IWEF] [\w./-]{{1,160}}:\d{{1,6}}\]{_SPACE}",
         example="2023-01-01 12:00:00.123456: W tensorflow/core/bfc_allocator.cc:479] Allocator ran",
         rest="Allocator ran",
