@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from willfit.cli.main import main
 from willfit.cli.parser import Parser, with_dashes
 from willfit.cli.plan import configure
 from willfit.doctor.diagnosis import Case
+from willfit.doctor.kinds import kind_of
 from willfit.scenario import Scenario
 from willfit.units import GIB, MIB
 
@@ -216,3 +218,94 @@ class TestCommandLine:
         assert out == ""
         assert said in err
         assert err.count("\n") == 1
+
+
+class TestRewriting:
+    SCRIPT = (
+        "from transformers import BitsAndBytesConfig\n\n"
+        "config = BitsAndBytesConfig(load_in_8bit=True, bnb_8bit_quant_type='nf8')  # mine\n"
+    )
+
+    def test_the_original_is_kept(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "train.py"
+        path.write_text(self.SCRIPT)
+        assert main(["doctor", str(path), "--fix", "--check"]) == 0
+        assert "BitsAndBytesConfig(load_in_8bit=True)  # mine" in path.read_text()
+        assert (tmp_path / "train.py.orig").read_text() == self.SCRIPT
+        assert "corrected line 3 (bnb-unknown-key)" in capsys.readouterr().err
+
+    def test_a_second_time_keeps_both_originals(self, tmp_path: Path) -> None:
+        path = tmp_path / "train.py"
+        for _ in range(2):
+            path.write_text(self.SCRIPT)
+            assert main(["doctor", str(path), "--fix"]) == 0
+        assert sorted(kept.name for kept in tmp_path.iterdir()) == [
+            "train.py", "train.py.orig", "train.py.orig1",
+        ]  # fmt: skip
+
+    def test_a_notebook_stays_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "n.ipynb"
+        cell = {"cell_type": "code", "source": self.SCRIPT.splitlines(keepends=True), "outputs": [],
+                "metadata": {}, "execution_count": None}  # fmt: skip
+        path.write_text(
+            json.dumps({"cells": [cell], "nbformat": 4, "nbformat_minor": 5, "metadata": {}})
+        )
+        assert main(["doctor", str(path), "--fix", "--check"]) == 0
+        assert "nf8" not in "".join(json.loads(path.read_text())["cells"][0]["source"])
+
+    def test_nothing_is_written_where_nothing_is_wrong(self, tmp_path: Path) -> None:
+        path = tmp_path / "ok.py"
+        path.write_text("print(1)\n")
+        assert main(["doctor", str(path), "--fix"]) == 0
+        assert [kept.name for kept in tmp_path.iterdir()] == ["ok.py"]
+
+
+class TestWhatIsGiven:
+    def test_a_snapshot(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "snapshot.pickle"
+        path.write_bytes(pickle.dumps({"segments": [], "device_traces": [[]]}))
+        assert main(["doctor", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["snapshot"]["gpus"] == []
+
+    def test_a_hostile_pickle_does_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        canary = tmp_path / "canary"
+        path = tmp_path / "evil.pickle"
+        path.write_bytes(b"\x80\x02cposix\nsystem\nX" + _text(f"touch {canary}") + b"\x85R.")
+        assert main(["doctor", str(path)]) == 1
+        assert not canary.exists()
+        assert capsys.readouterr().err.count("\n") == 1
+
+    def test_a_log_and_the_script_that_it_is_of(self, capsys: pytest.CaptureFixture[str]) -> None:
+        examples = Path(__file__).resolve().parents[1] / "examples/doctor"
+        files = [str(examples / "error.log"), str(examples / "finetune.py")]
+        assert main(["doctor", *files, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        first = found["reports"][0]["changes"][0]
+        assert first["id"] == "gradient_checkpointing"
+        assert any("gradient_checkpointing=True" in line["after"] for line in first["own_lines"])
+        assert found["settings"]["model"] == LLAMA
+        assert [finding["rule"] for finding in found["lint"]] == ["bnb-unknown-key"]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "kind"),
+        [
+            ("a.log", b"import torch\n", "log"),
+            ("a", b"import torch\nx = torch.zeros(3)\n", "script"),
+            ("a", b"Killed\n", "log"),
+            ("a", b"Killed: 9\n", "log"),
+            ("a", b"RuntimeError: CUDA out of memory.\n", "log"),
+            ("a", b'{"cells": [], "nbformat": 4}', "notebook"),
+            ("a.json", b'{"per_device_train_batch_size": 8}', "settings"),
+            ("a", b'{"level": "ERROR", "message": "CUDA out of memory"}\n', "log"),
+            ("a.txt", b"\x80\x04\x95", "snapshot"),
+        ],
+    )
+    def test_kinds(self, name: str, content: bytes, kind: str) -> None:
+        assert kind_of(name, content) == kind
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "little") + encoded
