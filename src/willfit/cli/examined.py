@@ -50,7 +50,7 @@ class Examined:
         extra: dict[str, Any] = {"remarks": list(self.remarks), "settings": self.settings}
         if self.snapshot is not None:
             extra["snapshot"] = self.snapshot
-        return diagnosis_json(self.diagnosis, [finding for _, finding in self.lint], extra=extra)
+        return diagnosis_json(self.diagnosis, self.lint, extra=extra)
 
     def text(self, style: Style) -> str:
         """The report for people."""

@@ -65,13 +65,16 @@ _SHOWN_CHANGES: Final = 6
 
 
 def diagnosis_json(
-    diagnosis: Diagnosis, lint: Sequence[Finding] = (), *, extra: Mapping[str, Any] | None = None
+    diagnosis: Diagnosis,
+    lint: Sequence[tuple[str, Finding]] = (),
+    *,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The contract's object ``willfit.diagnosis/1``; additions only."""
+    """The contract's object ``willfit.diagnosis/1``; ``lint`` with the file of each finding."""
     return {
         "schema": SCHEMA,
         "reports": [_case_json(case) for case in diagnosis.cases],
-        "lint": [_finding_json(finding) for finding in lint],
+        "lint": [_finding_json(name, finding) for name, finding in lint],
         **(extra or {}),
     }
 
@@ -112,9 +115,10 @@ def _own_line_json(line: OwnLine) -> dict[str, Any]:
     return {**cell, "line": line.line, "before": line.before, "after": line.after}
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def _finding_json(name: str, finding: Finding) -> dict[str, Any]:
     cell = {} if finding.cell is None else {"cell": finding.cell}
     return {
+        "file": name,
         "rule": finding.rule,
         **cell,
         "line": finding.line,
