@@ -38,6 +38,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def test_every_example_is_run_here() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} == {
         "lmsys-ensemble", "own-function", "choose-and-generate",
+        "doctor",  # a failure and its script, which test_doctor.py and test_readme.py examine
     }  # fmt: skip
 
 

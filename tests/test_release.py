@@ -6,7 +6,6 @@ import asyncio
 import gc
 import sys
 import threading
-import time
 import types
 import weakref
 from collections.abc import Iterator
@@ -643,7 +642,7 @@ def test_it_prints_to_stderr_alone(capsys: pytest.CaptureFixture[str], leaks: Le
     )
 
 
-def test_a_million_objects_are_searched_in_two_seconds(leaks: Leaks) -> None:
+def test_a_million_objects_are_searched(leaks: Leaks) -> None:
     """With 600 parameters, each of which an optimizer holds beside the model's own generator."""
     model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(300)])
     leaks.storages.update(storages_of(model.parameters()))
@@ -655,9 +654,7 @@ def test_a_million_objects_are_searched_in_two_seconds(leaks: Leaks) -> None:
         "del model"
     )
     many = [[number] for number in range(1_000_000)]
-    spent = time.thread_time()
-    found = leaks.search()
-    assert time.thread_time() - spent < 2.0
+    found = leaks.search(time_limit=60.0)  # how long it takes: benchmarks/release.py
     everything = 300 * (8 * 8 + 8) * 4
     assert {(one.kind, one.num_bytes) for one in found.holders} == {
         ("generator", everything), ("optimizer", everything)

@@ -95,6 +95,16 @@ def test_blocks_in_blocks_keep_their_own_peaks() -> None:
     assert inner.result.devices[0].rise_bytes == 400 == small.untyped_storage().nbytes()
 
 
+def test_a_gradient_that_nobody_has_looked_at_is_no_news() -> None:
+    """autograd makes it in C++; Python's object for it is made when it is first asked for."""
+    model = torch.nn.Linear(100, 100)
+    model(torch.zeros(1, 100)).sum().backward()
+    with willfit.watch(quiet=True) as watching:
+        gradient = model.weight.grad
+    assert gradient is not None
+    assert watching.result.left_behind_bytes == 0
+
+
 def test_a_function_is_watched_at_each_call() -> None:
     @willfit.watch(quiet=True)
     def make(count: int) -> Any:

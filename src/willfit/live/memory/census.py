@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -48,4 +49,19 @@ def take_census() -> Census:
     lists: dict[str, list[Any]] = {"tensor": [], "module": [], "future": []}
     for one in found:
         lists[kinds[type(one)]].append(one)
-    return Census(tensors=lists["tensor"], modules=lists["module"], futures=lists["future"])
+    tensors = lists["tensor"]
+    tensors += list(_gradients(tensors))
+    return Census(tensors=tensors, modules=lists["module"], futures=lists["future"])
+
+
+def _gradients(tensors: list[Any]) -> Iterator[Any]:
+    """Gradients of leaves: until somebody asks for one, C++ alone knows it."""
+    known = {id(tensor) for tensor in tensors}
+    for tensor in tensors:
+        try:
+            with torch._C.DisableTorchFunctionSubclass():
+                gradient = tensor.grad if tensor.is_leaf else None
+        except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+            continue
+        if gradient is not None and id(gradient) not in known:
+            yield gradient
