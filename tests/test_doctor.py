@@ -143,6 +143,21 @@ def test_another_process_is_stopped_not_worked_around() -> None:
     assert case.changes[0].saves_bytes == pytest.approx(9.11 * GIB, rel=0.01)
 
 
+def test_an_engines_own_number_comes_before_an_estimate() -> None:
+    text = (
+        "ValueError: To serve at least one request with the models's max seq len (131072), (16.00 "
+        "GiB KV cache is needed, which is larger than the available KV cache memory (3.18 GiB). "
+        "Based on the available memory, the estimated maximum model length is 26048. Try increasing"
+        " `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
+    )
+    asked = scenario(
+        "meta-llama/Llama-3.1-8B", "--gpu", "L4", "--engine", "vllm", "--context", "131072"
+    )
+    first = examined(asked, text).changes[0]
+    assert first.snippet == "vllm serve MODEL --max-model-len 26048"
+    assert first.saves_bytes == pytest.approx(12.82 * GIB, rel=1e-3)  # 16.00 − 3.18
+
+
 HEALTHY = sorted((Path(__file__).parent / "data/doctor/healthy").glob("*/*"))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from willfit.doctor.advice import Advice, advise
+from willfit.doctor.advice.advice import NO_SETTING_HELPS
 from willfit.doctor.agreement import Agreement, agreement_of
+from willfit.doctor.agreement.agreement import gib
 from willfit.doctor.causes import Cause, cause_of
 from willfit.doctor.causes.facts import Facts
 from willfit.doctor.diagnosis import Case, Diagnosis, Remedy
@@ -115,8 +117,25 @@ def _factors(report: Report, scenario: Scenario) -> tuple[str, ...]:
 def _with_agreement(cause: Cause, known: _Estimated) -> Cause:
     """The cause with the comparison as evidence."""
     if known.agreement is None:
-        return cause
+        silent = known.estimate is None or cause.name in NO_SETTING_HELPS
+        return cause if silent else cause.with_also(*_alone(known))
     return cause.with_also(*map(_sentence, known.agreement.sentences))
+
+
+def _alone(known: _Estimated) -> Iterator[str]:
+    """What the settings need by themselves, where the message has no numbers to compare."""
+    assert known.estimate is not None
+    gpu = known.estimate.binding
+    budget, peak = gpu.budget_bytes, gpu.peak
+    if budget is None:
+        return
+    said = f"These settings need {gib(peak.device_bytes)} in {peak.name} of {gib(budget)}"
+    if peak.device_bytes > budget:
+        yield f"{said}: {gib(peak.device_bytes - budget)} too much."
+    elif gpu.verdict == "fits":
+        yield f"{said}: by the {known.estimate.level} they fit; look for what else is on the GPU."
+    else:
+        yield f"{said}, and up to {gib(gpu.high_device_bytes)} with what is not known."
 
 
 def _sentence(text: str) -> str:

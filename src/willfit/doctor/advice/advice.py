@@ -26,6 +26,9 @@ NO_SETTING_HELPS: Final = frozenset({
 """Causes that less memory on the GPU does nothing about, or that come before it."""
 
 
+ENGINES: Final = ("vllm", "sglang", "tgi", "tensorrt-llm", "llama.cpp", "ollama", "lmstudio")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Advice:
     """What to do, the first thing first, and what is to be said of it."""
@@ -41,7 +44,7 @@ def advise(
 ) -> Advice:
     """Changes that the planner finds for the scenario as it was, and what else there is to do."""
     hints = tuple(remedies_for(cause, report))
-    if situation is None or cause.name in NO_SETTING_HELPS:
+    if situation is None or cause.name in NO_SETTING_HELPS or _of_an_engine(report):
         return Advice(remedies=hints)
     scenario = _as_it_was(situation, agreement)
     try:
@@ -57,6 +60,11 @@ def advise(
         notes=tuple(notes) + _in_use_note(situation, scenario),
         steps=found.scenarios,
     )
+
+
+def _of_an_engine(report: Report) -> bool:
+    """Whether an engine speaks of its own budget, whose numbers count and not the GPU's."""
+    return bool(report.family.startswith(ENGINES) and "allocated_bytes" not in report.fields)
 
 
 def _as_it_was(situation: Situation, agreement: Agreement | None) -> Scenario:

@@ -22,6 +22,6 @@ def remedies_for(cause: Cause, report: Report) -> Iterator[Remedy]:
                 id=hint.id,
                 title=hint.title,
                 saves_bytes=hint.saves(report) if hint.saves is not None else None,
-                snippet=hint.snippet,
+                snippet=(hint.fitted(report) if hint.fitted is not None else None) or hint.snippet,
                 quality=hint.quality,
             )

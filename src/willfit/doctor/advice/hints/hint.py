@@ -9,6 +9,8 @@ from willfit.doctor.report import Report, Stage
 
 Saving = Callable[[Report], "int | None"]
 """Bytes that it frees, from the numbers of the message."""
+Fitted = Callable[[Report], "str | None"]
+"""The snippet with a number that the message tells; None where it tells none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class Hint:
     """Stages that it is for; empty is all."""
     not_families: tuple[str, ...] = ()
     saves: Saving | None = None
+    fitted: Fitted | None = None
     quality: str = "none"
 
     def is_for(self, cause: str, report: Report) -> bool:

@@ -5,9 +5,28 @@ from __future__ import annotations
 from typing import Final
 
 from willfit.doctor.advice.hints.hint import Hint
+from willfit.doctor.report import Report
 
 _VLLM: Final = ("vllm", "pytorch-cuda+vllm", "pytorch-hip+vllm", "triton")
 _LLAMA: Final = ("llama.cpp", "ollama", "lmstudio")
+
+
+def _longest(report: Report) -> str | None:
+    """What the engine itself says that fits."""
+    tokens = report.fields.get("estimated_max_len") or report.fields.get("kv_tokens")
+    return f"vllm serve MODEL --max-model-len {tokens}" if tokens else None
+
+
+def _missing(report: Report) -> int | None:
+    needed = report.fields.get("kv_needed_bytes")
+    available = report.fields.get("kv_available_bytes")
+    return needed - available if needed is not None and available is not None else None
+
+
+def _half(report: Report) -> int | None:
+    needed = report.fields.get("kv_needed_bytes")
+    return needed // 2 if needed is not None else None
+
 
 HINTS: Final = (
     Hint(
@@ -16,6 +35,8 @@ HINTS: Final = (
         title="A shorter longest request: the cache must hold one whole",
         snippet="vllm serve MODEL --max-model-len 8192",
         families=_VLLM,
+        saves=_missing,
+        fitted=_longest,
         quality="real",
     ),
     Hint(
@@ -24,6 +45,7 @@ HINTS: Final = (
         title="The cache in 8 bit: twice the tokens in the same room",
         snippet="vllm serve MODEL --kv-cache-dtype fp8",
         families=_VLLM,
+        saves=_half,
         quality="slight",
     ),
     Hint(
