@@ -117,7 +117,8 @@ def _factors(report: Report, scenario: Scenario) -> tuple[str, ...]:
 def _with_agreement(cause: Cause, known: _Estimated) -> Cause:
     """The cause with the comparison as evidence."""
     if known.agreement is None:
-        silent = known.estimate is None or cause.name in NO_SETTING_HELPS
+        proven = cause.name in NO_SETTING_HELPS and cause.confidence != "guess"
+        silent = known.estimate is None or proven
         return cause if silent else cause.with_also(*_alone(known))
     return cause.with_also(*map(_sentence, known.agreement.sentences))
 
@@ -133,7 +134,7 @@ def _alone(known: _Estimated) -> Iterator[str]:
     if peak.device_bytes > budget:
         yield f"{said}: {gib(peak.device_bytes - budget)} too much."
     elif gpu.verdict == "fits":
-        yield f"{said}: by the {known.estimate.level} they fit; look for what else is on the GPU."
+        yield f"{said}: by the {known.estimate.level} they fit."
     else:
         yield f"{said}, and up to {gib(gpu.high_device_bytes)} with what is not known."
 

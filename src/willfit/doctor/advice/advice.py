@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
+from willfit.changes.catalogue import CHANGES
 from willfit.doctor.advice.by_cause import remedies_for
 from willfit.doctor.advice.planned import planned
 from willfit.doctor.agreement import Agreement
 from willfit.doctor.agreement.agreement import gib
 from willfit.doctor.causes.cause import Cause
 from willfit.doctor.diagnosis import Remedy
-from willfit.doctor.report import Report
+from willfit.doctor.report import Report, Stage
 from willfit.doctor.situation import Situation, with_in_use
 from willfit.errors import WillfitError
 from willfit.planning.judge import MARGIN
@@ -44,6 +45,8 @@ def advise(
 ) -> Advice:
     """Changes that the planner finds for the scenario as it was, and what else there is to do."""
     hints = tuple(remedies_for(cause, report))
+    if situation is not None:
+        hints = tuple(_possible(remedies_for(cause, _staged(report, situation)), situation))
     if situation is None or cause.name in NO_SETTING_HELPS or _of_an_engine(report):
         return Advice(remedies=hints)
     scenario = _as_it_was(situation, agreement)
@@ -60,6 +63,24 @@ def advise(
         notes=tuple(notes) + _in_use_note(situation, scenario),
         steps=found.scenarios,
     )
+
+
+def _staged(report: Report, situation: Situation) -> Report:
+    """The report in the stage of the scenario's work, where the text tells of none."""
+    if report.context.stage != "unknown":
+        return report
+    training = situation.scenario.workload.training is not None
+    stage: Stage = "train-forward" if training else "inference"
+    return replace(report, context=replace(report.context, stage=stage))
+
+
+def _possible(hints: Iterable[Remedy], situation: Situation) -> Iterator[Remedy]:
+    """Without changes that the scenario has made already, or cannot make."""
+    changes = {change.id: change for change in CHANGES}
+    for hint in hints:
+        change = changes.get(hint.id)
+        if change is None or isinstance(change.apply(situation.scenario), Scenario):
+            yield hint
 
 
 def _of_an_engine(report: Report) -> bool:

@@ -34,7 +34,9 @@ SURPLUS: Final = 0.15
 
 def cause_by(report: Report, facts: Facts) -> Cause | None:
     """The component that decides; None where the estimate has none."""
-    return _surplus(report, facts) or _fixed(report, facts) or _largest(facts)
+    return (
+        _surplus(report, facts) or _fixed(report, facts) or _roomy(report, facts) or _largest(facts)
+    )
 
 
 def _surplus(report: Report, facts: Facts) -> Cause | None:
@@ -71,6 +73,20 @@ def _fixed(report: Report, facts: Facts) -> Cause | None:
         text = worked_out(held, ("+", states, "of gradients and optimizer states"))
         return likely("optimizer_states", f"{text}, of {amount(capacity)}, before any batch.")
     return None
+
+
+def _roomy(report: Report, facts: Facts) -> Cause | None:
+    """A message without numbers, of settings that by themselves leave a tenth of the GPU free."""
+    capacity = facts.capacity_bytes
+    if Numbers(report).allocated is not None or capacity is None:
+        return None
+    if facts.peak_device_bytes > MOST * capacity:
+        return None
+    return guess(
+        "other_process",
+        f"These settings need {amount(facts.peak_device_bytes)} of {amount(capacity)}: something "
+        "else was on the GPU, another process or an earlier model of this one.",
+    )
 
 
 def _leaves_nothing(facts: Facts, capacity: int) -> bool:
