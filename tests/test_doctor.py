@@ -154,7 +154,7 @@ def test_an_engines_own_number_comes_before_an_estimate() -> None:
         "meta-llama/Llama-3.1-8B", "--gpu", "L4", "--engine", "vllm", "--context", "131072"
     )
     first = examined(asked, text).changes[0]
-    assert first.snippet == "vllm serve MODEL --max-model-len 26048"
+    assert first.snippet == "vllm serve meta-llama/Llama-3.1-8B --max-model-len 26048"
     assert first.saves_bytes == pytest.approx(12.82 * GIB, rel=1e-3)  # 16.00 − 3.18
 
 

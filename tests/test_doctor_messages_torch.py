@@ -748,6 +748,7 @@ def test_reading_takes_linear_time(piece: str) -> None:
         read(text)
         return time.process_time() - start
 
-    # four times the text: 4 times the work, 16 times where it is quadratic; short times are noise
+    # four times the text: 4 times the work, 16 times where it is quadratic; short times are noise,
+    # and a collection of the other tests' garbage may fall into one of two
     short = max(seconds(8_000), 0.02)
-    assert seconds(32_000) < 10 * short
+    assert min(seconds(32_000), seconds(32_000)) < 10 * short

@@ -96,7 +96,7 @@ def test_blocks_in_blocks_keep_their_own_peaks() -> None:
 
 
 def test_a_gradient_that_nobody_has_looked_at_is_no_news() -> None:
-    """autograd makes it in C++; Python's object for it is made when it is first asked for."""
+    """Autograd makes it in C++; Python's object for it is made when it is first asked for."""
     model = torch.nn.Linear(100, 100)
     model(torch.zeros(1, 100)).sum().backward()
     with willfit.watch(quiet=True) as watching:

@@ -103,7 +103,16 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     module, attribute = _HOMES[name]
-    value = getattr(importlib.import_module(module), attribute)
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers"):
+            raise
+        from willfit.errors import MissingLibraryError
+
+        raise MissingLibraryError(
+            f"willfit.{name} needs {error.name}: pip install 'willfit[trace]'"
+        ) from None
     globals()[name] = value
     return value
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from willfit.cli.given import Given
 from willfit.cli.options import TRAINING_ONLY
+from willfit.devices import parse_machine
 from willfit.errors import InputError, WillfitError
 
 if TYPE_CHECKING:
@@ -101,8 +102,11 @@ def _own_code(files: Sequence[Given], reports: Sequence[Report]) -> OwnCode | No
 
     for one in files:
         if one.kind == "notebook":
-            cells = read_notebook(one.text).cells
-            return OwnCode(source=[cell.source for cell in cells])
+            cells = {cell.index: cell.source for cell in read_notebook(one.text).cells}
+            every = range(
+                max(cells, default=-1) + 1
+            )  # numbered as the notebook's cells of text are
+            return OwnCode(source=[cells.get(index, "") for index in every])
         if one.kind == "script":
             base = Path(one.name).name
             frames = (frame for report in reports for frame in reversed(report.context.frames))
@@ -139,7 +143,7 @@ def _scenario(
     flags = dict(told.flags) if told is not None else {}
     model = arguments.model or (told.model if told is not None else None)
     if model is None:
-        said = _unnamed(typed)
+        said = _unnamed(typed, arguments.gpu)
         return None, said if named else ()
     merged = argparse.Namespace(**vars(arguments))
     merged.model = model
@@ -161,7 +165,9 @@ def _scenario(
 _OWN: Final = frozenset({"files", "json", "check", "fix"})
 
 
-def _unnamed(typed: set[str]) -> tuple[str, ...]:
+def _unnamed(typed: set[str], gpu: str | None) -> tuple[str, ...]:
+    if gpu is not None:
+        parse_machine(gpu)  # a name that is unknown is said, whether or not it is needed
     if typed - _OWN - {"gpu", "model"}:
         raise InputError(
             "settings are given and no model: name it with --model, such as "

@@ -22,6 +22,7 @@ def mend(arguments: argparse.Namespace, files: Sequence[Given]) -> Iterator[str]
     for one in chosen:
         if one.path is None:
             raise InputError("--fix rewrites files in place: name the file instead of a pipe")
+        _refuse_bytes(one)
         text, settled = _mended(arguments, one)
         if not settled:
             yield f"{one.name}: nothing to correct"
@@ -39,6 +40,16 @@ def _mended(arguments: argparse.Namespace, one: Given) -> tuple[str, list[Findin
     if one.kind == "notebook":
         return fix_notebook(one.text, stack=stack)
     return fix_python(one.text, stack=stack, gpu=arguments.gpu or "")
+
+
+def _refuse_bytes(one: Given) -> None:
+    """What is not UTF-8 would be written back with other bytes."""
+    try:
+        one.content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{one.name} is not UTF-8 (byte {error.start}): save it as UTF-8, then correct it"
+        ) from None
 
 
 def _place(finding: Finding) -> str:

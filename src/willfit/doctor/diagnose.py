@@ -19,7 +19,7 @@ from willfit.doctor.own_lines import OwnLine, lines_in
 from willfit.doctor.report import Report
 from willfit.doctor.situation import Situation, situated
 from willfit.doctor.sizes import asked_of, factors_of
-from willfit.errors import WillfitError
+from willfit.errors import InputError, WillfitError
 from willfit.estimator import estimate
 from willfit.results import Estimate
 from willfit.scenario import Scenario
@@ -49,6 +49,11 @@ def diagnose(
     planner's for it. ``code`` is the user's own, for the lines to change in it. A path is read as
     a stream, in constant memory.
     """
+    if text is None or isinstance(text, int):
+        raise InputError(
+            f"cannot diagnose {type(text).__name__}: expected the text of a log or an error, or "
+            "the path of one"
+        )
     return diagnose_reports(reports_in(text), scenario, code=code)
 
 
@@ -144,13 +149,29 @@ def _sentence(text: str) -> str:
 
 
 def _placed(advice: Advice, code: OwnCode) -> tuple[Remedy, ...]:
-    """Remedies with the lines of the user's own code in which they go."""
-    steps = {name: (before, after) for name, before, after in advice.steps}
+    """Remedies with the lines of the user's own code in which they go.
+
+    Those of a plan belong together: its last remedy has the lines of all of them.
+    """
+    steps = _whole_plans(advice)
     placed = []
     for remedy in advice.remedies:
         lines: tuple[OwnLine, ...] = ()
-        if remedy.id in steps:
-            before, after = steps[remedy.id]
+        if (remedy.plan, remedy.id) in steps:
+            before, after = steps[remedy.plan, remedy.id]
             lines = lines_in(code.source, before, after, line=code.line, cell=code.cell)
         placed.append(replace(remedy, own_lines=lines))
     return tuple(placed)
+
+
+def _whole_plans(advice: Advice) -> dict[tuple[int | None, str], tuple[Scenario, Scenario]]:
+    """By plan and id of its last remedy: the scenario before and after the whole plan."""
+    steps = iter(advice.steps)
+    whole: dict[int, tuple[str, Scenario, Scenario]] = {}
+    for remedy in advice.remedies:
+        if remedy.plan is None:
+            continue
+        name, before, after = next(steps)
+        first = whole[remedy.plan][1] if remedy.plan in whole else before
+        whole[remedy.plan] = (name, first, after)
+    return {(plan, name): (first, last) for plan, (name, first, last) in whole.items()}

@@ -17,13 +17,15 @@ _SUFFIXES: Final[dict[str, Kind]] = {
     ".err": "log",
 }  # fmt: skip
 _PICKLE: Final = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+_ARCHIVE: Final = b"PK\x03\x04"
+"""What `torch.save` writes; the snapshot's reader says what was expected instead."""
 _DOES: Final = (ast.Import, ast.ImportFrom, ast.Assign, ast.FunctionDef, ast.ClassDef, ast.With)
 
 
 def kind_of(name: str, head: bytes) -> Kind:
     """By the ending of the name; by the first bytes where that says nothing."""
     suffix = PurePath(name).suffix.lower()
-    if head.startswith(_PICKLE):
+    if head.startswith((*_PICKLE, _ARCHIVE)):
         return "snapshot"
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
@@ -38,7 +40,7 @@ def _of_object(text: str, suffix: str) -> Kind:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return "log"
+        return "settings" if suffix == ".json" else "log"
     if isinstance(found, dict) and isinstance(found.get("cells"), list):
         return "notebook"
     return "settings" if suffix == ".json" else "log"

@@ -225,9 +225,11 @@ def _amount(num_bytes: int) -> str:
 def _changes(changes: Sequence[Remedy], style: Style) -> Iterator[str]:
     """Numbered; those of one plan under one number, for they belong together."""
     for number, (_, group) in enumerate(groupby(enumerate(changes), key=_plan), start=1):
-        for place, (_, remedy) in enumerate(group):
+        remedies = [remedy for _, remedy in group]
+        placed = any(remedy.own_lines for remedy in remedies)
+        for place, remedy in enumerate(remedies):
             lead = f"  {number}. " if place == 0 else "   + "
-            yield from _change(remedy, lead, style)
+            yield from _change(remedy, lead, style, snippet=not placed)
 
 
 def _plan(numbered: tuple[int, Remedy]) -> object:
@@ -235,13 +237,13 @@ def _plan(numbered: tuple[int, Remedy]) -> object:
     return ("alone", index) if remedy.plan is None else ("plan", remedy.plan)
 
 
-def _change(remedy: Remedy, lead: str, style: Style) -> Iterator[str]:
+def _change(remedy: Remedy, lead: str, style: Style, *, snippet: bool) -> Iterator[str]:
     amount = "" if remedy.saves_bytes is None else _saving(remedy.saves_bytes)
     title = f"{amount}{remedy.title}"
     if remedy.quality != "none":
         title += f" (quality cost {remedy.quality})"
     yield from wrapped(title, first=lead, rest="     ")
-    for line in remedy.snippet.splitlines() if not remedy.own_lines else ():
+    for line in remedy.snippet.splitlines() if snippet else ():
         yield f"       {style.paint(line, 'dim')}"
     for own in remedy.own_lines:
         cell = "" if own.cell is None else f"cell {own.cell} "
@@ -255,16 +257,17 @@ def _saving(num_bytes: int) -> str:
 
 
 def _lint(lint: Sequence[tuple[str, Finding]], style: Style) -> Iterator[str]:
-    """By place and rule: what is said of several arguments of one call is said once."""
+    """By place and rule."""
     for (name, cell, line, rule), group in groupby(lint, key=_place):
         findings = [finding for _, finding in group]
         inside = "" if cell is None else f" cell {cell}"
         severity = findings[0].severity
         painted = style.paint(severity, _SEVERITY[severity])
         yield f"{name}{inside} line {line}: {painted} [{rule}]"
-        yield from wrapped(findings[0].message, first="  ", rest="  ")
-        for fix in dict.fromkeys(finding.fix for finding in findings if finding.fix):
-            yield from wrapped(fix, first="  fix: ", rest="       ")
+        for finding in findings:
+            yield from wrapped(finding.message, first="  ", rest="  ")
+            if finding.fix:
+                yield from wrapped(finding.fix, first="  fix: ", rest="       ")
 
 
 def _place(named: tuple[str, Finding]) -> tuple[str, int | None, int, str]:

@@ -80,7 +80,8 @@ def _possible(hints: Iterable[Remedy], situation: Situation) -> Iterator[Remedy]
     for hint in hints:
         change = changes.get(hint.id)
         if change is None or isinstance(change.apply(situation.scenario), Scenario):
-            yield hint
+            model = situation.scenario.model.id
+            yield replace(hint, snippet=hint.snippet.replace("serve MODEL ", f"serve {model} "))
 
 
 def _of_an_engine(report: Report) -> bool:

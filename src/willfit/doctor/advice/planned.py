@@ -118,7 +118,11 @@ def _applies(scenario: Scenario, order: Sequence[Change]) -> bool:
 
 def _remedy(step: _Step, made: Plan, number: int) -> Remedy:
     try:
-        lines = lines_to_change(step.before, step.after)
+        lines = tuple(
+            line
+            for line in lines_to_change(step.before, step.after)
+            if not line.startswith("# without: #")  # a remark of the script that is not the user's
+        )
     except WillfitError:
         lines = ()
     title = f"{step.change.title}; {step.remark}" if step.remark else step.change.title

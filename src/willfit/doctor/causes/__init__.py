@@ -29,7 +29,7 @@ from willfit.doctor.causes import (
     unified,
 )
 from willfit.doctor.causes.cause import NAMES, Cause, Confidence, Rule, guess
-from willfit.doctor.causes.estimated import cause_by
+from willfit.doctor.causes.estimated import cause_by, largest_part
 from willfit.doctor.causes.facts import Facts
 from willfit.doctor.report import Report
 from willfit.doctor.sizes.asked import asked_of
@@ -82,13 +82,19 @@ def cause_of(report: Report, scenario_facts: Facts | None = None) -> Cause:
     """
     cause = _by(HARD, report)
     if scenario_facts is not None and (cause is None or cause.confidence == "guess"):
-        cause = cause_by(report, scenario_facts) or cause
+        cause = (
+            cause_by(report, scenario_facts)
+            or _by((tensors.RULE,), report, only="likely")
+            or largest_part(scenario_facts)
+            or cause
+        )
     cause = cause or _by(SOFT, report) or guess("unknown", "Nothing in the text tells the cause.")
     return cause.with_also(*_also(report, cause, scenario_facts))
 
 
-def _by(rules: tuple[Rule, ...], report: Report) -> Cause | None:
-    return next((cause for rule in rules if (cause := rule.find(report)) is not None), None)
+def _by(rules: tuple[Rule, ...], report: Report, only: Confidence | None = None) -> Cause | None:
+    found = (cause for rule in rules if (cause := rule.find(report)) is not None)
+    return next((cause for cause in found if only in (None, cause.confidence)), None)
 
 
 def _also(report: Report, cause: Cause, facts: Facts | None) -> tuple[str, ...]:

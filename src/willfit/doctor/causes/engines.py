@@ -54,6 +54,12 @@ def _ollama(report: Report, numbers: Numbers) -> Cause | None:
             "the GPU then refused a buffer: the estimate was too low.",
             _refused(numbers),
         )
+    if marked(report, "context"):
+        return guess(
+            "scheduler_split",
+            "The layers were placed by the scheduler's own estimate, and the context, which is the "
+            "cache and the working buffers, could then not be made beside them.",
+        )
     return _split(numbers) or _ggml(report)
 
 

@@ -34,9 +34,12 @@ SURPLUS: Final = 0.15
 
 def cause_by(report: Report, facts: Facts) -> Cause | None:
     """The component that decides; None where the estimate has none."""
-    return (
-        _surplus(report, facts) or _fixed(report, facts) or _roomy(report, facts) or _largest(facts)
-    )
+    return _surplus(report, facts) or _fixed(report, facts) or _roomy(report, facts)
+
+
+def largest_part(facts: Facts) -> Cause | None:
+    """The part that settings change which is largest, where no frame tells more."""
+    return _largest(facts)
 
 
 def _surplus(report: Report, facts: Facts) -> Cause | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from willfit.doctor.causes.cause import Cause, Rule, likely
+from willfit.doctor.causes.cause import Cause, Rule, guess, likely
 from willfit.doctor.causes.numbers import Numbers, amount, worked_out
 from willfit.doctor.causes.words import TORCH, is_of, marked, says
 from willfit.doctor.report import Report
@@ -14,6 +14,11 @@ _ADVICE: Final = re.compile(r"max_split_size_mb|expandable_segments")
 SHARE: Final = 10
 """From a tenth of the card on it is worth naming: of 82 public messages 11 are above that, and 62
 are below a twentieth."""
+PIECES: Final = 2
+LARGE: Final = 8
+"""A request above half of what is cached and an eighth of the card is one large tensor, not one of
+many pieces: the two threads of the unseen reports that had such numbers and an end cut the batch or
+the frames."""
 
 
 def _find(report: Report) -> Cause | None:
@@ -25,6 +30,13 @@ def _find(report: Report) -> Cause | None:
     if unallocated * SHARE < total or not free < tried <= unallocated + free:
         return None
     sum_ = worked_out(unallocated, ("+", free, "free"))
+    if tried * PIECES > unallocated and tried * LARGE > total:
+        return guess(
+            "activations_batch_seq",
+            f"{sum_} are in no tensor, and {amount(tried)} of {amount(total)} were asked for in "
+            "one piece: more than half of what is cached would have to be one hole.",
+            "A tensor of that size changes with the batch, the length or the resolution.",
+        )
     return likely(
         "fragmentation",
         f"{sum_} are in no tensor, and {amount(tried)} in one piece do "

@@ -55,7 +55,8 @@ def _killed(report: Report) -> Cause | None:
         return likely(
             "host_ram",
             "The process was killed from outside (SIGKILL): that is the kernel's answer to full "
-            "host RAM or to a cgroup's limit, never to a full GPU.",
+            "host RAM or to a cgroup's limit, and also what `kill -9`, a scheduler or a time limit "
+            "does; a full GPU raises an error instead.",
             _seen(report),
             "`dmesg` or the cgroup's memory.events confirms it.",
         )

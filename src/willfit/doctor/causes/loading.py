@@ -9,7 +9,11 @@ from willfit.doctor.causes.cause import Cause, Rule, guess, likely
 from willfit.doctor.causes.numbers import Numbers, amount, worked_out
 from willfit.doctor.causes.words import TORCH, is_of, says
 from willfit.doctor.report import Report
+from willfit.units import MIB
 
+SEGMENT: Final = 20 * MIB
+"""What the allocator takes at once for tensors of 1 to 10 MiB: the end of the last one is in no
+tensor, and no hole."""
 _DISPATCHED: Final = re.compile(r"dispatched on the CPU|meta device")
 
 
@@ -50,7 +54,8 @@ def _by_numbers(report: Report) -> Cause:
     numbers = Numbers(report)
     allocated, tried, total = numbers.allocated, numbers.tried, numbers.total
     unallocated, free = numbers.unallocated, numbers.free
-    if tried and free is not None and unallocated and free < tried <= unallocated + free:
+    holes = (unallocated or 0) - numbers.slack("allocated_bytes", "reserved_bytes") > SEGMENT
+    if tried and free is not None and unallocated and holes and free < tried <= unallocated + free:
         text = worked_out(unallocated, ("+", free, "free"))
         return likely(
             "loading_peak",

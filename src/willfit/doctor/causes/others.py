@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from willfit.doctor.causes.cause import Cause, Rule, certain, likely
 from willfit.doctor.causes.numbers import CONTEXT, NO_SIZE, Numbers, amount, worked_out
-from willfit.doctor.causes.words import TORCH, is_of
+from willfit.doctor.causes.words import TORCH, has, is_of, near
 from willfit.doctor.report import Report
 from willfit.units import GIB, MIB
 
@@ -19,6 +20,10 @@ BARE: Final = (150 * MIB, GIB)
 """What a process holds that only made a CUDA context."""
 
 
+FULL: Final = 0.9
+"""Part of a GPU in use from which on a program that comes later finds no room."""
+_ROW: Final = re.compile(r"\d{1,7} ?MiB ?/ ?\d{1,7} ?MiB")
+"""Memory of a GPU in nvidia-smi's table."""
 SLACK: Final = 32 * MIB
 """Amounts in GiB are printed to 10 MiB: three of them may be off by so much. A process that holds
 less than it reserved is one that the driver could not ask for (``0 bytes``)."""
@@ -42,6 +47,8 @@ class Held:
 def _find(report: Report) -> Cause | None:
     if is_of(report, "nvidia-smi"):
         return _listed(report)
+    if is_of(report, "cuda-error", "cublas"):
+        return _tabled(report)
     if not is_of(report, *TORCH):
         return None
     numbers = Numbers(report)
@@ -110,6 +117,21 @@ def _are_bare(held: Held) -> bool:
     low, high = BARE
     alike = max(sizes) - min(sizes) <= ALIKE * max(sizes)
     return len(sizes) > 1 and alike and all(low <= size <= high for size in sizes)
+
+
+def _tabled(report: Report) -> Cause | None:
+    """A table beside a driver's bare refusal: its first GPU, which is what a program gets."""
+    if has(report, "vllm", "sglang", "tgi"):
+        return None  # its own other processes fill a card on purpose
+    row = near(report, _ROW)
+    used, _, total = row.replace("MiB", "").partition("/")
+    if not row or int(used) < FULL * int(total):
+        return None
+    return likely(
+        "other_process",
+        f"The table beside it shows {used.strip()} of {total.strip()} MiB of the first GPU in use, "
+        "and the program that failed holds none of that any more.",
+    )
 
 
 def _listed(report: Report) -> Cause | None:

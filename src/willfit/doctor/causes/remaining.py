@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from willfit.doctor.causes.cause import Cause, Rule, guess, likely
-from willfit.doctor.causes.numbers import Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import CONTEXT, Numbers, amount, worked_out
 from willfit.doctor.causes.words import DEVICES, TRAINING, has, in_frames, is_of, says
 from willfit.doctor.report import Report
 from willfit.units import GIB, MIB
@@ -23,6 +23,8 @@ long prompt are above."""
 LARGE: Final = 4
 """A quarter of the card in one tensor."""
 MOST: Final = 0.9
+SEGMENT: Final = 20 * MIB
+"""What the allocator takes at once for tensors of 1 to 10 MiB."""
 _CUT: Final = re.compile(r"GPU ?$")
 _LAYER: Final = re.compile(r"torch/nn/(?:functional|modules/(?!module\.py))|modeling_")
 _EARLY: Final = re.compile(r"torch (?:0|1\.[0-3])")
@@ -89,9 +91,22 @@ def _full(report: Report) -> Cause:
     if in_frames(report, _LAYER):
         return likely("activations_batch_seq", f"{text}.", "It failed inside the model's "
                       "computation, where tensors are as large as batch × length.")  # fmt: skip
+    if _nothing_freed(numbers):
+        return guess("model_too_big", f"{text}, and nothing that was freed is cached: placing "
+                     "weights frees nothing, a pass through the model does.", "If it fails in the "
+                     "middle of training, it is the batch.")  # fmt: skip
     return guess("activations_batch_seq", f"{text}.", "Without a traceback these numbers do not "
                  "tell weights from activations: if it fails with a batch of one too, it is the "
                  "weights.")  # fmt: skip
+
+
+def _nothing_freed(numbers: Numbers) -> bool:
+    """All but a context is in tensors, and what is cached is no more than a segment's end."""
+    allocated, unallocated, total = numbers.allocated, numbers.unallocated, numbers.total
+    outside = numbers.outside
+    if allocated is None or unallocated is None or outside is None or not total:
+        return False
+    return unallocated <= SEGMENT and outside <= CONTEXT and allocated >= MOST * total
 
 
 def _numberless(report: Report) -> Cause:
@@ -111,6 +126,13 @@ def _numberless(report: Report) -> Cause:
     if (Numbers(report).tried or 0) > GIB:
         return guess(
             "activations_batch_seq", f"One tensor of {amount(Numbers(report).tried or 0)}."
+        )
+    if is_of(report, "cublas"):
+        return guess(
+            "activations_batch_seq",
+            "cuBLAS makes its handle at the first product of matrices, and one more in the thread "
+            "of the backward pass, beside all that PyTorch holds by then: the batch's tensors on "
+            "top of the weights.",
         )
     cut = "The message is cut off" if "cut_off" in report.marks or says(report, _CUT) else ""
     cut = cut or "The message has no numbers"

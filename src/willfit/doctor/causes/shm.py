@@ -1,4 +1,4 @@
-"""Shared memory: a bus error of a worker."""
+"""Shared memory: a worker's bus error, or a file of NCCL's that cannot be made."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def _find(report: Report) -> Cause | None:
             "A DataLoader worker died of a bus error: /dev/shm, through which "
             "workers hand over batches, was full; neither RAM nor GPU was.",
         )
+    if is_of(report, "nccl") and marked(report, "shm"):
+        return certain(
+            "shm",
+            "Ranks of one machine talk through files in /dev/shm, and it was full: Docker gives "
+            "64 MiB; neither RAM nor GPU was.",
+        )
     if is_of(report, "host-kill") and (marked(report, "sigbus") or near(report, _SIGBUS)):
         return likely(
             "shm",
@@ -30,6 +36,7 @@ def _find(report: Report) -> Cause | None:
 
 RULE: Final = Rule(
     name="shared memory",
-    mechanism="A write beyond what /dev/shm can hold raises SIGBUS, which nothing else here does.",
+    mechanism="A write beyond what /dev/shm can hold raises SIGBUS, which nothing else here does, "
+    "and a file that is filled first is refused by name.",
     find=_find,
 )

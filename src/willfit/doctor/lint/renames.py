@@ -41,6 +41,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "llm_int8_enable_fp32_cpu_offload": "put it into BitsAndBytesConfig(…)",
     "group_by_length": 'train_sampling_strategy="group_by_length"',
     "max_seq_len": "the tokenizer's max_length, or SFTConfig(max_length=…)",
+    "max_seq_length": "the tokenizer's max_length, or SFTConfig(max_length=…)",
     "max_length": "the trainer's configuration takes it",
     "dataset_text_field": "SFTConfig(dataset_text_field=…)",
     "packing": "SFTConfig(packing=…)",

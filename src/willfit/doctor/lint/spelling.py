@@ -7,6 +7,9 @@ from typing import Final
 
 _SHORT: Final = 6
 """Names of fewer letters are too close to each other to guess."""
+_BEGINNING: Final = 12
+"""A name of so many letters may be meant where it only lacks its ending."""
+_ENDING: Final = 4
 _SLIPS: Final = 2
 """Letters left out, put in, changed or swapped."""
 
@@ -23,6 +26,9 @@ def near(name: str, known: frozenset[str]) -> str | None:
             if slips <= _SLIPS:
                 best.append((slips, one))
     best.sort()
+    if not best and len(name) >= _BEGINNING:
+        longer = [one for one in known if one.startswith(name) and len(one) - len(name) <= _ENDING]
+        return longer[0] if len(longer) == 1 else None
     if not best or (len(best) > 1 and best[0][0] == best[1][0]):
         return None
     return best[0][1]

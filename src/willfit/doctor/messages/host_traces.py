@@ -91,7 +91,7 @@ TRACES: Final[tuple[Trace, ...]] = (
     _trace(
         rf"{_EXIT}(?:137|-9)(?![\d.%])(?:\)?.{{0,40}}?\(pid: {_PID}\))?", "exit_137", follows=True
     ),
-    _trace(r"(?i:\bexited (?:with )?)\(?137\)?(?![\d.%])", "exit_137", follows=True),
+    _trace(r"(?i:\bexited (?:with )?(?:code )?)\(?137\)?(?![\d.%])", "exit_137", follows=True),
     _trace(rf"{_EXIT}(?:135|-7)(?![\d.%])", "sigbus", follows=True),
     _trace(rf"\bsigkill_handler\] Killing subprocess {_PID}", "launcher", follows=True),
 )

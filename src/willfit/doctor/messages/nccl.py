@@ -13,6 +13,15 @@ from willfit.doctor.report import Report
 
 _TABLE: Final = (
     Sentence(
+        # ranks of one machine talk through files there, made in full before they are used
+        pattern=unspaced(
+            r"(?:NCCL WARN )?(?:Call to posix_fallocate failed: No space left on device"
+            r"|(?:Error: )?failed to extend /dev/shm/nccl-\w{1,40} to \d{1,12} bytes)"
+        ),
+        family="nccl",
+        marks=frozenset({"shm"}),
+    ),
+    Sentence(
         # its allocator says the same once more, with the size
         pattern=unspaced(
             r"(?:NCCL WARN )?Cuda failure(?: 2)? 'out of memory'"
@@ -50,6 +59,8 @@ READER: Final = Reader(
         "2 'out of memory'",
         "CUDA calloc",
         "CUDA malloc",
+        "posix_fallocate failed",
+        "/dev/shm/nccl-",
         "unhandled cuda error",
         "ncclUnhandledCudaError",
     ),

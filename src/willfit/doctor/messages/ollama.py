@@ -52,6 +52,8 @@ _TABLE: Final = (
     ),
     _row(rf"{_ENDED} .{{0,160}}?(?:unable to|failed to) allocate", weight="aftermath"),
     _row(rf"{_ENDED} .{{0,80}}?Insufficient Memory", weight="aftermath"),
+    # weights were placed by then; the cache and the working buffers are what a context is
+    _row(rf"{_ENDED} .{{0,80}}?failed to create context", "context"),
     _row(rf"{_ENDED} .{{0,40}}?signal: killed", "host", "killed"),
     # abort() on Windows: how an allocation that throws ends there
     _row(rf"{_ENDED} .{{0,40}}?exit status 0xc0000409", "abort"),

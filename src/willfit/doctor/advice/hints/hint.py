@@ -29,10 +29,14 @@ class Hint:
     saves: Saving | None = None
     fitted: Fitted | None = None
     quality: str = "none"
+    not_fields: tuple[str, ...] = ()
+    """Fields whose presence makes it wrong: layers taken off the GPU go to a host that is full."""
 
     def is_for(self, cause: str, report: Report) -> bool:
         """Whether it is something to do about this report."""
         if cause not in self.causes or report.family.startswith(self.not_families or ("\0",)):
+            return False
+        if any(name in report.fields for name in self.not_fields):
             return False
         in_family = not self.families or report.family.startswith(self.families)
         return in_family and (not self.stages or report.context.stage in self.stages)

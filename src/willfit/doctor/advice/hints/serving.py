@@ -17,6 +17,14 @@ def _longest(report: Report) -> str | None:
     return f"vllm serve MODEL --max-model-len {tokens}" if tokens else None
 
 
+def _share(report: Report) -> str | None:
+    """The share of the GPU that is free, rounded down to a percent."""
+    free, total = report.fields.get("free_bytes"), report.fields.get("total_bytes")
+    if not free or not total:
+        return None
+    return f"vllm serve MODEL --gpu-memory-utilization {free * 100 // total / 100:.2f}"
+
+
 def _missing(report: Report) -> int | None:
     needed = report.fields.get("kv_needed_bytes")
     available = report.fields.get("kv_available_bytes")
@@ -61,6 +69,14 @@ HINTS: Final = (
         title="At work or while warming up: lower the share of the GPU",
         snippet="vllm serve MODEL --gpu-memory-utilization 0.85 --max-num-seqs 64",
         families=("pytorch-cuda+vllm", "pytorch-hip+vllm", "triton"),
+    ),
+    Hint(
+        causes=frozenset({"other_process", "context_overhead"}),
+        id="lower_utilization",
+        title="Or ask for the share that is free",
+        snippet="vllm serve MODEL --gpu-memory-utilization 0.85",
+        families=("vllm",),
+        fitted=_share,
     ),
     Hint(
         causes=frozenset({"cuda_graphs"}),
@@ -145,6 +161,7 @@ HINTS: Final = (
         title="Fewer layers on the GPU, or a smaller file",
         snippet="llama-server -m FILE -ngl 24\n/set parameter num_gpu 24   # ollama",
         families=_LLAMA,
+        not_fields=("host_required_bytes",),
     ),
     Hint(
         causes=frozenset({"model_too_big", "host_ram"}),

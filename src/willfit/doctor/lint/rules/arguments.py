@@ -138,9 +138,17 @@ def _refused_by_loader(code: Code) -> Iterator[Problem]:
             yield Problem(
                 at=problem.at,
                 message=f"{problem.message}: it is handed on to the model, which refuses it",
-                fix=problem.fix,
+                fix=_once(load, argument) or problem.fix,
                 edits=problem.edits or _quantised(code, load, argument),
             )
+
+
+def _once(load: Load, argument: Argument) -> str:
+    """What to do where a configuration is given beside it, which may say something else."""
+    beside = "quantization_config" in load.arguments.named
+    if beside and argument.name in ("load_in_8bit", "load_in_4bit"):
+        return f"remove {argument.name}: quantization_config is given and decides"
+    return ""
 
 
 def _quantised(code: Code, load: Load, argument: Argument) -> tuple[Edit, ...]:
