@@ -13,6 +13,7 @@ from willfit.cli.build import build_request
 from willfit.cli.main import main
 from willfit.cli.parser import Parser, with_dashes
 from willfit.cli.plan import configure
+from willfit.doctor.diagnose import OwnCode
 from willfit.doctor.diagnosis import Case
 from willfit.doctor.kinds import kind_of
 from willfit.scenario import Scenario
@@ -268,6 +269,16 @@ class TestRewriting:
         assert main(["doctor", str(path), "--fix", "--check"]) == 0
         assert "nf8" not in "".join(json.loads(path.read_text())["cells"][0]["source"])
 
+    def test_bytes_that_are_not_utf8_are_refused_not_replaced(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "old.py"
+        content = self.SCRIPT.encode() + b"# caf\xe9\n"
+        path.write_bytes(content)
+        assert main(["doctor", str(path), "--fix"]) == 1
+        assert path.read_bytes() == content
+        assert "is not UTF-8" in capsys.readouterr().err
+
     def test_nothing_is_written_where_nothing_is_wrong(self, tmp_path: Path) -> None:
         path = tmp_path / "ok.py"
         path.write_text("print(1)\n")
@@ -302,6 +313,21 @@ class TestWhatIsGiven:
         assert any("gradient_checkpointing=True" in line["after"] for line in first["own_lines"])
         assert found["settings"]["model"] == LLAMA
         assert [finding["rule"] for finding in found["lint"]] == ["bnb-unknown-key"]
+
+    def test_changes_of_one_plan_are_one_set_of_lines(self) -> None:
+        """With a batch of 8 the batch and checkpointing go together: neither undoes the other."""
+        script = Path(__file__).resolve().parents[1] / "examples/doctor/finetune.py"
+        source = script.read_text().replace(
+            "per_device_train_batch_size=1", "per_device_train_batch_size=8"
+        )
+        asked = notebook(*C, "--prepare-kbit", "--lora-dropout", "0.1")
+        case = willfit.diagnose(T4, asked, code=OwnCode(source=source)).cases[0]
+        plan = [change for change in case.changes if change.plan == 1]
+        assert len(plan) > 1
+        assert not any(change.own_lines for change in plan[:-1])
+        written = "\n".join(line.after for line in plan[-1].own_lines)
+        assert "gradient_checkpointing=True" in written
+        assert "per_device_train_batch_size=" in written
 
     @pytest.mark.parametrize(
         ("name", "content", "kind"),
