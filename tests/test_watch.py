@@ -105,6 +105,16 @@ def test_a_gradient_that_nobody_has_looked_at_is_no_news() -> None:
     assert watching.result.left_behind_bytes == 0
 
 
+def test_what_a_graph_saved_before_is_no_news() -> None:
+    """The look for holders at the end of the inner block makes Python's objects for it."""
+    loss = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.ReLU())(torch.ones(50, 100))
+    loss = loss.exp().sum()
+    with willfit.watch(quiet=True) as outer, willfit.watch(quiet=True):
+        small = torch.zeros(100)
+    assert outer.result.devices[0].rise_bytes == small.untyped_storage().nbytes()
+    assert loss.requires_grad
+
+
 def test_a_function_is_watched_at_each_call() -> None:
     @willfit.watch(quiet=True)
     def make(count: int) -> Any:

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, ParamSpec, TypeVar
 
+from torch.utils._python_dispatch import _disable_current_modes
+
 from willfit.errors import InputError
 from willfit.live.memory.cards import Card, cards
 from willfit.live.memory.census import take_census
 from willfit.live.memory.counters import Counters, TorchCounters
+from willfit.live.memory.graphs import held_by_graph, with_graph
 from willfit.live.memory.holders import find_holders
 from willfit.live.memory.host_meter import HostMeter
 from willfit.live.memory.storages import Storage, alive, live_storages
@@ -106,9 +109,27 @@ class Watch:
         return watched
 
 
+GRAPHS_LIMIT: Final = 0.3
+"""Seconds of CPU for autograd's graphs when a block begins."""
 _active: list[_Running] = []
 """Blocks that run now, outermost first: each that begins anew notes the peak for those around."""
 _lock: Final = threading.RLock()
+
+
+def _known(device: str) -> dict[int, Storage]:
+    """Every storage that is there, those too that autograd alone holds.
+
+    A look at a graph makes Python's objects for them, which are no news.
+    """
+    census = take_census()
+    found = live_storages(census, device)
+    until = time.thread_time() + GRAPHS_LIMIT
+    with _disable_current_modes():
+        for tensor in with_graph(census.tensors):
+            for key, storage in held_by_graph(tensor, until).items():
+                if storage.device.startswith(device):
+                    found.setdefault(key, storage)
+    return found
 
 
 class _Running:
@@ -122,7 +143,7 @@ class _Running:
             card.counted.index: card.counted.peak_allocated_bytes for card in self._first
         }
         device = "cuda" if counters.has_gpus() else "cpu"
-        self._known = live_storages(take_census(), device)
+        self._known = _known(device)
         self._meter = None if counters.has_gpus() else HostMeter()
         self._threads = threading.active_count()
         with _lock:
@@ -155,7 +176,8 @@ class _Running:
         last = cards(self._counters, self._nvml)
         new = self._new("cpu" if meter else "cuda")
         devices = self._gpus(last) if meter is None else (self._host(meter, new),)
-        search = find_holders(new.values()) if look and new else None
+        with _disable_current_modes():  # unpacking what a graph saved is an op to meters around
+            search = find_holders(new.values()) if look and new else None
         return Watched(
             label=label,
             devices=devices,
