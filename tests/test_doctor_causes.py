@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from willfit.doctor import causes
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes import HARD, NAMES, SOFT, Cause, Facts, Rule, cause_of
-from willfit.doctor.causes.numbers import amount, worked_out
+from willfit.doctor.causes.numbers import worked_out
 from willfit.doctor.context import context_of
 from willfit.doctor.passage import Line, Passage
 from willfit.doctor.report import Context, Frame, Report

@@ -26,9 +26,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from willfit.errors import GpuNotReleasedError
+from willfit.live.nvml import TOLERANCE
 from willfit.runner.gpus import NvmlProbe
 from willfit.runner.observer import Lines
-from willfit.runner.release import TOLERANCE
 from willfit.runner.run import run
 from willfit.runner.shards import Range
 from willfit.runner.shards.store import range_of

@@ -86,26 +86,21 @@ def examine(arguments: argparse.Namespace, files: Sequence[Given], style: Style)
 
 def _texts(files: Sequence[Given]) -> Iterator[Path | Iterator[bytes] | str]:
     """What may report a failure: logs as they are, and what notebooks printed."""
-    from willfit.doctor.notebooks import read_notebook
-
     for one in files:
         if one.kind == "log":
             yield one.log()
         elif one.kind == "notebook":
-            yield read_notebook(one.text).outputs()
+            yield one.notebook.outputs()
 
 
 def _own_code(files: Sequence[Given], reports: Sequence[Report]) -> OwnCode | None:
     """The first script or notebook, with the line of it that a traceback names."""
     from willfit.doctor.diagnose import OwnCode
-    from willfit.doctor.notebooks import read_notebook
 
     for one in files:
         if one.kind == "notebook":
-            cells = {cell.index: cell.source for cell in read_notebook(one.text).cells}
-            every = range(
-                max(cells, default=-1) + 1
-            )  # numbered as the notebook's cells of text are
+            cells = {cell.index: cell.source for cell in one.notebook.cells}
+            every = range(max(cells, default=-1) + 1)  # cells of text count too
             return OwnCode(source=[cells.get(index, "") for index in every])
         if one.kind == "script":
             base = Path(one.name).name

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from willfit.doctor.kinds import HEAD, Kind, kind_of
 from willfit.errors import BrokenFileError, InputError
+
+if TYPE_CHECKING:
+    from willfit.doctor.notebooks import Notebook
 
 MAX_CODE: Final = 2**26
 """Bound on a script, a notebook or a settings file: 64 MiB, of which pictures are most."""
@@ -30,6 +34,13 @@ class Given:
     def text(self) -> str:
         """The content as text."""
         return self.content.decode("utf-8", "replace")
+
+    @cached_property
+    def notebook(self) -> Notebook:
+        """Its cells, read once."""
+        from willfit.doctor.notebooks import read_notebook
+
+        return read_notebook(self.text)
 
     def log(self) -> Path | Iterator[bytes]:
         """A log, to be read as a stream."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Final
 
@@ -15,6 +16,8 @@ UNIT: Final = r"(?:bytes|[KMGT]i?B|B)"
 AMOUNT: Final = rf"{NUMBER}\s?{UNIT}"
 """Pattern of an amount."""
 
+UNITS: Final = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+"""Units in which amounts are printed, the largest first."""
 _FACTORS: Final = {"bytes": 1, "b": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _SPLIT: Final = re.compile(rf"(?P<number>{NUMBER})\s?(?P<unit>{UNIT})?")
 
@@ -50,3 +53,17 @@ def read_amount(text: str, unit: str = "") -> Amount:
         num_bytes=int(Fraction(number) * factor),
         slack_bytes=0 if factor == 1 else -int(-step / 2 // 1),
     )
+
+
+def amount(num_bytes: int) -> str:
+    """Text with two decimals: ``1.70 GiB``, ``509.85 MiB``, ``512 bytes``."""
+    for factor, unit in UNITS:
+        if abs(num_bytes) >= factor:
+            return f"{rounded(num_bytes, factor)} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def rounded(num_bytes: int, factor: int) -> Decimal:
+    """The amount in a unit, with the two decimals that messages print; whole bytes as they are."""
+    step = Decimal("1") if factor == 1 else Decimal("0.01")
+    return (Decimal(num_bytes) / factor).quantize(step, ROUND_HALF_UP)

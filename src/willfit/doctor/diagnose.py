@@ -9,13 +9,13 @@ from pathlib import Path
 from willfit.doctor.advice import Advice, advise
 from willfit.doctor.advice.advice import NO_SETTING_HELPS
 from willfit.doctor.agreement import Agreement, agreement_of
-from willfit.doctor.agreement.agreement import gib
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes import Cause, cause_of
 from willfit.doctor.causes.facts import Facts
 from willfit.doctor.diagnosis import Case, Diagnosis, Remedy
 from willfit.doctor.facts import facts_of
 from willfit.doctor.find import reports_in
-from willfit.doctor.own_lines import OwnLine, lines_in
+from willfit.doctor.own_lines import lines_in
 from willfit.doctor.report import Report
 from willfit.doctor.situation import Situation, situated
 from willfit.doctor.sizes import asked_of, factors_of
@@ -100,23 +100,17 @@ def _estimated(report: Report, scenario: Scenario) -> _Estimated:
         result = estimate(situation.scenario, search_limits=False)
     except WillfitError as error:
         return _Estimated(notes=(f"no estimate of these settings: {error}",))
-    agreement = agreement_of(report, result)
+    asked = asked_of(report)
+    factors = factors_of(asked, situation.scenario) if asked is not None else ()
+    agreement = agreement_of(report, result, factors)
     explained = agreement.explained_by if agreement is not None else ""
-    factors = _factors(report, situation.scenario)
     return _Estimated(
         situation=situation if situation.scenario.machine is not None else None,
         estimate=result,
         agreement=agreement,
-        facts=facts_of(result, situation.gpu, factors, explained),
+        facts=facts_of(result, situation.gpu, tuple(factor.text for factor in factors), explained),
         notes=situation.notes,
     )
-
-
-def _factors(report: Report, scenario: Scenario) -> tuple[str, ...]:
-    asked = asked_of(report)
-    if asked is None:
-        return ()
-    return tuple(factor.text for factor in factors_of(asked, scenario))
 
 
 def _with_agreement(cause: Cause, known: _Estimated) -> Cause:
@@ -135,13 +129,13 @@ def _alone(known: _Estimated) -> Iterator[str]:
     budget, peak = gpu.budget_bytes, gpu.peak
     if budget is None:
         return
-    said = f"These settings need {gib(peak.device_bytes)} in {peak.name} of {gib(budget)}"
+    said = f"These settings need {amount(peak.device_bytes)} in {peak.name} of {amount(budget)}"
     if peak.device_bytes > budget:
-        yield f"{said}: {gib(peak.device_bytes - budget)} too much."
+        yield f"{said}: {amount(peak.device_bytes - budget)} too much."
     elif gpu.verdict == "fits":
         yield f"{said}: by the {known.estimate.level} they fit."
     else:
-        yield f"{said}, and up to {gib(gpu.high_device_bytes)} with what is not known."
+        yield f"{said}, and up to {amount(gpu.high_device_bytes)} with what is not known."
 
 
 def _sentence(text: str) -> str:
@@ -153,25 +147,14 @@ def _placed(advice: Advice, code: OwnCode) -> tuple[Remedy, ...]:
 
     Those of a plan belong together: its last remedy has the lines of all of them.
     """
-    steps = _whole_plans(advice)
-    placed = []
-    for remedy in advice.remedies:
-        lines: tuple[OwnLine, ...] = ()
-        if (remedy.plan, remedy.id) in steps:
-            before, after = steps[remedy.plan, remedy.id]
-            lines = lines_in(code.source, before, after, line=code.line, cell=code.cell)
-        placed.append(replace(remedy, own_lines=lines))
-    return tuple(placed)
-
-
-def _whole_plans(advice: Advice) -> dict[tuple[int | None, str], tuple[Scenario, Scenario]]:
-    """By plan and id of its last remedy: the scenario before and after the whole plan."""
-    steps = iter(advice.steps)
-    whole: dict[int, tuple[str, Scenario, Scenario]] = {}
-    for remedy in advice.remedies:
-        if remedy.plan is None:
-            continue
-        name, before, after = next(steps)
-        first = whole[remedy.plan][1] if remedy.plan in whole else before
-        whole[remedy.plan] = (name, first, after)
-    return {(plan, name): (first, last) for plan, (name, first, last) in whole.items()}
+    lines = {
+        number: lines_in(code.source, before, after, line=code.line, cell=code.cell)
+        for number, (before, after) in advice.plans.items()
+    }
+    last = {remedy.plan: place for place, remedy in enumerate(advice.remedies)}
+    return tuple(
+        replace(remedy, own_lines=lines[remedy.plan])
+        if remedy.plan is not None and last[remedy.plan] == place
+        else remedy
+        for place, remedy in enumerate(advice.remedies)
+    )

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from willfit.devices import find_gpu
 from willfit.errors import InputError
 from willfit.scenario.machine import Gpu
+from willfit.units import MIB
+
+NEARLY_FREE: Final = 300_000_000
+"""Bytes in use at which people take a GPU for free: the driver's and little more."""
+TOLERANCE: Final = 64 * MIB
+"""Bytes above an earlier reading that count as back at it: driver state, no process's own."""
 
 
 class Nvml(Protocol):

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.diagnosis import Case, Diagnosis, Remedy
 from willfit.doctor.edits import OwnLine
 from willfit.doctor.lint import Finding
 from willfit.report.text import Style, bar, wrapped
-from willfit.units import GIB, MIB, format_bytes
+from willfit.units import format_bytes
 
 SCHEMA: Final = "willfit.diagnosis/1"
 
@@ -195,7 +196,7 @@ def _numbers(fields: Mapping[str, Any]) -> str:
         ("reserved_unallocated_bytes", "reserved but unallocated"),
         ("this_process_bytes", "by this process"), ("allowed_bytes", "allowed"),
     )  # fmt: skip
-    parts = [f"{_amount(fields[name])} {words}" for name, words in named if name in fields]
+    parts = [f"{amount(fields[name])} {words}" for name, words in named if name in fields]
     if "gpu" in fields and parts:
         parts[0] = f"GPU {fields['gpu']}: {parts[0]}"
     return ", ".join(parts)
@@ -213,13 +214,6 @@ def _drawn(fields: Mapping[str, Any]) -> str:
     if min(cached, outside) < 0:
         return ""
     return f"  {bar([allocated, cached, outside], total, 48)}  █ live ▓ cached ▒ other"
-
-
-def _amount(num_bytes: int) -> str:
-    """As messages print it: two decimals."""
-    if num_bytes >= GIB:
-        return f"{num_bytes / GIB:,.2f} GiB"
-    return f"{num_bytes / MIB:,.2f} MiB" if num_bytes >= MIB else format_bytes(num_bytes)
 
 
 def _changes(changes: Sequence[Remedy], style: Style) -> Iterator[str]:

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from willfit.errors import GpuNotReleasedError
-from willfit.live.nvml import LiveGpu, Process
+from willfit.live.nvml import NEARLY_FREE, TOLERANCE, LiveGpu, Process
 from willfit.runner.gpus import GpuProbe
-from willfit.units import MIB, format_bytes
+from willfit.units import format_bytes
 
-TOLERANCE: Final = 64 * MIB
-"""Bytes above the baseline that count as back: driver state that is not a process's own."""
 PATIENCE: Final = 60.0
 """Seconds to wait for the memory: SGLang waits as long for its processes."""
-NOTABLE: Final = 300_000_000
-"""Bytes above which a GPU's holders are named although it is back at its baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +114,7 @@ class Contract:
 
     def _is_notable(self, index: int, found: Sequence[LiveGpu]) -> bool:
         """Held by somebody: an idle H200 has 615 MiB in use and no process."""
-        return found[index].used_bytes > NOTABLE and bool(found[index].processes)
+        return found[index].used_bytes > NEARLY_FREE and bool(found[index].processes)
 
     def _release(
         self, indices: Sequence[int], highest: Mapping[int, int], found: Sequence[LiveGpu],

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from willfit.changes.catalogue import CHANGES
 from willfit.doctor.advice.by_cause import remedies_for
 from willfit.doctor.advice.planned import planned
 from willfit.doctor.agreement import Agreement
-from willfit.doctor.agreement.agreement import gib
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause
 from willfit.doctor.diagnosis import Remedy
 from willfit.doctor.report import Report, Stage
@@ -36,18 +36,18 @@ class Advice:
 
     remedies: tuple[Remedy, ...]
     notes: tuple[str, ...] = ()
-    steps: tuple[tuple[str, Scenario, Scenario], ...] = ()
-    """Id of each remedy that is a change, with the scenario before and after it."""
+    plans: Mapping[int, tuple[Scenario, Scenario]] = field(default_factory=dict)
+    """The scenario before and after all remedies of a plan, by its number."""
 
 
 def advise(
     report: Report, cause: Cause, situation: Situation | None, agreement: Agreement | None
 ) -> Advice:
     """Changes that the planner finds for the scenario as it was, and what else there is to do."""
-    hints = tuple(remedies_for(cause, report))
-    if situation is not None:
-        hints = tuple(_possible(remedies_for(cause, _staged(report, situation)), situation))
-    if situation is None or cause.name in NO_SETTING_HELPS or _of_an_engine(report):
+    if situation is None:
+        return Advice(remedies=tuple(remedies_for(cause, report)))
+    hints = tuple(_possible(remedies_for(cause, _staged(report, situation)), situation))
+    if cause.name in NO_SETTING_HELPS or _of_an_engine(report):
         return Advice(remedies=hints)
     scenario = _as_it_was(situation, agreement)
     try:
@@ -57,11 +57,11 @@ def advise(
     first = tuple(_unexplained(agreement)) if agreement is not None else ()
     known = {remedy.id for remedy in (*first, *found.remedies)}
     others = () if found.remedies else tuple(x for x in hints if x.id not in known)
-    notes = (found.why_none,) if found.why_none is not None else ()
+    why_none = (found.why_none,) if found.why_none is not None else ()
     return Advice(
         remedies=(*first, *found.remedies, *others),
-        notes=tuple(notes) + _in_use_note(situation, scenario),
-        steps=found.scenarios,
+        notes=(*why_none, *_in_use_note(situation, scenario)),
+        plans=found.plans,
     )
 
 
@@ -114,7 +114,7 @@ def _in_use_note(situation: Situation, scenario: Scenario) -> tuple[str, ...]:
     used = scenario.machine.in_use(situation.gpu)
     if used <= 0:
         return ()
-    return (f"planned with {gib(used)} in use besides these settings, as the message shows",)
+    return (f"planned with {amount(used)} in use besides these settings, as the message shows",)
 
 
 def _unexplained(agreement: Agreement) -> Iterator[Remedy]:
@@ -138,7 +138,7 @@ def _unexplained(agreement: Agreement) -> Iterator[Remedy]:
                 id="quantization_in_effect",
                 title=(
                     f"See whether {name} is in effect: without it these settings need "
-                    f"{gib(suspect.allocated_bytes)}"
+                    f"{amount(suspect.allocated_bytes)}"
                 ),
                 saves_bytes=suspect.allocated_bytes - peak,
                 snippet=suspect.check,
@@ -146,8 +146,8 @@ def _unexplained(agreement: Agreement) -> Iterator[Remedy]:
     yield Remedy(
         id="fresh_process",
         title=(
-            f"Find what else holds {gib(agreement.unexplained_bytes)}: start in a fresh process, "
-            "or release what an earlier run left"
+            f"Find what else holds {amount(agreement.unexplained_bytes)}: start in a fresh "
+            "process, or release what an earlier run left"
         ),
         saves_bytes=agreement.unexplained_bytes,
         snippet=(

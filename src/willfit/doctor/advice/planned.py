@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Final
@@ -14,7 +14,7 @@ from willfit.errors import WillfitError
 from willfit.estimator.evaluator import Evaluator
 from willfit.planning import plan
 from willfit.planning.clock import Clock
-from willfit.planning.result import Job, Plan, Planning
+from willfit.planning.result import Job, Plan
 from willfit.scenario import Scenario
 
 PLANS: Final = 3
@@ -29,8 +29,8 @@ class Planned:
 
     remedies: tuple[Remedy, ...]
     why_none: str | None
-    scenarios: tuple[tuple[str, Scenario, Scenario], ...] = ()
-    """Before and after each remedy of the first plan, by its id."""
+    plans: Mapping[int, tuple[Scenario, Scenario]]
+    """The scenario before and after all remedies of a plan, by its number."""
 
 
 def planned(scenario: Scenario) -> Planned:
@@ -40,7 +40,7 @@ def planned(scenario: Scenario) -> Planned:
     """
     planning = plan(scenario, top=PLANS)
     remedies: list[Remedy] = []
-    scenarios: list[tuple[str, Scenario, Scenario]] = []
+    plans: dict[int, tuple[Scenario, Scenario]] = {}
     said: set[str] = set()
     for number, made in enumerate(planning.plans, start=1):
         steps = list(_steps(scenario, made))
@@ -48,12 +48,9 @@ def planned(scenario: Scenario) -> Planned:
             continue
         said |= {step.change.id for step in steps}
         remedies += [_remedy(step, made, number) for step in steps]
-        scenarios += [(step.change.id, step.before, step.after) for step in steps]
-    return Planned(remedies=tuple(remedies), why_none=_why(planning), scenarios=tuple(scenarios))
-
-
-def _why(planning: Planning) -> str | None:
-    return planning.why_none
+        if steps:
+            plans[number] = steps[0].before, steps[-1].after
+    return Planned(remedies=tuple(remedies), why_none=planning.why_none, plans=plans)
 
 
 @dataclass(frozen=True, kw_only=True)

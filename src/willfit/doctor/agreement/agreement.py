@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from willfit.doctor.agreement.held import Held, held_of
 from willfit.doctor.agreement.longer import LargerBatch, batch_of_factor, larger_batch, longer_rows
-from willfit.doctor.agreement.suspects import Suspect, suspects
+from willfit.doctor.agreement.suspects import Suspect, allocated_peak, suspects
+from willfit.doctor.amounts import amount
 from willfit.doctor.report import Report
-from willfit.doctor.sizes import asked_of, factors_of
+from willfit.doctor.sizes.factors import Factor
 from willfit.doctor.sizes.work import work_of
+from willfit.estimator.evaluator import Evaluator
 from willfit.results import Estimate, GpuEstimate
 from willfit.scenario import Scenario
-from willfit.units import GIB, MIB
+from willfit.units import MIB
 
 TOLERANCE: Final = 0.05
 """Part of an estimate by which it may be short without anything being wrong: the 95th percentile of
@@ -54,8 +56,13 @@ class Agreement:
         return not self.unexplained_bytes
 
 
-def agreement_of(report: Report, estimate: Estimate) -> Agreement | None:
-    """None where the message does not tell what was allocated."""
+def agreement_of(
+    report: Report, estimate: Estimate, factors: Sequence[Factor] = ()
+) -> Agreement | None:
+    """None where the message does not tell what was allocated.
+
+    ``factors``: what the asked-for size can be.
+    """
     held = held_of(report)
     if held is None:
         return None
@@ -63,29 +70,77 @@ def agreement_of(report: Report, estimate: Estimate) -> Agreement | None:
     gpu = estimate.gpus[index] if index < len(estimate.gpus) else estimate.binding
     over = held.needed_bytes - _high(gpu)
     wrong = over > max(LEAST, TOLERANCE * held.needed_bytes)
-    unexplained = held.needed_bytes - gpu.peak.allocated_bytes if wrong else 0
-    found = tuple(_suspects(report, estimate.scenario, gpu, held)) if wrong else ()
-    both = _batch_of_both(report, estimate.scenario, gpu, held) if wrong else None
+    if not wrong:
+        shown = tuple(_explained(gpu, held))
+        return Agreement(
+            estimate=estimate, gpu=gpu, held=held, unexplained_bytes=0, sentences=shown
+        )
+    tried = _Tried(report=report, scenario=estimate.scenario, gpu=gpu, held=held)
+    found, batch = tuple(tried.suspects()), tried.batch(factors)
+    unexplained = held.needed_bytes - gpu.peak.allocated_bytes
     return Agreement(
         estimate=estimate,
         gpu=gpu,
         held=held,
         unexplained_bytes=unexplained,
         suspects=found,
-        batch=both,
-        sentences=tuple(_sentences(estimate, gpu, held, unexplained, found, both)),
+        batch=batch,
+        sentences=(
+            *_unexplained(estimate, gpu, held),
+            *(
+                f"it would be explained if {one.text}: {amount(one.allocated_bytes)}"
+                for one in found
+            ),
+            *tried.larger(alone=batch is None),
+            *([_said_of_batch(batch, held)] if batch is not None else []),
+        ),
     )
 
 
-def _suspects(
-    report: Report, scenario: Scenario, gpu: GpuEstimate, held: Held
-) -> Iterator[Suspect]:
-    """Those that would have failed when the run did: what cannot even load fails before."""
-    loaded = report.context.stage not in ("load", "unknown")
-    for suspect in suspects(scenario, gpu.index, held.needed_bytes):
-        fails_before = suspect.loaded_bytes > (held.total_bytes or suspect.loaded_bytes)
-        if not (loaded and fails_before):
-            yield suspect
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """Other settings of a scenario, held against a message; loading is computed once for all."""
+
+    report: Report
+    scenario: Scenario
+    gpu: GpuEstimate
+    held: Held
+    evaluator: Evaluator = field(default_factory=Evaluator)
+
+    def suspects(self) -> Iterator[Suspect]:
+        """Those that would have failed when the run did: what cannot even load fails before."""
+        loaded = self.report.context.stage not in ("load", "unknown")
+        needed, total = self.held.needed_bytes, self.held.total_bytes
+        for suspect in suspects(self.scenario, self.gpu.index, needed, self.evaluator):
+            fails_before = suspect.loaded_bytes > (total or suspect.loaded_bytes)
+            if not (loaded and fails_before):
+                yield suspect
+
+    def batch(self, factors: Sequence[Factor]) -> LargerBatch | None:
+        """The batch that explains both the size of the tensor and what was allocated."""
+        needed = self.held.needed_bytes
+        found = (
+            batch_of_factor(self.scenario, self.gpu.index, needed, factor, self.evaluator)
+            for factor in factors
+            if not factor.own
+        )
+        return next((batch for batch in found if batch is not None), None)
+
+    def larger(self, *, alone: bool) -> Iterator[str]:
+        """The length, and the batch unless that is said already, that would explain it alone."""
+        work = work_of(self.scenario)
+        if work is None:
+            return
+        rows = longer_rows(self.scenario, work, self._suffices)
+        if rows is not None:
+            yield f"or by rows of {rows:,} tokens rather than {work.seq_len:,}"
+        batch = larger_batch(self.scenario, work, self._suffices) if alone else None
+        if batch is not None:
+            yield f"or by a batch of {batch:,} rather than {work.batch:,}"
+
+    def _suffices(self, scenario: Scenario) -> bool:
+        peak = allocated_peak(scenario, self.gpu.index, self.evaluator)
+        return peak is not None and peak >= self.held.needed_bytes
 
 
 def _high(gpu: GpuEstimate) -> int:
@@ -93,87 +148,48 @@ def _high(gpu: GpuEstimate) -> int:
     return gpu.peak.allocated_bytes + gpu.high_device_bytes - gpu.peak.device_bytes
 
 
-def _sentences(
-    estimate: Estimate,
-    gpu: GpuEstimate,
-    held: Held,
-    unexplained: int,
-    found: tuple[Suspect, ...],
-    batch: LargerBatch | None,
-) -> Iterator[str]:
-    peak, asked = gpu.peak, held.tried_bytes
-    shown = f"{gib(held.allocated_bytes)} allocated" + (
-        f" and {gib(asked)} asked for" if asked else ""
-    )
-    if not unexplained:
-        yield from _explained(gpu, held, shown)
-        return
-    yield (
-        f"these settings need {gib(peak.allocated_bytes)} of tensors in {peak.name} by the "
-        f"{estimate.level}, and the message shows {shown}: {gib(unexplained)} more than they "
-        "explain"
-    )
-    weights = sum(p.num_bytes for p in peak.components if p.name in _WEIGHTS)
-    if weights and abs(unexplained - weights) <= A_COPY * weights:
-        yield f"that is about one more copy of its weights ({gib(weights)}): an earlier model"
-    for suspect in found:
-        yield f"it would be explained if {suspect.text}: {gib(suspect.allocated_bytes)}"
-    yield from _larger(estimate, gpu, held, alone=batch is None)
-    if batch is not None:
-        yield _said_of_batch(batch, held)
+def _shown(held: Held) -> str:
+    asked = f" and {amount(held.tried_bytes)} asked for" if held.tried_bytes else ""
+    return f"{amount(held.allocated_bytes)} allocated{asked}"
 
 
 _WEIGHTS: Final = ("weights", "quantization_state")
 
 
-def _explained(gpu: GpuEstimate, held: Held, shown: str) -> Iterator[str]:
+def _unexplained(estimate: Estimate, gpu: GpuEstimate, held: Held) -> Iterator[str]:
+    peak = gpu.peak
+    unexplained = held.needed_bytes - peak.allocated_bytes
+    yield (
+        f"these settings need {amount(peak.allocated_bytes)} of tensors in {peak.name} by the "
+        f"{estimate.level}, and the message shows {_shown(held)}: {amount(unexplained)} more than "
+        "they explain"
+    )
+    weights = sum(p.num_bytes for p in peak.components if p.name in _WEIGHTS)
+    if weights and abs(unexplained - weights) <= A_COPY * weights:
+        yield f"that is about one more copy of its weights ({amount(weights)}): an earlier model"
+
+
+def _explained(gpu: GpuEstimate, held: Held) -> Iterator[str]:
     peak, total = gpu.peak, held.total_bytes
-    said = f"these settings need {gib(peak.device_bytes)} of the device in {peak.name}"
+    said = f"these settings need {amount(peak.device_bytes)} of the device in {peak.name}"
     if total is not None and peak.device_bytes > total:
-        yield f"{said}, {gib(peak.device_bytes - total)} more than the {gib(total)} there are"
-        yield f"the message ends on the way there: {shown}"
+        yield f"{said}, {amount(peak.device_bytes - total)} more than the {amount(total)} there are"
+        yield f"the message ends on the way there: {_shown(held)}"
         return
-    high = _high(gpu)
     if held.needed_bytes > peak.allocated_bytes:
-        said += f" and, with what is not known, {gib(gpu.high_device_bytes)}"
-    agreed = "within that range" if held.needed_bytes <= high else "a little more, within its error"
-    yield f"{said}; the message shows {shown}: {agreed}"
+        said += f" and, with what is not known, {amount(gpu.high_device_bytes)}"
+    within = held.needed_bytes <= _high(gpu)
+    agreed = "within that range" if within else "a little more, within its error"
+    yield f"{said}; the message shows {_shown(held)}: {agreed}"
 
 
-def _batch_of_both(
-    report: Report, scenario: Scenario, gpu: GpuEstimate, held: Held
-) -> LargerBatch | None:
-    """The batch that explains both the size of the tensor and what was allocated."""
-    asked = asked_of(report)
-    if asked is None:
-        return None
-    factors = (factor for factor in factors_of(asked, scenario) if not factor.own)
-    found = (batch_of_factor(scenario, gpu.index, held.needed_bytes, factor) for factor in factors)
-    return next((batch for batch in found if batch is not None), None)
+def _said_of_suspect(suspect: Suspect) -> str:
+    return f"it would be explained if {suspect.text}: {amount(suspect.allocated_bytes)}"
 
 
 def _said_of_batch(batch: LargerBatch, held: Held) -> str:
     return (
-        f"a batch of {batch.rows} explains both: {gib(held.tried_bytes)} is {batch.tokens}, and "
+        f"a batch of {batch.rows} explains both: {amount(held.tried_bytes)} is {batch.tokens}, and "
         "the tensors then come to what is shown (per_device_train_batch_size is 8 where it is not "
         "given)"
     )
-
-
-def _larger(estimate: Estimate, gpu: GpuEstimate, held: Held, *, alone: bool) -> Iterator[str]:
-    """The length, and the batch unless that is said already, that would explain it alone."""
-    scenario = estimate.scenario
-    work = work_of(scenario)
-    if work is None:
-        return
-    rows = longer_rows(scenario, gpu.index, held.needed_bytes)
-    batch = larger_batch(scenario, gpu.index, held.needed_bytes) if alone else None
-    if rows is not None:
-        yield f"or by rows of {rows:,} tokens rather than {work.seq_len:,}"
-    if batch is not None:
-        yield f"or by a batch of {batch:,} rather than {work.batch:,}"
-
-
-def gib(num_bytes: int) -> str:
-    """``14.04 GiB``; amounts below 1 GiB as MiB with two decimals, as messages print them."""
-    return f"{num_bytes / GIB:,.2f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:,.2f} MiB"

@@ -8,7 +8,7 @@ from typing import Final
 
 from willfit.doctor.agreement.suspects import allocated_peak
 from willfit.doctor.sizes.factors import Factor
-from willfit.doctor.sizes.work import work_of
+from willfit.doctor.sizes.work import Work, work_of
 from willfit.estimator.evaluator import Evaluator
 from willfit.estimator.limits import with_batch_size, with_context
 from willfit.scenario import Scenario
@@ -19,18 +19,18 @@ MOST: Final = 64
 """Times the scenario's own length or batch that are tried."""
 
 
-def longer_rows(scenario: Scenario, gpu: int, needed_bytes: int) -> int | None:
-    """Tokens of a row from which on the peak reaches ``needed_bytes``; None within `MOST` times."""
-    work = work_of(scenario)
-    return None if work is None else _first(work.seq_len, scenario, gpu, needed_bytes, with_context)
+Suffices = Callable[[Scenario], bool]
+"""Whether the peak of a scenario reaches what the message shows."""
 
 
-def larger_batch(scenario: Scenario, gpu: int, needed_bytes: int) -> int | None:
-    """Rows at a time from which on the peak reaches ``needed_bytes``."""
-    work = work_of(scenario)
-    return (
-        None if work is None else _first(work.batch, scenario, gpu, needed_bytes, with_batch_size)
-    )
+def longer_rows(scenario: Scenario, work: Work, suffices: Suffices) -> int | None:
+    """Tokens of a row from which on it suffices; None within `MOST` times."""
+    return _first(work.seq_len, lambda tokens: suffices(with_context(scenario, tokens)))
+
+
+def larger_batch(scenario: Scenario, work: Work, suffices: Suffices) -> int | None:
+    """Rows at a time from which on it suffices."""
+    return _first(work.batch, lambda rows: suffices(with_batch_size(scenario, rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class LargerBatch:
 
 
 def batch_of_factor(
-    scenario: Scenario, gpu: int, needed_bytes: int, factor: Factor
+    scenario: Scenario, gpu: int, needed_bytes: int, factor: Factor, evaluator: Evaluator
 ) -> LargerBatch | None:
     """Rows of the scenario's length that have the product's tokens, if the peak then suffices."""
     tokens = factor.tokens
@@ -53,26 +53,14 @@ def batch_of_factor(
     if work is None or tokens is None or tokens % work.seq_len or tokens <= work.tokens:
         return None
     batch = tokens // work.seq_len
-    peak = allocated_peak(with_batch_size(scenario, batch), gpu, Evaluator())
+    peak = allocated_peak(with_batch_size(scenario, batch), gpu, evaluator)
     if peak is None or peak < needed_bytes * (1 - SLACK):
         return None
     return LargerBatch(rows=batch, tokens=factor.text, allocated_bytes=peak)
 
 
-def _first(
-    start: int,
-    scenario: Scenario,
-    gpu: int,
-    needed_bytes: int,
-    made: Callable[[Scenario, int], Scenario],
-) -> int | None:
+def _first(start: int, suffices: Callable[[int], bool]) -> int | None:
     """The smallest number above ``start`` that suffices, by bisection: peaks grow with it."""
-    evaluator = Evaluator()
-
-    def suffices(number: int) -> bool:
-        peak = allocated_peak(made(scenario, number), gpu, evaluator)
-        return peak is not None and peak >= needed_bytes
-
     low, high = start, start * 2
     while not suffices(high):
         low, high = high, high * 2

@@ -97,9 +97,10 @@ _ROWS: Final = (
 )
 
 
-def suspects(scenario: Scenario, gpu: int, needed_bytes: int) -> Iterator[Suspect]:
+def suspects(
+    scenario: Scenario, gpu: int, needed_bytes: int, evaluator: Evaluator
+) -> Iterator[Suspect]:
     """Those whose estimate by formula reaches what the message shows."""
-    evaluator = Evaluator()
     for row in _ROWS:
         variant = row.variant(scenario)
         peaks = _peaks(variant, gpu, evaluator) if variant is not None else {}

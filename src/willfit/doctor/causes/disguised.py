@@ -20,12 +20,6 @@ _LOST: Final = (
 
 
 def _find(report: Report) -> Cause | None:
-    if "on_chip" in report.marks:
-        return certain(
-            "workspace_limit",
-            "A kernel asked for more shared memory than a multiprocessor of this GPU has: not the "
-            "GPU's memory; smaller blocks or fewer stages need less.",
-        )
     if is_of(report, "triton"):
         return likely(
             "jit_overhead",
@@ -89,12 +83,6 @@ def _how_to(report: Report) -> tuple[str, ...]:
 
 
 def _sure(report: Report) -> Cause | None:
-    if is_of(report, "nccl") and "maybe_not_memory" in report.marks:
-        return guess(
-            "nccl_buffers",
-            "NCCL says that a CUDA call failed and not which: run again with NCCL_DEBUG=INFO, and "
-            "look for “out of memory” above.",
-        )
     if is_of(report, "nccl"):
         return certain(
             "nccl_buffers",

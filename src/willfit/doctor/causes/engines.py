@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, certain, guess, likely
-from willfit.doctor.causes.numbers import Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import Numbers, worked_out
 from willfit.doctor.causes.words import TRAINING, is_of, marked, near, says
 from willfit.doctor.report import Report
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, guess, likely
 from willfit.doctor.causes.facts import Facts
-from willfit.doctor.causes.numbers import Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import Numbers, worked_out
 from willfit.doctor.report import Report
 from willfit.units import GIB
 
@@ -35,11 +36,6 @@ SURPLUS: Final = 0.15
 def cause_by(report: Report, facts: Facts) -> Cause | None:
     """The component that decides; None where the estimate has none."""
     return _surplus(report, facts) or _fixed(report, facts) or _roomy(report, facts)
-
-
-def largest_part(facts: Facts) -> Cause | None:
-    """The part that settings change which is largest, where no frame tells more."""
-    return _largest(facts)
 
 
 def _surplus(report: Report, facts: Facts) -> Cause | None:
@@ -96,8 +92,8 @@ def _leaves_nothing(facts: Facts, capacity: int) -> bool:
     return not facts.training and facts.weights_bytes >= MOST * capacity
 
 
-def _largest(facts: Facts) -> Cause | None:
-    """The largest of the parts that settings change."""
+def largest_part(facts: Facts) -> Cause | None:
+    """The largest of the parts that settings change, where no frame tells more."""
     parts = {name: facts.components[name] for name in CAUSES if facts.components.get(name)}
     if not parts:
         return None

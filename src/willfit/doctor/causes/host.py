@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, certain, guess, likely
-from willfit.doctor.causes.numbers import Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import Numbers, worked_out
 from willfit.doctor.causes.words import has, in_frames, is_of, near, says
 from willfit.doctor.report import Report
 from willfit.units import GIB
@@ -27,12 +28,6 @@ def _find(report: Report) -> Cause | None:
         return _mapped(report)
     if is_of(report, "ray"):
         return _ray(report)
-    if is_of(report, "notebook") and "maybe_not_memory" in report.marks:
-        return guess(
-            "host_ram",
-            "A kernel that dies without an error has most often used up its RAM; a crash of a "
-            "library looks the same.",
-        )
     if is_of(report, "notebook"):
         return certain(
             "host_ram",

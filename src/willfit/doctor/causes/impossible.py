@@ -6,8 +6,9 @@ import re
 from typing import Final
 
 from willfit.devices import all_gpus
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, certain, guess, likely
-from willfit.doctor.causes.numbers import Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import Numbers, worked_out
 from willfit.doctor.causes.words import TORCH, in_frames, is_of, says
 from willfit.doctor.report import Report
 

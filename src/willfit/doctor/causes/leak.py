@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, likely
-from willfit.doctor.causes.numbers import Numbers, amount
+from willfit.doctor.causes.numbers import Numbers
 from willfit.doctor.causes.words import TORCH, has, is_of
 from willfit.doctor.report import Report
 

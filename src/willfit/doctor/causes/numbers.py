@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from typing import Final
 
-from willfit.doctor.amounts import read_amount
+from willfit.doctor.amounts import UNITS, read_amount, rounded
 from willfit.doctor.report import Report
-from willfit.units import GIB, KIB, MIB
+from willfit.units import GIB
 
 CONTEXT: Final = GIB * 3 // 2
 """Largest part of a device that one process commonly holds outside PyTorch's allocator: CUDA
@@ -17,8 +16,6 @@ context, cuBLAS, NCCL. Of 15 public messages that print both figures the median 
 1.5 GiB NCCL and several libraries were in the process."""
 NO_SIZE: Final = 2**50
 """From here on a printed amount is no memory: NVML's "not available" is 2⁶⁴ − 1."""
-
-_UNITS: Final = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,6 @@ class Numbers:
         return self.total is not None and self.free == 0 and self.total % GIB == 0
 
 
-def amount(num_bytes: int) -> str:
-    """Text with two decimals: ``1.70 GiB``, ``509.85 MiB``, ``512 bytes``."""
-    for factor, unit in _UNITS:
-        if abs(num_bytes) >= factor:
-            return f"{_rounded(num_bytes, factor)} {unit}"
-    return f"{num_bytes} bytes"
-
-
 def worked_out(first: int, *terms: tuple[str, int, str]) -> str:
     """``14.75 − 0.01 free − 14.54 reserved = 0.20 GiB``: terms are ``(sign, bytes, word)``.
 
@@ -102,16 +91,11 @@ def worked_out(first: int, *terms: tuple[str, int, str]) -> str:
     a reader who takes it by hand gets.
     """
     largest = max(first, *(term for _, term, _ in terms), 0)
-    factor, unit = next((pair for pair in _UNITS if largest >= pair[0]), (1, "bytes"))
-    result = _rounded(first, factor)
+    factor, unit = next((pair for pair in UNITS if largest >= pair[0]), (1, "bytes"))
+    result = rounded(first, factor)
     text = str(result)
     for sign, term, word in terms:
-        rounded = _rounded(term, factor)
-        result += -rounded if sign == "−" else rounded
-        text += f" {sign} {rounded}{' ' * bool(word)}{word}"
+        part = rounded(term, factor)
+        result += -part if sign == "−" else part
+        text += f" {sign} {part}{' ' * bool(word)}{word}"
     return f"{text} = {result} {unit}".replace("= -", "= −")
-
-
-def _rounded(num_bytes: int, factor: int) -> Decimal:
-    step = Decimal("1") if factor == 1 else Decimal("0.01")
-    return (Decimal(num_bytes) / factor).quantize(step, ROUND_HALF_UP)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, certain, likely
-from willfit.doctor.causes.numbers import CONTEXT, NO_SIZE, Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import CONTEXT, NO_SIZE, Numbers, worked_out
 from willfit.doctor.causes.words import TORCH, has, is_of, near
 from willfit.doctor.report import Report
 from willfit.units import GIB, MIB

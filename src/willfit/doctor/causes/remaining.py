@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, guess, likely
-from willfit.doctor.causes.numbers import CONTEXT, Numbers, amount, worked_out
+from willfit.doctor.causes.numbers import CONTEXT, Numbers, worked_out
 from willfit.doctor.causes.words import DEVICES, TRAINING, has, in_frames, is_of, says
 from willfit.doctor.report import Report
 from willfit.units import GIB, MIB

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, certain, likely
-from willfit.doctor.causes.numbers import Numbers, amount
+from willfit.doctor.causes.numbers import Numbers
 from willfit.doctor.causes.words import is_of, says
 from willfit.doctor.report import Report
 from willfit.units import GIB, MIB

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, likely
-from willfit.doctor.causes.numbers import Numbers, amount
+from willfit.doctor.causes.numbers import Numbers
 from willfit.doctor.causes.words import in_frames, near
 from willfit.doctor.report import Report
 from willfit.units import GIB

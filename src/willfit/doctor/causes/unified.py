@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from willfit.doctor.amounts import amount
 from willfit.doctor.causes.cause import Cause, Rule, certain, guess, likely
-from willfit.doctor.causes.numbers import Numbers, amount
+from willfit.doctor.causes.numbers import Numbers
 from willfit.doctor.causes.words import TRAINING, has, is_of, marked, says
 from willfit.doctor.report import Report
 from willfit.units import GIB

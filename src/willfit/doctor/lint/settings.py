@@ -226,21 +226,22 @@ def _is_axolotl(file: _File) -> bool:
     )
 
 
+def _misspelt(file: _File, known: frozenset[str], said: str) -> Iterator[Finding]:
+    """Keys that are nearly a known one, where that one is not given."""
+    for value in file.top():
+        name = value.path[0]
+        meant = near(name, known) if name not in known else None
+        if meant is not None and meant not in file.content:
+            said_of = said.format(name)
+            yield _finding(value, "unknown-setting", "ignored", said_of, f"{meant}: …")
+
+
 def _axolotl(file: _File) -> Iterator[Finding]:
     """Axolotl reads the keys that it knows and drops the rest."""
     if not _is_axolotl(file):
         return
     known = file.signature("axolotl.AxolotlInputConfig").parameters.names
-    for value in file.top():
-        meant = near(value.path[0], known) if value.path[0] not in known else None
-        if meant is not None and meant not in file.content:
-            yield _finding(
-                value,
-                "unknown-setting",
-                "ignored",
-                f"axolotl has no setting {value.path[0]}: it is dropped",
-                f"{meant}: …",
-            )
+    yield from _misspelt(file, known, "axolotl has no setting {}: it is dropped")
 
 
 def _adapter(file: _File) -> Iterator[Finding]:
@@ -249,16 +250,7 @@ def _adapter(file: _File) -> Iterator[Finding]:
     if key is None:
         return
     known = file.signature(key).parameters.names
-    for value in file.top():
-        meant = near(value.path[0], known) if value.path[0] not in known else None
-        if meant is not None and meant not in file.content:
-            yield _finding(
-                value,
-                "unknown-setting",
-                "ignored",
-                f"PEFT has no setting {value.path[0]}: it is dropped with a warning",
-                f"{meant}: …",
-            )
+    yield from _misspelt(file, known, "PEFT has no setting {}: it is dropped with a warning")
 
 
 def _accelerate(file: _File) -> Iterator[Finding]:

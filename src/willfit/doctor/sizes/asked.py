@@ -41,7 +41,7 @@ class Asked:
             return max(self.num_bytes - self.slack_bytes, 1), self.num_bytes + self.slack_bytes
         if self.num_bytes <= SMALL_SEGMENT:
             return 1, SMALL
-        if self.num_bytes <= MEDIUM_SEGMENT and self.num_bytes == MEDIUM_SEGMENT:
+        if self.num_bytes == MEDIUM_SEGMENT:
             return SMALL + 1, MEDIUM
         low = self.num_bytes - self.slack_bytes - ROUNDED_TO + 1
         return max(low, SMALL), self.num_bytes + self.slack_bytes

@@ -42,7 +42,6 @@ def work_of(scenario: Scenario) -> Work | None:
     if inference is None:
         return None
     context = inference.context_len or default_context(architecture)
-    prompt = max(context - (inference.max_new_tokens or 1), 1)
-    if prompt == context - 1:
-        prompt = context
+    new = inference.max_new_tokens or 1
+    prompt = context if new == 1 else max(context - new, 1)
     return Work(batch=inference.batch_size, seq_len=prompt)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from willfit.live.memory.holders import Holder
-from willfit.units import MIB, format_bytes
+from willfit.live.nvml import NEARLY_FREE, TOLERANCE
+from willfit.units import format_bytes
 
-NEARLY_FREE: Final = 300_000_000
-"""Bytes in use at which people take a GPU for free: the driver's and little more."""
-TOLERANCE: Final = 64 * MIB
-"""Bytes above the mark that count as back at it: driver state that is not a process's own."""
 MOST_SHOWN: Final = 12
 """Holders in the text; `Released.holders` has all."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from willfit.doctor.advice.hints.hint import Hint
+from willfit.doctor.causes.numbers import Numbers
 from willfit.doctor.report import Report
 from willfit.units import MIB
 
@@ -14,25 +15,17 @@ CONTEXT: Final = 512 * MIB
 
 def _others(report: Report) -> int | None:
     """What is on the device and is not this process's."""
-    fields = report.fields
-    total, free = fields.get("total_bytes"), fields.get("free_bytes")
-    if total is None or free is None:
+    numbers = Numbers(report)
+    if numbers.total is None or numbers.free is None:
         return None
-    own = fields.get("this_process_bytes")
-    if own is None:
-        reserved = fields.get("reserved_bytes")
-        if reserved is None and "allocated_bytes" in fields:
-            reserved = fields["allocated_bytes"] + fields.get("reserved_unallocated_bytes", 0)
-        own = reserved + CONTEXT if reserved is not None else 0
-    return max(int(total) - int(free) - int(own), 0) or None
+    held = numbers.allocated if numbers.reserved is None else numbers.reserved
+    own = numbers.of("this_process_bytes") or (held + CONTEXT if held is not None else 0)
+    return max(numbers.total - numbers.free - own, 0) or None
 
 
 def _unallocated(report: Report) -> int | None:
     """At most what is reserved and not allocated."""
-    found = report.fields.get("reserved_unallocated_bytes")
-    if found is None and "reserved_bytes" in report.fields:
-        found = report.fields["reserved_bytes"] - report.fields.get("allocated_bytes", 0)
-    return found or None
+    return Numbers(report).unallocated or None
 
 
 def _beyond_cap(report: Report) -> int | None:
