@@ -11,6 +11,7 @@ from willfit.live.memory.arrays import user_arrays
 from willfit.live.memory.census import take_census
 from willfit.live.memory.climb import Climb, Path
 from willfit.live.memory.cutting import NO_LINE
+from willfit.live.memory.looking import looking
 from willfit.live.memory.naming import Named, name
 from willfit.live.memory.roots import Roots
 from willfit.live.memory.starts import starts_for
@@ -67,8 +68,9 @@ def find_holders(
     if not wanted:
         return Search()
     sizes = {key: one.num_bytes for key, one in wanted.items()}
-    census = take_census()
-    starts = starts_for(census, sizes, spent + time_limit / 3)
+    with looking():
+        census = take_census()
+        starts = starts_for(census, sizes, spent + time_limit / 3)
     shy = [*census.futures, *user_arrays()]
     del census
     values = [start.value for start in starts]

@@ -18,6 +18,7 @@ from willfit.live.memory.graphs import held_by_graph, with_graph
 from willfit.live.memory.holders import Holder, Search, find_holders
 from willfit.live.memory.last_error import forget_last_error
 from willfit.live.memory.letting_go import let_go
+from willfit.live.memory.looking import looking
 from willfit.live.memory.loops import early_returns
 from willfit.live.memory.names import take_variables
 from willfit.live.memory.naming import Named
@@ -137,9 +138,10 @@ def _everything(device: str) -> dict[int, Storage]:
     census = take_census()
     found = live_storages(census, device)
     until = time.thread_time() + 0.5
-    for tensor in with_graph(census.tensors):
-        held = held_by_graph(tensor, until)
-        found.update({key: one for key, one in held.items() if one.device.startswith(device)})
+    with looking():
+        for tensor in with_graph(census.tensors):
+            held = held_by_graph(tensor, until)
+            found.update({key: one for key, one in held.items() if one.device.startswith(device)})
     return found
 
 

@@ -9,15 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, ParamSpec, TypeVar
 
-from torch.utils._python_dispatch import _disable_current_modes
-
 from willfit.errors import InputError
 from willfit.live.memory.cards import Card, cards
 from willfit.live.memory.census import take_census
 from willfit.live.memory.counters import Counters, TorchCounters
-from willfit.live.memory.graphs import held_by_graph, with_graph
 from willfit.live.memory.holders import find_holders
 from willfit.live.memory.host_meter import HostMeter
+from willfit.live.memory.looking import BLOCKS
 from willfit.live.memory.storages import Storage, alive, live_storages
 from willfit.live.memory.watched import Watched, WatchedDevice
 from willfit.live.nvml import Nvml
@@ -109,27 +107,7 @@ class Watch:
         return watched
 
 
-GRAPHS_LIMIT: Final = 0.3
-"""Seconds of CPU for autograd's graphs when a block begins."""
-_active: list[_Running] = []
-"""Blocks that run now, outermost first: each that begins anew notes the peak for those around."""
 _lock: Final = threading.RLock()
-
-
-def _known(device: str) -> dict[int, Storage]:
-    """Every storage that is there, those too that autograd alone holds.
-
-    A look at a graph makes Python's objects for them, which are no news.
-    """
-    census = take_census()
-    found = live_storages(census, device)
-    until = time.thread_time() + GRAPHS_LIMIT
-    with _disable_current_modes():
-        for tensor in with_graph(census.tensors):
-            for key, storage in held_by_graph(tensor, until).items():
-                if storage.device.startswith(device):
-                    found.setdefault(key, storage)
-    return found
 
 
 class _Running:
@@ -143,13 +121,13 @@ class _Running:
             card.counted.index: card.counted.peak_allocated_bytes for card in self._first
         }
         device = "cuda" if counters.has_gpus() else "cpu"
-        self._known = _known(device)
+        self._known = live_storages(take_census(), device)
         self._meter = None if counters.has_gpus() else HostMeter()
         self._threads = threading.active_count()
         with _lock:
-            for around in _active:
+            for around in BLOCKS:
                 around.note_peak()
-            _active.append(self)
+            BLOCKS.append(self)
         counters.begin_peak()
         if self._meter is not None:
             self._meter.__enter__()
@@ -164,6 +142,10 @@ class _Running:
                 max(reserved, one.peak_reserved_bytes),
             )
 
+    def overlook(self, shown: Mapping[int, Storage]) -> None:
+        """What a search within the block brought to light was there before."""
+        self._known.update(shown)
+
     def end(self, label: str, error: str, look: bool) -> Watched:
         """Read again, and look for who holds what is new."""
         seconds = time.monotonic() - self._began
@@ -171,13 +153,12 @@ class _Running:
         if meter is not None:
             meter.__exit__(None, None, None)
         with _lock:
-            _active.remove(self)
+            BLOCKS.remove(self)
         self.note_peak()
         last = cards(self._counters, self._nvml)
         new = self._new("cpu" if meter else "cuda")
         devices = self._gpus(last) if meter is None else (self._host(meter, new),)
-        with _disable_current_modes():  # unpacking what a graph saved is an op to meters around
-            search = find_holders(new.values()) if look and new else None
+        search = find_holders(new.values()) if look and new else None
         return Watched(
             label=label,
             devices=devices,
