@@ -11,7 +11,7 @@ from typing import Any, Final
 from willfit.errors import InputError
 from willfit.scenario.stack import TESTED
 from willfit.settings import llama_cpp, training_arguments, vllm
-from willfit.settings.commands import options
+from willfit.settings.commands import options, words_of
 from willfit.settings.settings import (
     Convert,
     Settings,
@@ -39,8 +39,8 @@ def read_command_line(text: str) -> Settings | None:
     if len(text) > MAX_CHARACTERS or not any(mark in text for mark in _MARKS):
         return None
     try:
-        words = shlex.split(text.replace("\\\n", " "))
-    except ValueError:
+        words = words_of(text)
+    except InputError:
         return None
     start = next((i for i, word in enumerate(words) if _program(word) in _PROGRAMS), None)
     if start is None:
