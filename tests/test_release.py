@@ -49,7 +49,8 @@ class Leaks:
         exec(compile(code, "leaky.py", "exec"), vars(self.module))
 
     def search(self, **options: Any) -> Search:
-        return find_holders(self.storages.values(), **options)
+        """With patience: how long it takes beside what 3,000 other tests left is no test's matter."""
+        return find_holders(self.storages.values(), **{"time_limit": 60.0, **options})
 
     def are_gone(self) -> bool:
         if alive(self.storages.values()):
@@ -654,7 +655,7 @@ def test_a_million_objects_are_searched(leaks: Leaks) -> None:
         "del model"
     )
     many = [[number] for number in range(1_000_000)]
-    found = leaks.search(time_limit=60.0)  # how long it takes: benchmarks/release.py
+    found = leaks.search()  # how long it takes: benchmarks/lint.py
     everything = 300 * (8 * 8 + 8) * 4
     assert {(one.kind, one.num_bytes) for one in found.holders} == {
         ("generator", everything), ("optimizer", everything)

@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -23,7 +23,11 @@ def mark() -> dict[str, str]:
 
 def alive(environ: Mapping[str, str]) -> list[str]:
     """Command lines of the processes that carry the mark."""
-    return [" ".join(process.cmdline()[:4]) for process in _marked(environ[VARIABLE])]
+    lines = []
+    for process in _marked(environ[VARIABLE]):
+        with suppress(psutil.NoSuchProcess):  # it ended, or is a zombie, since it was found
+            lines.append(" ".join(process.cmdline()[:4]))
+    return lines
 
 
 def gone(environ: Mapping[str, str], patience: float = 10.0) -> bool:
