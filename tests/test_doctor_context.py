@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.growth import grows_at_most
 
 from willfit.doctor.clues import CLUES, clues_in
 from willfit.doctor.context import context_of, stage_of
@@ -283,16 +284,13 @@ def test_any_lines_give_a_bounded_context(texts: list[str], index: int) -> None:
 def test_time_does_not_grow_with_the_passage() -> None:
     """A window is looked at: 100 times the lines cost at most a few times as much."""
 
-    def seconds(count: int) -> float:
+    def looking(count: int) -> Callable[[], object]:
         lines = [Line(number=i, text='  File "' + "a" * 5000) for i in range(1, count + 1)]
         report = Report(family="pytorch-cuda", line=count, last_line=count, quote=OOM)
         passage = Passage(lines)
-        start = time.perf_counter()
-        for _ in range(3):
-            context_of(passage, report)
-        return time.perf_counter() - start
+        return lambda: [context_of(passage, report) for _ in range(3)]
 
-    assert seconds(40_000) < 20 * max(seconds(400), 0.01)
+    assert grows_at_most(20, looking(400), looking(40_000), least=0.01)
 
 
 def test_frames_of_no_lines() -> None:

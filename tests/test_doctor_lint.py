@@ -8,13 +8,13 @@ import inspect
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.growth import grows_at_most
 
 from willfit.doctor.lint import (
     compare_configs,
@@ -655,14 +655,10 @@ def test_time_grows_with_the_lines() -> None:
         + "    batch = [x * scale for x in batch if x]\n" * 20
     )
 
-    def seconds(count: int) -> float:
-        source = "\n".join(
-            [body, *(f"value_{i} = step([{i}], scale={i} / 7)" for i in range(count))]
-        )
-        started = time.process_time()
-        lint_python(source)
-        return time.process_time() - started
+    def source(count: int) -> str:
+        return "\n".join([body, *(f"value_{i} = step([{i}], scale={i} / 7)" for i in range(count))])
 
-    seconds(100)  # data files are read once
-    short, long = (min(seconds(count) for _ in range(3)) for count in (1000, 4000))
-    assert long < 10 * max(short, 0.05)  # 16 were it the square
+    lint_python(source(100))  # data files are read once
+    short, long = source(1000), source(4000)
+    # 16 were it the square
+    assert grows_at_most(10, lambda: lint_python(short), lambda: lint_python(long), least=0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.growth import grows_at_most
 
 from willfit.doctor.amounts import read_amount
 from willfit.doctor.find import reports_in
@@ -1159,12 +1159,7 @@ def test_a_text_full_of_messages_is_read_in_linear_time(reader: Any) -> None:
     texts = [flat(text), flat("\n".join([text] * 8))]
     for each in texts:
         assert each.text  # joined before the clock runs
-    took = []
-    for each in texts:
-        rounds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            list(reader.read(each))
-            rounds.append(time.perf_counter() - start)
-        took.append(min(rounds))
-    assert took[1] < 30 * took[0] + 0.05
+    short, long = texts
+    assert grows_at_most(
+        30, lambda: list(reader.read(short)), lambda: list(reader.read(long)), least=0.002
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.growth import grows_at_most
 
 from willfit.allocator.message import GpuProcess, OutOfMemory, format_size, out_of_memory_message
 from willfit.doctor.amounts import read_amount
@@ -742,13 +742,6 @@ REPEATED = [
 
 @pytest.mark.parametrize("piece", REPEATED)
 def test_reading_takes_linear_time(piece: str) -> None:
-    def seconds(length: int) -> float:
-        text = piece * (length // len(piece))
-        start = time.process_time()
-        read(text)
-        return time.process_time() - start
-
-    # four times the text: 4 times the work, 16 times where it is quadratic; short times are noise,
-    # and a collection of the other tests' garbage may fall into one of two
-    short = max(seconds(8_000), 0.02)
-    assert min(seconds(32_000), seconds(32_000)) < 10 * short
+    short, long = (piece * (length // len(piece)) for length in (8_000, 32_000))
+    # four times the text: 4 times the work, 16 times where it is quadratic
+    assert grows_at_most(10, lambda: read(short), lambda: read(long))

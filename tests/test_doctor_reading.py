@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import accumulate, cycle, islice, pairwise
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.support.growth import grows_at_most
 
 from willfit.doctor.find import MOST_REPORTS, reports_in
 from willfit.doctor.messages import READERS, Reader
@@ -467,17 +467,12 @@ PATHOLOGICAL: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("kind", PATHOLOGICAL)
 def test_time_is_linear(kind: str) -> None:
-    def seconds(size: int) -> float:
-        text = PATHOLOGICAL[kind](size)
-        began = time.process_time()
-        reports_in(text, readers=[MINE])
-        return time.process_time() - began
-
     size = 9 * MEBIBYTE // 8
-    small = seconds(size)
+    short, long = (PATHOLOGICAL[kind](length) for length in (size, 4 * size))
     # 4 times the text; a square would take 16 times as long
-    most = 8 * max(small, 0.02)
-    assert seconds(4 * size) < most or seconds(4 * size) < most
+    assert grows_at_most(
+        8, lambda: reports_in(short, readers=[MINE]), lambda: reports_in(long, readers=[MINE])
+    )
 
 
 # --- one report a failure ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from hypothesis import given
 from hypothesis import strategies as st
-from support.hub_server import HubServer, Repo, Sparse
+from tests.support.hub_server import HubServer, Repo, Sparse
 
 from willfit.dtypes import DTYPES
 from willfit.errors import BrokenFileError, InputError, UnsupportedError, WillfitError

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.hub_server import COMMIT, HubServer, Repo, Sparse
+from tests.support.hub_server import COMMIT, HubServer, Repo, Sparse
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
