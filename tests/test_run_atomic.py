@@ -241,7 +241,7 @@ def test_a_full_disk_and_a_read_only_one_leave_the_old_file_and_no_other(tmp_pat
     assert "No space left on device" in full and "are free there" in full
     assert read_only == (
         f"cannot write {disk}/stage.json (Read-only file system): "
-        "name a run folder that this user can write to"
+        "name a folder that this user can write to"
     )
     assert json.loads("".join(content)) == {"new": 1}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from willfit.cli.given import Given
-from willfit.errors import InputError, StorageError
+from willfit.errors import InputError
+from willfit.runner.atomic import writing
 
 if TYPE_CHECKING:
     from willfit.doctor.lint import Finding
@@ -64,15 +65,9 @@ def _write(path: Path, before: bytes, text: str) -> str:
     while kept.exists():
         kept = path.with_name(f"{path.name}.orig{number}")
         number += 1
-    new = path.with_name(f".{path.name}.new")
-    try:
-        kept.write_bytes(before)
-        new.write_text(text, encoding="utf-8", newline="")
-        new.chmod(path.stat().st_mode)
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write {str(path)[:200]!r} ({error.strerror}): the file is as it was"
-        ) from None
+    mode = path.stat().st_mode
+    for target, content in ((kept, before), (path, text.encode())):
+        with writing(target) as pending:
+            pending.path.write_bytes(content)
+            pending.path.chmod(mode)
     return str(kept)

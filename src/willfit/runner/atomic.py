@@ -205,12 +205,12 @@ def cannot_write(path: Path, error: OSError) -> InputError:
 
 def _remedy(folder: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{_free(folder)}free some space, or name a run folder on another disk"
+        return f"{_free(folder)}free some space, or name a place on another disk"
     if error.errno == errno.EFBIG:
-        return "raise the limit on the size of files (ulimit -f), or name another run folder"
+        return "raise the limit on the size of files (ulimit -f), or name another folder"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "name a run folder that this user can write to"
-    return "expected a folder that can be written to, name another run folder"
+        return "name a folder that this user can write to"
+    return "expected a folder that can be written to, name another"
 
 
 def _free(folder: Path) -> str:
