@@ -1,7 +1,7 @@
 # One command each; `make check` is what CI runs.
 PYTHON ?= python3
 
-.PHONY: check test lint types contract ledger bench catalogue format
+.PHONY: check test lint types contract ledger bench catalogue format docs
 
 check: lint types contract test
 
@@ -30,3 +30,6 @@ catalogue:
 format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+docs:
+	$(PYTHON) -m mkdocs build --strict

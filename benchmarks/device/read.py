@@ -22,7 +22,7 @@ KINDS: Final = ("allocated", "reserved", "process")
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every case with its errors; write scenarios and probes where the tests find them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.device.read", description=__doc__)
-    parser.add_argument("rows", type=Path, help="what benchmarks.device.run wrote")
+    parser.add_argument("rows", type=Path, help="what willfit measure --suite wrote")
     parser.add_argument("--no-trace", action="store_true", help="formulas alone: seconds")
     parser.add_argument("--only", help="cases whose name contains this")
     parser.add_argument("--phases", action="store_true", help="errors of each phase too")

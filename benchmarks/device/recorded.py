@@ -16,7 +16,7 @@ from willfit.results import Estimate
 from willfit.scenario import Scenario
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "tests" / "data" / "measured"
-COMMAND: Final = "python3 -m benchmarks.device.run --device cuda"
+COMMAND: Final = "willfit measure --suite recorded"
 PART_OF: Final[Mapping[str, str]] = {"clip": "backward", "forward": "forward"}
 """Phases of an estimate that a reading does not tell apart from another."""
 JOINED: Final[Mapping[str, tuple[str, ...]]] = {"load": ("load", "adapters")}
@@ -68,7 +68,6 @@ class Recorded:
     def _with(self, stack: str) -> Scenario:
         case = Case(
             name=self.name,
-            group="",
             arguments=self.arguments,
             extra=self.extra,
             layers=self.layers,
@@ -107,7 +106,7 @@ def recorded_from(row: Mapping[str, Any]) -> Recorded:
         phases=phases,
         seconds=found.get("seconds", {}),
         failure=found.get("failure") or row.get("failure") or "",
-        command=COMMAND,
+        command=row.get("command", COMMAND),
         baseline_bytes=found.get("baseline_bytes", 0),
         series=found.get("series", ()),
     )

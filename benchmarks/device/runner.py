@@ -324,8 +324,8 @@ def checkpoint(
     import transformers
 
     import willfit
-    from benchmarks.device.tiny import tiny_config
     from benchmarks.run_speed import write_tokenizer
+    from willfit.live.suite.tiny import tiny_config
 
     if (folder / "done").exists():
         return folder

@@ -17,6 +17,7 @@ from benchmarks.ledger.importers import IMPORTERS
 from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
 from benchmarks.ledger.summary import Summary, summarise
 from willfit.errors import WillfitError
+from willfit.live.rows import read_rows
 from willfit.results import Level
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are those of the catalogue, never downloads
@@ -55,11 +56,21 @@ def judge_folder(
     """Outcomes of every row of the sources that an importer knows at this level."""
     outcomes: list[Outcome] = []
     for path in sorted(folder.glob("*.jsonl")):
-        if path.stem in IMPORTERS[level] and (not sources or path.stem in sources):
-            with path.open(encoding="utf-8") as lines:
-                for line in lines:
-                    outcomes.extend(judge(json.loads(line), level))
+        source = _source_of(path, level)
+        if source is not None and (not sources or source in sources):
+            for row in read_rows(path):
+                if _file_of(row) in IMPORTERS[level]:
+                    outcomes.extend(judge(row, level))
     return outcomes
+
+
+def _source_of(path: Path, level: Level) -> str | None:
+    """By the file's name, or by its rows' ids where a user named the file; None for no importer."""
+    if path.stem in IMPORTERS[level]:
+        return path.stem
+    first = next(read_rows(path), {"id": ""})
+    found = str(first.get("id", "")).partition(":")[0]
+    return found if found in IMPORTERS[level] else None
 
 
 def judge(row: PublishedRow, level: Level = "formula") -> Iterator[Outcome]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from willfit.estimator import estimate
     from willfit.live.load import load
     from willfit.live.loaded import Loaded
+    from willfit.live.measure import measure
+    from willfit.live.measurement import Measurement
     from willfit.live.memory.callback import FirstStepCallback
     from willfit.live.memory.release import release
     from willfit.live.memory.watch import watch
@@ -44,6 +46,7 @@ __all__ = [
     "Job",
     "Loaded",
     "Machine",
+    "Measurement",
     "ModelSpec",
     "Pipeline",
     "Scenario",
@@ -59,6 +62,7 @@ __all__ = [
     "find_model",
     "isolated",
     "load",
+    "measure",
     "parse_machine",
     "plan",
     "release",
@@ -74,6 +78,7 @@ _HOMES = {
     "Job": ("willfit.planning", "Job"),
     "Loaded": ("willfit.live.loaded", "Loaded"),
     "Machine": ("willfit.scenario", "Machine"),
+    "Measurement": ("willfit.live.measurement", "Measurement"),
     "ModelSpec": ("willfit.scenario", "ModelSpec"),
     "Pipeline": ("willfit.scenario", "Pipeline"),
     "Scenario": ("willfit.scenario", "Scenario"),
@@ -88,6 +93,7 @@ _HOMES = {
     "find_model": ("willfit.sources.resolve", "resolve"),
     "isolated": ("willfit.runner.isolated", "isolated"),
     "load": ("willfit.live.load", "load"),
+    "measure": ("willfit.live.measure", "measure"),
     "parse_machine": ("willfit.devices", "parse_machine"),
     "plan": ("willfit.planning", "plan"),
     "release": ("willfit.live.memory.release", "release"),

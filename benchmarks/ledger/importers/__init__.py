@@ -10,6 +10,7 @@ from benchmarks.ledger.importers import (
     hf_sdpa_tables,
     hub_pages,
     llmperf_bnb_a10_derived,
+    measured,
     optimum_benchmark_derekliu35,
     optimum_benchmark_history,
     peft_metamath,
@@ -29,12 +30,14 @@ _BOTH: Final[dict[str, Importer]] = {
 IMPORTERS: Final[dict[Level, dict[str, Importer]]] = {
     "formula": {
         **_BOTH,
+        "measured": measured.express,
         "optimum_benchmark_history": optimum_benchmark_history.express,
         "peft_metamath": peft_metamath.express,
         "qwen_speed_benchmark": qwen_speed_benchmark.express,
     },
     "trace": {
         **_BOTH,
+        "measured": measured.express_by_trace,
         "optimum_benchmark_history": optimum_benchmark_history.express_by_trace,
         "peft_metamath": peft_metamath.express_by_trace,
     },

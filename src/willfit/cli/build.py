@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,11 +48,18 @@ class Request:
     """Lines for the report by topic."""
 
 
-def build_request(arguments: argparse.Namespace) -> Request:
-    """Scenario of the parsed arguments; raises `InputError` on contradictions."""
+Finding = Callable[[str], ModelSpec]
+"""What a model's name means, where that is not for `resolve` to say."""
+
+
+def build_request(arguments: argparse.Namespace, *, finding: Finding | None = None) -> Request:
+    """Scenario of the parsed arguments; raises `InputError` on contradictions.
+
+    ``finding`` replaces the usual sources of models, which read this disk.
+    """
     options, ignored, assumptions = _merged(arguments)
     refuse_contradictions(options)
-    model = _model(options)
+    model = _model(options, finding)
     machine, machine_assumptions = _machine(options)
     refuse_values(options, model, machine)
     data = read_data(options, model)
@@ -138,7 +145,7 @@ def _workload_given(options: Mapping[str, Any]) -> bool:
     return bool(options.get("train")) or any(options.get(name) is not None for name in inference)
 
 
-def _model(options: Mapping[str, Any]) -> ModelSpec:
+def _model(options: Mapping[str, Any], finding: Finding | None) -> ModelSpec:
     from willfit.sources.heads import with_auto_class
     from willfit.sources.resolve import resolve
 
@@ -147,12 +154,15 @@ def _model(options: Mapping[str, Any]) -> ModelSpec:
         raise InputError(
             "no model given: name one, for example 'willfit estimate meta-llama/Meta-Llama-3-8B'"
         )
-    spec = resolve(
-        name,
-        library_name=options.get("library_name"),
-        revision=options.get("revision"),
-        trust_remote_code=bool(options.get("trust_remote_code")),
-    )
+    if finding is not None:
+        spec = finding(name)
+    else:
+        spec = resolve(
+            name,
+            library_name=options.get("library_name"),
+            revision=options.get("revision"),
+            trust_remote_code=bool(options.get("trust_remote_code")),
+        )
     return with_auto_class(spec, options.get("auto_class"), options.get("num_labels"))
 
 

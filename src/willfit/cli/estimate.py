@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser
+from willfit.cli.pictures import Traced, add_html_option, add_picture_option, checked
 from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.results import Estimate
 
 if TYPE_CHECKING:
     from willfit.cli.build import Request
     from willfit.estimator.by_trace import Listener
-    from willfit.trace.recording import Recording
 
 DONE: Final = 0
 DOES_NOT_FIT: Final = 3
@@ -49,6 +48,8 @@ def configure(parser: Parser) -> None:
         metavar="FILE",
         help="with --trace: a snapshot that PyTorch's memory visualiser opens (.pickle)",
     )
+    add_html_option(group, "the report")
+    add_picture_option(group)
     group.add_argument(
         "--json", action="store_true", default=None, help="print the contract's JSON"
     )
@@ -66,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--check needs --gpu: name the GPU to check against, such as --gpu T4")
     if arguments.strict and not arguments.check:
         raise InputError("--strict belongs to --check: add --check")
-    estimate, workload_given = compute(arguments)
+    checked(arguments)
+    kept = Traced(arguments=arguments)
+    estimate, workload_given = compute(arguments, kept.listener)
     if arguments.json:
         import json
 
@@ -79,14 +82,16 @@ def run(arguments: argparse.Namespace) -> int:
 
         style = Style(color=sys.stdout.isatty())
         sys.stdout.write(render(estimate, style, breakdown=workload_given))
+    kept.write(estimate)
     return exit_code(estimate, check=bool(arguments.check), strict=bool(arguments.strict))
 
 
-def compute(arguments: argparse.Namespace) -> tuple[Estimate, bool]:
+def compute(
+    arguments: argparse.Namespace, listener: Listener | None = None
+) -> tuple[Estimate, bool]:
     """The estimate of parsed arguments, and whether its breakdown was asked for."""
     from willfit.cli.build import build_request
 
-    listener = _pictures(arguments)
     request = build_request(arguments)
     shown = request.workload_given or request.scenario.machine is not None
     if not arguments.trace:
@@ -146,28 +151,6 @@ def estimated(
         listener=listener,
     )
     return replace(result, notes={**result.notes, **request.notes})
-
-
-def _pictures(arguments: argparse.Namespace) -> Listener | None:
-    """What writes the files that were asked for; raises `InputError` on an unknown kind."""
-    timeline, snapshot = arguments.timeline, arguments.snapshot
-    if timeline is None and snapshot is None:
-        return None
-    if not arguments.trace:
-        flag = "--timeline" if timeline is not None else "--snapshot"
-        raise InputError(f"{flag} shows a traced run: add --trace")
-    if timeline is not None and not timeline.endswith((".html", ".svg", ".png")):
-        raise InputError(f"--timeline {timeline[:60]} is no .html, .svg or .png file: name one")
-
-    def write(recording: Recording) -> None:
-        from willfit.cli.pictures import write_snapshot, write_timeline
-
-        if timeline is not None:
-            write_timeline(recording, Path(timeline), arguments)
-        if snapshot is not None:
-            write_snapshot(recording, Path(snapshot), arguments)
-
-    return write
 
 
 def exit_code(estimate: Estimate, *, check: bool, strict: bool) -> int:

@@ -14,6 +14,7 @@ from willfit.devices import parse_machine
 from willfit.errors import InputError, WillfitError
 
 if TYPE_CHECKING:
+    from willfit.cli.build import Finding as FindingModels
     from willfit.doctor.diagnose import OwnCode
     from willfit.doctor.diagnosis import Diagnosis
     from willfit.doctor.lint import Finding
@@ -63,16 +64,25 @@ class Examined:
         return self.snapshot_text + ("\n" if self.snapshot_text else "") + said
 
 
-def examine(arguments: argparse.Namespace, files: Sequence[Given], style: Style) -> Examined:
-    """Reports of the texts, findings in the code, and the scenario that both tell of."""
+def examine(
+    arguments: argparse.Namespace,
+    files: Sequence[Given],
+    style: Style,
+    *,
+    finding: FindingModels | None = None,
+) -> Examined:
+    """Reports of the texts, findings in the code, and the scenario that both tell of.
+
+    ``finding`` says what the models' names mean that are told of; None is the usual sources.
+    """
     from willfit.doctor.diagnose import diagnose_reports
     from willfit.doctor.find import reports_in
 
     reports = [report for source in _texts(files) for report in reports_in(source)]
     code = _own_code(files, reports)
     told = _told(files, code)
-    scenario, remarks = _scenario(arguments, told, named=bool(reports))
-    lint = tuple((one.name, finding) for one in files for finding in _lint(one, arguments))
+    scenario, remarks = _scenario(arguments, told, finding, named=bool(reports))
+    lint = tuple((one.name, found) for one in files for found in _lint(one, arguments))
     shown, data = _snapshot(files, style)
     return Examined(
         diagnosis=diagnose_reports(reports, scenario, code=code),
@@ -129,7 +139,11 @@ def _told(files: Sequence[Given], code: OwnCode | None) -> Settings | None:
 
 
 def _scenario(
-    arguments: argparse.Namespace, told: Settings | None, *, named: bool
+    arguments: argparse.Namespace,
+    told: Settings | None,
+    finding: FindingModels | None,
+    *,
+    named: bool,
 ) -> tuple[Scenario | None, tuple[str, ...]]:
     """Of the flags over what the files tell; flags that contradict themselves are an error."""
     from willfit.cli.build import build_request
@@ -148,7 +162,7 @@ def _scenario(
         if getattr(merged, name, None) is None:
             setattr(merged, name, value)
     try:
-        request = build_request(merged)
+        request = build_request(merged, finding=finding)
     except WillfitError as error:
         if arguments.model is not None:
             raise

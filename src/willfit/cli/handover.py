@@ -53,7 +53,7 @@ def _later(arguments: argparse.Namespace) -> argparse.Namespace:
         words = with_dashes(shlex.split(arguments.then or ""))
     except ValueError as error:
         raise InputError(f"cannot read --then: {str(error).lower()}") from None
-    later = parser.parse_args(words)
+    later: argparse.Namespace = parser.parse_args(words)
     if later.then is not None or later.infer_on is not None:
         raise InputError("--then holds one job: leave out --then and --infer-on in it")
     for name in _INHERITED:

@@ -17,10 +17,13 @@ COMMANDS: Final[dict[str, str]] = {
     "plan": "the smallest change that makes it fit, or the fastest way to run it",
     "where": "the same job at many places: fits, hours, cost",
     "doctor": "what a failure was, and what to change; what costs memory in your code",
+    "compare": "several models or settings side by side, estimated or measured",
+    "measure": "the real thing in a fresh process, beside the estimate",
     "run": "several models on the same GPUs, one after another, resumable",
     "status": "how far a run is, and what would be computed again, and why",
     "bundle": "a pipeline with all that it needs, for a notebook without internet",
     "diff": "which component moved between two estimates",
+    "serve": "a page in the browser with all of this",
     "gpus": "the GPUs that are known, or those of this machine",
     "models": "the models that are known without network",
 }

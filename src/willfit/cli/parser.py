@@ -5,14 +5,36 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from willfit.errors import InputError
 
 
+class Parsed(argparse.Namespace):
+    """Arguments, with the command as it was given; `vars` has the arguments alone."""
+
+    __slots__ = ("command_line",)
+    command_line: str
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is an `InputError` and ``--batch_size`` equals ``--batch-size``."""
+
+    intermixed = False
+    """Whether words that are no options may stand between options."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, or with words and options in any order; a `Parsed` by default."""
+        given = sys.argv[1:] if args is None else list(args)
+        into = Parsed() if namespace is None else namespace
+        parse = self.parse_intermixed_args if self.intermixed else super().parse_args
+        parsed = parse(given, into)
+        if isinstance(parsed, Parsed):
+            parsed.command_line = f"{self.prog} {shlex.join(given)}"
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and leaving with 2; name the nearest flag of a typo."""
@@ -31,9 +53,9 @@ def with_dashes(argv: Sequence[str]) -> list[str]:
 
 
 def _dashed(token: str) -> str:
-    if not token.startswith("--"):
-        return token
     name, equals, value = token.partition("=")
+    if not name.startswith("--") or " " in name:  # settings in quotes have names of their own
+        return token
     return name.replace("_", "-") + equals + value
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from willfit.cli.estimate import DOES_NOT_FIT, DONE, NO_TRUSTWORTHY_NUMBER
+from willfit.cli.files import write_drawing, write_text
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser, positive_float, positive_int
+from willfit.cli.pictures import add_html_option, add_picture_option, checked, command_of
 from willfit.errors import InputError, WillfitError
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ def configure(parser: Parser) -> None:
     group.add_argument(
         "--no-cache", action="store_true", default=None, help="with --trace: trace again"
     )
+    add_html_option(group, "the report")
+    add_picture_option(group)
     group.add_argument(
         "--json", action="store_true", default=None, help="print the contract's JSON"
     )
@@ -89,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         from willfit.emitting import writer
 
         writer(arguments.emit)
+    checked(arguments)
     planning = compute(arguments)
     codes = [_code(plan.scenario, arguments.emit) for plan in planning.plans]
     if arguments.json:
@@ -104,7 +110,25 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(render_plan(planning, Style(color=sys.stdout.isatty())))
         if codes and codes[0] is not None:
             sys.stdout.write(f"\n# code of plan 1, {arguments.emit}\n{codes[0]['text']}")
+    _write(arguments, planning, codes)
     return exit_code(planning)
+
+
+def _write(
+    arguments: argparse.Namespace, planning: Planning, codes: Sequence[dict[str, str] | None]
+) -> None:
+    """The files that were asked for; raises `InputError` where one cannot be written."""
+    if arguments.html is not None:
+        from willfit.report.html.plan import plan_html
+
+        text = plan_html(planning, codes, command=command_of(arguments))
+        write_text(arguments.html, text)
+    if arguments.picture is not None:
+        from willfit.report.html.plan import plan_sides, plan_title
+        from willfit.report.peak import peak_drawing
+
+        drawing = peak_drawing(plan_sides(planning), plan_title(planning))
+        write_drawing(arguments.picture, drawing)
 
 
 def compute(arguments: argparse.Namespace) -> Planning:

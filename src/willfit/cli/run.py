@@ -9,8 +9,11 @@ import sys
 from types import FrameType
 from typing import Final, NoReturn
 
+from willfit.cli.files import check_place, write_text
 from willfit.cli.needs import require_run_extra
 from willfit.cli.parser import Parser
+from willfit.cli.pictures import add_html_option, checked, command_of
+from willfit.errors import InputError
 
 DONE: Final = 0
 INTERRUPTED: Final = 130
@@ -37,6 +40,7 @@ def configure(parser: Parser) -> None:
         help="say what is missing, what will be computed again and why, and whether it fits",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_html_option(parser, "the report")
     parser.add_argument(
         "--quiet", action="store_true", help="no progress, only the report at the end"
     )
@@ -50,6 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     from willfit.runner.run import dry_run
     from willfit.runner.run import run as run_pipeline
 
+    checked(arguments)
+    if arguments.dry_run and arguments.html is not None:
+        raise InputError("--html shows what a run came to: leave --dry-run out")
+    check_place(arguments.html)
     signal.signal(signal.SIGTERM, _interrupt)
     if arguments.dry_run:
         with observer(quiet=arguments.quiet) as watching:
@@ -78,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(report.json(), indent=2) + "\n")
     else:
         sys.stdout.write(render_run(report))
+    if arguments.html is not None:
+        from willfit.report.html.run import run_html
+
+        write_text(arguments.html, run_html(report, command=command_of(arguments)))
     return DONE
 
 

@@ -54,7 +54,7 @@ def look() -> Here:
         gpus=tuple(gpu for gpu, _ in gpus),
         in_use_bytes=tuple(in_use for _, in_use in gpus),
         holders=tuple(_holders()) if gpus else (),
-        ram_bytes=_free_ram(),
+        ram_bytes=free_ram(),
         flash_attn=_installed("flash_attn"),
         hub_kernels=_installed("kernels"),
         bitsandbytes=_installed("bitsandbytes"),
@@ -129,7 +129,7 @@ def _known(properties: Any) -> Gpu:
     return replace(card, capacity_bytes=described.capacity_bytes, capacity_is_nominal=False)
 
 
-def _free_ram() -> int | None:
+def free_ram() -> int | None:
     """Host memory free now, within the limit of a container where there is one."""
     try:
         import psutil  # type: ignore[import-untyped]  # accelerate brings it; it has no stubs

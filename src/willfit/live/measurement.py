@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+FailureKind = Literal["", "out_of_memory", "refused", "died", "not_done"]
+"""Why a run ended early: no memory, a library's or our own refusal, the process's end, its time."""
+Counter = Literal["torch", "tensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +19,11 @@ class Reading:
     """``load``, ``prefill``, ``decode``, ``forward``, ``backward``, ``step``…"""
     step: int = 0
     """The optimizer's step, from 1; 0 outside of training."""
+    gpu_index: int = 0
+    """Torch's number of the GPU; 0 where there is none."""
     allocated_bytes: int
-    """Most that live tensors took (``max_memory_allocated``); 0 without CUDA."""
+    """Most that live tensors took: ``max_memory_allocated``; without CUDA the sum of the bytes of
+    all live tensors, as asked for, seen operator by operator."""
     reserved_bytes: int
     """Most that the caching allocator held (``max_memory_reserved``); 0 without CUDA."""
     held_bytes: int
@@ -30,6 +37,13 @@ class Reading:
     host_bytes: int
     """Resident memory of the process at the phase's end."""
 
+    @property
+    def context_bytes(self) -> int | None:
+        """What the process has on the device outside of torch: process − reserved."""
+        if self.process_bytes is None:
+            return None
+        return self.process_bytes - self.held_reserved_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alive:
@@ -42,13 +56,28 @@ class Alive:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredGpu:
+    """One of the GPUs that were measured."""
+
+    index: int
+    name: str
+    capacity_bytes: int
+    """``total_memory`` as torch has it."""
+    compute_capability: tuple[int, int]
+    idle_bytes: int | None = None
+    """In use on it before this process came (NVML); None where NVML does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One real run."""
 
     device: str
-    """Name of the GPU, or ``cpu``."""
+    """Name of the first GPU, or ``cpu``; "" where the run never got so far."""
     capacity_bytes: int | None = None
-    """``total_memory`` as torch has it."""
+    """``total_memory`` of the first GPU as torch has it."""
+    gpus: tuple[MeasuredGpu, ...] = ()
+    """All GPUs that were used; none without CUDA."""
     driver: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     readings: tuple[Reading, ...] = ()
@@ -60,16 +89,47 @@ class Measurement:
     """(decoded tokens, allocated, reserved) while decoding."""
     alive: tuple[Alive, ...] = ()
     """What was alive at the peak of a step, the largest first."""
+    counted: Counter = "torch"
+    """Who counted what is allocated: torch's counters, or the sum of live tensors on the host."""
     notes: tuple[str, ...] = ()
     failure: str = ""
     """Why the run ended early; "" where it did not."""
+    failure_kind: FailureKind = ""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it ran on CUDA."""
+        return bool(self.gpus)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
 
 
-def peak_of(readings: tuple[Reading, ...], phase: str) -> Reading | None:
-    """The reading of that phase with the most allocated; None where there is none."""
-    found = [reading for reading in readings if reading.phase == phase]
+def measurement_from(content: Mapping[str, Any]) -> Measurement:
+    """The measurement of `Measurement.as_dict`; keys that are not known are passed over."""
+    known = {
+        entry.name: content[entry.name] for entry in fields(Measurement) if entry.name in content
+    }
+    known["readings"] = tuple(Reading(**row) for row in known.get("readings", ()))
+    known["alive"] = tuple(Alive(**row) for row in known.get("alive", ()))
+    known["gpus"] = tuple(_gpu(row) for row in known.get("gpus", ()))
+    known["series"] = tuple(tuple(point) for point in known.get("series", ()))
+    known["notes"] = tuple(known.get("notes", ()))
+    return Measurement(**known)
+
+
+def _gpu(row: Mapping[str, Any]) -> MeasuredGpu:
+    major, minor = row["compute_capability"]
+    return MeasuredGpu(**{**row, "compute_capability": (major, minor)})
+
+
+def peak_of(readings: tuple[Reading, ...], phase: str, gpu_index: int = 0) -> Reading | None:
+    """The reading of that phase on that GPU with the most allocated; None where there is none."""
+    found = [one for one in readings if (one.phase, one.gpu_index) == (phase, gpu_index)]
     return max(found, key=lambda reading: reading.allocated_bytes, default=None)
+
+
+def phases_of(readings: tuple[Reading, ...], gpu_index: int = 0) -> tuple[str, ...]:
+    """Names of the phases on that GPU, in the order in which they came."""
+    return tuple(dict.fromkeys(one.phase for one in readings if one.gpu_index == gpu_index))

@@ -1,148 +1,179 @@
-"""Meter: reads torch's counters, NVML and the process's own memory between the phases of a run."""
+"""Meter: reads what a run takes between its phases, on every GPU or, without one, on the host."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from willfit.live.measurement import Alive, Reading
+from willfit.errors import InputError
+from willfit.live.measurement import Alive, MeasuredGpu, Reading
+from willfit.live.nvml import LiveGpu, Nvml, live_gpus
 
-LARGEST_SHOWN: Final = 60
-"""Entries of `Alive` that are kept."""
-HISTORY: Final = 400_000
-"""Allocator events that are kept of a step."""
+if TYPE_CHECKING:
+    from willfit.live.memory.cards import Card
+    from willfit.live.memory.counters import Counters
+    from willfit.live.memory.host_meter import HostMeter
 
 
 class Meter:
-    """Readings of one run on one device; without CUDA host memory alone is read."""
+    """Readings of one run.
 
-    def __init__(self, device: str) -> None:
-        """``device``: ``cuda`` or ``cpu``."""
+    On CUDA torch's counters and NVML of every GPU. Without, the bytes of all live tensors of this
+    process, counted operator by operator, and its resident memory.
+    """
+
+    def __init__(
+        self, device: str, *, counters: Counters | None = None, nvml: Nvml | None = None
+    ) -> None:
+        """``device``: ``cuda`` or ``cpu``; the others stand in for a GPU where there is none."""
         self.device = device
         self.cuda = device.startswith("cuda")
         self.readings: list[Reading] = []
-        self.alive: tuple[Alive, ...] = ()
-        self._nvml = _handle() if self.cuda else None
+        self.alive: list[Alive] = []
+        self._idle: list[LiveGpu] = []
+        self._nvml = nvml
+        self._counters = counters
+        self._host: HostMeter | None = None
 
     def start(self) -> int:
         """Forget what ran before; returns what is still allocated."""
         gc.collect()
         if not self.cuda:
-            return 0
-        import torch
+            return self._start_host()
+        self._idle = _live(self._nvml)
+        if self._counters is None:
+            from willfit.live.memory.counters import TorchCounters
 
-        here: Any = torch
-        here.cuda.init()
-        here._C._cuda_clearCublasWorkspaces()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return int(torch.cuda.memory_allocated())
+            _init()
+            self._counters = TorchCounters()
+        self._counters.give_back()
+        self._counters.begin_peak()
+        return max((one.allocated_bytes for one in self._counters.read()), default=0)
+
+    def _start_host(self) -> int:
+        from willfit.live.memory.host_meter import HostMeter
+
+        self._host = HostMeter("cpu").__enter__()
+        return 0
+
+    def stop(self) -> None:
+        """What is to be read is read: without CUDA the counting of every operator ends here."""
+        if self._host is not None:
+            self._host.__exit__(None, None, None)
+            self._host = None
 
     def mark(self, phase: str, step: int = 0) -> None:
         """End of a phase: read, and let the next one's peak begin."""
-        process, used = self._device_bytes()
-        allocated, reserved, held, held_reserved = self._counters()
+        if self.cuda:
+            self._mark_gpus(phase, step)
+        elif self._host is not None:
+            self._mark_host(self._host, phase, step)
+
+    def _mark_gpus(self, phase: str, step: int) -> None:
+        assert self._counters is not None
+        self.wait()
+        resident = resident_bytes()
+        self.readings += [_reading(card, phase, step, resident) for card in self._cards()]
+        self._counters.begin_peak()
+
+    def _mark_host(self, host: HostMeter, phase: str, step: int) -> None:
+        host.look_around()
+        held = host.live_bytes - host.before_bytes
         self.readings.append(
             Reading(
                 phase=phase,
                 step=step,
-                allocated_bytes=allocated,
-                reserved_bytes=reserved,
+                allocated_bytes=host.restart_peak() - host.before_bytes,
+                reserved_bytes=0,
                 held_bytes=held,
-                held_reserved_bytes=held_reserved,
-                process_bytes=process,
-                device_bytes=used,
+                held_reserved_bytes=0,
+                process_bytes=None,
+                device_bytes=None,
                 host_bytes=resident_bytes(),
             )
         )
-        if self.cuda:
-            import torch
 
-            torch.cuda.reset_peak_memory_stats()
-
-    def wait(self) -> None:
-        """Until the device is done."""
-        if self.cuda:
-            import torch
-
-            torch.cuda.synchronize()
-
-    def _counters(self) -> tuple[int, int, int, int]:
+    def gpus(self) -> tuple[MeasuredGpu, ...]:
+        """The GPUs that are read, with what was in use on them before this process came."""
         if not self.cuda:
-            return 0, 0, 0, 0
+            return ()
+        return tuple(self._gpu(card) for card in self._cards())
+
+    def _gpu(self, card: Card) -> MeasuredGpu:
         import torch
 
-        torch.cuda.synchronize()
-        return (
-            int(torch.cuda.max_memory_allocated()),
-            int(torch.cuda.max_memory_reserved()),
-            int(torch.cuda.memory_allocated()),
-            int(torch.cuda.memory_reserved()),
+        index = card.counted.index
+        facts: Any = torch.cuda.get_device_properties(index)
+        idle = [one.used_bytes for one in self._idle if card.live and one.uuid == card.live.uuid]
+        return MeasuredGpu(
+            index=index,
+            name=card.counted.name,
+            capacity_bytes=int(facts.total_memory),
+            compute_capability=(int(facts.major), int(facts.minor)),
+            idle_bytes=idle[0] if idle else None,
         )
 
-    def _device_bytes(self) -> tuple[int | None, int | None]:
-        return device_bytes(self._nvml) if self._nvml is not None else (None, None)
+    def wait(self) -> None:
+        """Until every device is done."""
+        if self.cuda:
+            import torch
+
+            for index in range(torch.cuda.device_count()):
+                torch.cuda.synchronize(index)
+
+    def allocated_and_reserved(self) -> tuple[int, int]:
+        """What is allocated and reserved right now, on the GPU that has most."""
+        found = self._counters.read() if self._counters is not None else ()
+        amounts = [(one.allocated_bytes, one.reserved_bytes) for one in found]
+        return max(amounts, default=(0, 0))
 
     @contextmanager
     def history(self) -> Iterator[None]:
         """Keep every allocation inside with its line of code; `alive` then has the peak's."""
-        if not self.cuda:
+        from willfit.live.measured.history import history
+
+        with history(self.alive) if self.cuda else nullcontext():
             yield
-            return
-        import torch
 
-        record: Any = torch.cuda.memory._record_memory_history
-        record(enabled="all", context="alloc", stacks="python", max_entries=HISTORY)
-        try:
-            yield
-            torch.cuda.synchronize()
-            events = torch.cuda.memory._snapshot()["device_traces"]
-            self.alive = alive_at_peak(events[torch.cuda.current_device()])
-        except (KeyError, IndexError, MemoryError):
-            self.alive = ()  # a release that tells it otherwise: the readings do not need it
-        finally:
-            record(enabled=None)
+    def _cards(self) -> tuple[Card, ...]:
+        from willfit.live.memory.cards import cards
+
+        assert self._counters is not None
+        return cards(self._counters, self._nvml)
 
 
-def alive_at_peak(events: list[Mapping[str, Any]]) -> tuple[Alive, ...]:
-    """Blocks of these events that were alive when most was; older blocks are not among them."""
-    live: dict[int, tuple[int, str]] = {}
-    total = most = 0
-    best: dict[int, tuple[int, str]] = {}
-    grown = False
-    for event in events:
-        if event["action"] == "alloc":
-            live[event["addr"]] = (event["size"], _where(event.get("frames", ())))
-            total += event["size"]
-            grown = True
-        elif event["action"] == "free_requested" and event["addr"] in live:
-            if grown and total > most:
-                most, best = total, dict(live)
-            grown = False
-            total -= live.pop(event["addr"])[0]
-    if total > most:
-        best = live
-    counted = Counter(best.values())
-    rows = [Alive(where=where, num_bytes=size, count=n) for (size, where), n in counted.items()]
-    rows.sort(key=lambda row: -row.num_bytes * row.count)
-    return tuple(rows[:LARGEST_SHOWN])
+def _reading(card: Card, phase: str, step: int, resident: int) -> Reading:
+    counted = card.counted
+    return Reading(
+        phase=phase,
+        step=step,
+        gpu_index=counted.index,
+        allocated_bytes=counted.peak_allocated_bytes,
+        reserved_bytes=counted.peak_reserved_bytes,
+        held_bytes=counted.allocated_bytes,
+        held_reserved_bytes=counted.reserved_bytes,
+        process_bytes=card.own_bytes,
+        device_bytes=card.used_bytes,
+        host_bytes=resident,
+    )
 
 
-_FOREIGN: Final = ("torch/nn/", "torch/_", "torch/utils", "torch/autograd", "torch/cuda")
+def _init() -> None:
+    import torch
+
+    torch.cuda.init()  # type: ignore[no-untyped-call]
 
 
-def _where(frames: Any) -> str:
-    """The innermost line outside of torch."""
-    for frame in frames:
-        name = str(frame.get("filename", ""))
-        if name and not any(part in name for part in _FOREIGN):
-            return f"{Path(name).name}:{frame.get('line')} {frame.get('name')}"
-    return ""
+def _live(nvml: Nvml | None) -> list[LiveGpu]:
+    """The GPUs by NVML; none where it does not answer: torch's counters remain."""
+    try:
+        return live_gpus(nvml)
+    except InputError:
+        return []
 
 
 def resident_bytes() -> int:
@@ -152,27 +183,3 @@ def resident_bytes() -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def device_bytes(handle: Any) -> tuple[int | None, int | None]:
-    """What this process and what all have in use on the device, as NVML has it."""
-    import pynvml  # type: ignore[import-untyped]  # it has no stubs
-
-    used = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    mine = [
-        entry.usedGpuMemory
-        for entry in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        if entry.pid == os.getpid() and entry.usedGpuMemory is not None
-    ]
-    return (int(mine[0]) if mine else None), used
-
-
-def _handle() -> Any:
-    """NVML's handle of the first device; None where NVML does not answer."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # no library or no driver: the counters of torch remain
-        return None

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final
 
+from willfit._version import __version__
 from willfit.dtypes import DType
 from willfit.results import Component, Estimate, GpuEstimate, PhaseEstimate
+from willfit.scenario import Scenario
 from willfit.scenario.model import ModelSpec
 
 SCHEMA: Final = "willfit.estimate/1"
@@ -56,12 +58,17 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
         "unsupported": list(estimate.unsupported),
         "ignored_settings": list(estimate.ignored_settings),
         "notes": dict(estimate.notes),
+        "willfit": __version__,
     }
 
 
 def scenario_json(estimate: Estimate) -> dict[str, Any]:
+    """The scenario of an estimate as settings."""
+    return settings_json(estimate.scenario)
+
+
+def settings_json(scenario: Scenario) -> dict[str, Any]:
     """The scenario as settings; the tensor table stays out (it is the source's, not the user's)."""
-    scenario = estimate.scenario
     return {
         "model": _model(scenario.model),
         "workload": plain(scenario.workload),

@@ -65,6 +65,11 @@ _SHOWN_CASES: Final = 8
 _SHOWN_CHANGES: Final = 6
 
 
+def cause_words(name: str) -> str:
+    """A cause as people would say it."""
+    return _WORDS.get(name, name)
+
+
 def diagnosis_json(
     diagnosis: Diagnosis,
     lint: Sequence[tuple[str, Finding]] = (),
@@ -162,7 +167,7 @@ def _case(case: Case, style: Style) -> Iterator[str]:
     drawn = _drawn(report.fields)
     if drawn:
         yield drawn
-    words = _WORDS.get(case.cause.name, case.cause.name)
+    words = cause_words(case.cause.name)
     sure = _CONFIDENCE[case.cause.confidence]
     yield f"cause: {style.paint(words, 'bold')}{sure}"
     for sentence in case.cause.evidence:

@@ -1,11 +1,15 @@
-"""Two estimates side by side: which component of the peak moved, and by how much."""
+"""Two estimates side by side: which component of the peak moved, by how much, and what changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from willfit.errors import BrokenFileError
+from willfit.comparing.growth import Allowance, growth
+from willfit.comparing.moved import moved
+from willfit.comparing.recorded import recorded_of
+from willfit.report.comparison_json import moved_json
+from willfit.report.growth import growth_json, growth_lines
 from willfit.report.text import table
 from willfit.units import format_bytes
 
@@ -13,35 +17,29 @@ SavedEstimate = Mapping[str, Any]
 """An object of the contract ``willfit.estimate/1``."""
 
 
-def diff_json(before: SavedEstimate, after: SavedEstimate) -> dict[str, Any]:
-    """``willfit.diff/1``: components of both peaks, largest movement first; they add up."""
-    try:
-        old, new = _components(before), _components(after)
-        names = sorted({**old, **new}, key=lambda name: -abs(new.get(name, 0) - old.get(name, 0)))
-        return {
-            "schema": "willfit.diff/1",
-            "a": _summary(before),
-            "b": _summary(after),
-            "components": [
-                {
-                    "name": name,
-                    "a_bytes": old.get(name, 0),
-                    "b_bytes": new.get(name, 0),
-                    "change_bytes": new.get(name, 0) - old.get(name, 0),
-                }
-                for name in names
-            ],
-            "change_bytes": after["peak"]["device_bytes"] - before["peak"]["device_bytes"],
-        }
-    except (KeyError, TypeError, AttributeError):
-        raise BrokenFileError(
-            "a saved estimate lacks its components or its peak: "
-            "save it again with 'willfit estimate … --json'"
-        ) from None
+def diff_json(
+    before: SavedEstimate, after: SavedEstimate, allowance: Allowance | None = None
+) -> dict[str, Any]:
+    """``willfit.diff/1``: components of both peaks, largest movement first; they add up.
+
+    Raises `BrokenFileError` where an object lacks what the contract promises.
+    """
+    old, new = recorded_of(before), recorded_of(after)
+    return {
+        "schema": "willfit.diff/1",
+        "a": _summary(before),
+        "b": _summary(after),
+        "components": [moved_json(part) for part in moved(old.components, new.components)],
+        "change_bytes": new.peak_bytes - old.peak_bytes,
+        "check": growth_json(growth(old, new, allowance or Allowance())),
+    }
 
 
-def render_diff(difference: Mapping[str, Any]) -> str:
-    """The difference as a table."""
+def render_diff(
+    before: SavedEstimate, after: SavedEstimate, allowance: Allowance | None = None
+) -> str:
+    """The difference as a table; with an allowance also what grew past it."""
+    difference = diff_json(before, after)
     rows = [
         (
             part["name"],
@@ -61,19 +59,18 @@ def render_diff(difference: Mapping[str, Any]) -> str:
     )
     lines = [f"A  {_title(a)}", f"B  {_title(b)}", ""]
     lines += table(("at the peak", "A", "B", "change"), [*rows, total])
+    if allowance is not None:
+        found = growth(recorded_of(before), recorded_of(after), allowance)
+        lines += ["", *growth_lines(found)]
     return "\n".join(lines) + "\n"
-
-
-def _components(saved: SavedEstimate) -> dict[str, int]:
-    return {str(part["name"]): int(part["bytes"]) for part in saved["components"]}
 
 
 def _summary(saved: SavedEstimate) -> dict[str, Any]:
     return {
-        "model": saved["model"]["id"],
-        "phase": saved["peak"]["phase"],
+        "model": str(saved["model"]["id"]),
+        "phase": str(saved["peak"]["phase"]),
         "device_bytes": int(saved["peak"]["device_bytes"]),
-        "verdict": saved["verdict"],
+        "verdict": saved.get("verdict"),
     }
 
 

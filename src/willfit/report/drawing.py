@@ -1,18 +1,19 @@
-"""A drawing of areas, lines and words, and its two forms: SVG, and PNG where Pillow is there."""
+"""A drawing of areas, lines and words, and its form as SVG."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from willfit.errors import InputError
+from willfit.report.palette import DARK_INK, DARK_PAPER, INK, LIGHT_INK, LIGHT_PAPER
+from willfit.report.writing import printable
 
 FONT_SIZE: Final = 12
-SCALE: Final = 2
-"""Pixels of a PNG for each unit of the drawing."""
+FONT: Final = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+FAINT: Final = 0.35
+"""Opacity of lines that stand back, such as those of a scale."""
 Point = tuple[float, float]
 
 
@@ -27,20 +28,28 @@ class Area:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """An open line, dashed or faint."""
+    """Open lines, dashed or faint; each stroke is a line of its own."""
 
-    points: Sequence[Point]
-    color: str
+    strokes: Sequence[Sequence[Point]]
+    color: str = INK
+    width: float = 1
     dashed: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Text on its base line, from ``at`` or up to it."""
+    """Text on its base line, from ``at``, around it or up to it."""
 
     at: Point
     text: str
-    anchor: Literal["start", "end"] = "start"
+    anchor: Literal["start", "middle", "end"] = "start"
+    color: str = INK
+    size: float = FONT_SIZE
+    bold: bool = False
+
+
+Shape = Area | Line | Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,63 +59,60 @@ class Drawing:
     width: int
     height: int
     title: str
-    shapes: Sequence[Area | Line | Words]
+    description: str = ""
+    """All that the picture says, in words, for who does not see it."""
+    shapes: Sequence[Shape]
 
 
-def svg(drawing: Drawing) -> str:
-    """The drawing as an SVG document."""
+def svg(drawing: Drawing, *, embedded: bool = False) -> str:
+    """The drawing as SVG: a document on paper, or ``embedded`` in a page whose colour it takes."""
     box = f"0 0 {drawing.width} {drawing.height}"
-    shapes = "".join(map(_svg, drawing.shapes))
+    paper = "" if embedded else _PAPER
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" '
-        f'font-family="sans-serif" font-size="{FONT_SIZE}"><title>{escape(drawing.title)}</title>'
-        f'<rect width="{drawing.width}" height="{drawing.height}" fill="white"/>{shapes}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" '
+        f'width="{drawing.width}" height="{drawing.height}" '
+        f'style="max-width:100%;height:auto" role="img" aria-label="{_text(drawing.title)}" '
+        f'font-family="{FONT}" font-size="{FONT_SIZE}">'
+        f"<title>{_text(drawing.title)}</title><desc>{_text(drawing.description)}</desc>"
+        f"{paper}{''.join(map(_svg, drawing.shapes))}</svg>\n"
     )
 
 
-def _svg(shape: Area | Line | Words) -> str:
+_PAPER: Final = (
+    f"<style>svg{{color:{LIGHT_INK}}}.willfit-paper{{fill:{LIGHT_PAPER}}}"
+    f"@media (prefers-color-scheme:dark){{svg{{color:{DARK_INK}}}"
+    f".willfit-paper{{fill:{DARK_PAPER}}}}}</style>"
+    '<rect class="willfit-paper" width="100%" height="100%"/>'
+)
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _svg(shape: Shape) -> str:
     if isinstance(shape, Words):
-        x, y = shape.at
-        anchor = ' text-anchor="end"' if shape.anchor == "end" else ""
-        return f'<text x="{x:.1f}" y="{y:.1f}"{anchor}>{escape(shape.text)}</text>'
+        return _svg_words(shape)
+    if isinstance(shape, Line):
+        return _svg_line(shape)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shape.points)
-    if isinstance(shape, Area):
-        name = f"<title>{escape(shape.name)}</title>"
-        return f'<polygon points="{points}" fill="{shape.color}">{name}</polygon>'
-    dashes = ' stroke-dasharray="4 3"' if shape.dashed else ""
-    return f'<polyline points="{points}" fill="none" stroke="{shape.color}"{dashes}/>'
+    name = f"<title>{_text(shape.name)}</title>" if shape.name else ""
+    return f'<polygon points="{points}" fill="{shape.color}">{name}</polygon>'
 
 
-def png(drawing: Drawing) -> bytes:
-    """The drawing as a PNG file; raises `InputError` where Pillow is missing."""
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError:
-        raise InputError(
-            "a .png picture needs Pillow: pip install pillow, or name an .svg or .html file"
-        ) from None
-    image = Image.new("RGB", (drawing.width * SCALE, drawing.height * SCALE), "white")
-    canvas: Any = ImageDraw.Draw(image)
-    font = ImageFont.load_default(FONT_SIZE * SCALE)
-    for shape in drawing.shapes:
-        _paint(canvas, font, shape)
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
+def _svg_words(words: Words) -> str:
+    x, y = words.at
+    more = "" if words.anchor == "start" else f' text-anchor="{words.anchor}"'
+    more += "" if words.size == FONT_SIZE else f' font-size="{words.size:g}"'
+    more += ' font-weight="600"' if words.bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{words.color}"{more}>{_text(words.text)}</text>'
 
 
-def _paint(canvas: Any, font: Any, shape: Area | Line | Words) -> None:
-    if isinstance(shape, Words):
-        anchor = "rs" if shape.anchor == "end" else "ls"
-        canvas.text(_scaled(shape.at), shape.text, fill="black", font=font, anchor=anchor)
-        return
-    points = [_scaled(point) for point in shape.points]
-    if isinstance(shape, Area):
-        if len(points) > 1:
-            canvas.polygon(points, fill=shape.color)
-        return
-    canvas.line(points, fill=shape.color, width=SCALE)
-
-
-def _scaled(point: Point) -> Point:
-    return (point[0] * SCALE, point[1] * SCALE)
+def _svg_line(line: Line) -> str:
+    path = "".join(
+        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in stroke) for stroke in line.strokes if stroke
+    )
+    more = ' stroke-dasharray="4 3"' if line.dashed else ""
+    more += "" if line.width == 1 else f' stroke-width="{line.width:g}"'
+    more += f' stroke-opacity="{FAINT}"' if line.faint else ""
+    return f'<path d="{path}" fill="none" stroke="{line.color}"{more}/>'

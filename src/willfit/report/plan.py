@@ -97,7 +97,7 @@ def _asked(planning: Planning, style: Style) -> list[str]:
         parts = [part.num_bytes for part in binding.peak.components]
         lines.append(f"  {bar(parts, binding.budget_bytes or 1)}")
     if planning.duration is not None:
-        lines += wrapped(_time(planning.duration, planning.job, None), first="  ", rest="    ")
+        lines += wrapped(time_text(planning.duration, planning.job, None), first="  ", rest="    ")
     return lines
 
 
@@ -135,7 +135,7 @@ def _shown(number: int, plan: Plan, planning: Planning, style: Style) -> list[st
     if not plan.steps:
         lines.append("  as it is")
     if plan.duration is not None:
-        lines += wrapped(_time(plan.duration, planning.job, plan), first="  ", rest="    ")
+        lines += wrapped(time_text(plan.duration, planning.job, plan), first="  ", rest="    ")
     ram = plan.estimate.host.ram_bytes
     if ram > RAM_WORTH_SAYING:
         lines.append(f"  host RAM: {format_bytes(ram)}")
@@ -147,7 +147,8 @@ def _shown(number: int, plan: Plan, planning: Planning, style: Style) -> list[st
     return lines
 
 
-def _time(duration: Duration, job: Job, plan: Plan | None) -> str:
+def time_text(duration: Duration, job: Job, plan: Plan | None) -> str:
+    """``time: 13.2 s a sample (×1.32), 35.2 h for 55,000 samples…``."""
     unit = duration.unit_seconds
     said = f"time: {seconds_text(unit.nominal)} a {duration.unit}"
     if plan is not None and plan.relative_time is not None:
@@ -171,7 +172,9 @@ def _time(duration: Duration, job: Job, plan: Plan | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """``12 ms``, ``3.4 s``."""
+    """``12 ms``, ``3.4 s``, ``2,180 s``."""
+    if seconds >= 1000:
+        return f"{seconds:,.0f} s"
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 

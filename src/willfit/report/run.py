@@ -27,7 +27,7 @@ def render_run(report: RunReport) -> str:
         lines.append(f"{report.output}: {report.output_rows:,} rows")
     lines += wrapped(f"results: {report.folder}")
     lines += [line for remark in report.remarks for line in wrapped(f"note: {remark}")]
-    lines.append(f"{_time(report.seconds)} in all")
+    lines.append(f"{time_text(report.seconds)} in all")
     return "\n".join(lines) + "\n"
 
 
@@ -116,8 +116,8 @@ def stage_line(stage: StageReport) -> str:
 def _speed(stage: StageReport) -> Iterator[str]:
     rate = f", {_rate(stage)}"
     yield (
-        f"  time: {_time(stage.seconds)}, of which {_time(stage.start_seconds)} until the first "
-        f"model was there{rate}"
+        f"  time: {time_text(stage.seconds)}, of which {time_text(stage.start_seconds)} until the "
+        f"first model was there{rate}"
     )
     if stage.padded_tokens and stage.in_order_padded_tokens:
         in_order = 1 - stage.tokens / stage.in_order_padded_tokens
@@ -164,7 +164,8 @@ def _amounts(amounts: Sequence[int]) -> str:
     return " + ".join(format_bytes(amount) for amount in amounts) or "nothing"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """``12.3 s``, ``4 min 05 s``, ``2 h 10 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -181,7 +182,7 @@ def render_status(found: Status) -> str:
     if found.pid is not None and now:
         lines.append(f"now: {now['name']}, {now['phase']}, {now['done']:,} of {now['rows']:,} rows")
         if now.get("eta_seconds") is not None:
-            lines.append(f"  about {_time(now['eta_seconds'])} to go in this stage")
+            lines.append(f"  about {time_text(now['eta_seconds'])} to go in this stage")
         lines += [f"  {replica}" for replica in now.get("replicas", ())]
     for note in found.progress.get("notes", [])[-5:]:
         lines += wrapped(f"note: {note}")

@@ -33,7 +33,7 @@ def render(estimate: Estimate, style: Style | None = None, *, breakdown: bool = 
     if estimate.dtypes:
         lines += [*_dtypes(estimate), ""]
     if breakdown:
-        for gpus in _alike(() if estimate.refused else estimate.gpus):
+        for gpus in alike(() if estimate.refused else estimate.gpus):
             lines += [*_breakdown(gpus, style), ""]
         if estimate.failure is not None:
             lines += [*_failure(estimate.failure), ""]
@@ -70,7 +70,7 @@ def _dtypes(estimate: Estimate) -> list[str]:
     return lines
 
 
-def _alike(gpus: Sequence[GpuEstimate]) -> list[list[GpuEstimate]]:
+def alike(gpus: Sequence[GpuEstimate]) -> list[list[GpuEstimate]]:
     """Neighbouring GPUs with the same name and the same peak, shown once."""
     groups: list[list[GpuEstimate]] = []
     for gpu in gpus:
@@ -86,7 +86,7 @@ def _breakdown(gpus: Sequence[GpuEstimate], style: Style) -> list[str]:
     gpu, peak = gpus[0], gpus[0].peak
     share = f" ({gpu.layers})" if gpu.layers else ""
     lines = wrapped(
-        f"{_places(gpus)}{share}: peak {_WORDS.get(peak.name, 'in ' + peak.name)}",
+        f"{places_text(gpus)}{share}: peak {_WORDS.get(peak.name, 'in ' + peak.name)}",
         first="",
         rest="  ",
     )
@@ -106,7 +106,8 @@ def _breakdown(gpus: Sequence[GpuEstimate], style: Style) -> list[str]:
     return lines
 
 
-def _places(gpus: Sequence[GpuEstimate]) -> str:
+def places_text(gpus: Sequence[GpuEstimate]) -> str:
+    """``GPU 0 NVIDIA T4``, or ``GPU 0 to 7, each NVIDIA T4``."""
     first, last = gpus[0], gpus[-1]
     if first.capacity_bytes is None:
         return "one GPU"

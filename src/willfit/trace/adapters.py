@@ -31,6 +31,20 @@ def with_adapter(model: torch.nn.Module, config: Mapping[str, Any]) -> Adapted:
     ``config`` is the content of an ``adapter_config.json``. Raises `InputError` on a method or
     setting that the installed PEFT does not know.
     """
+    settings = peft_settings(config)
+    try:
+        known_to_peft(settings, model)
+        with replaced(boft.replacements()):
+            return _put_in(model, settings)
+    except Exception as error:  # whatever a strange config breaks
+        raise _refused(settings.peft_type, error) from error
+
+
+def peft_settings(config: Mapping[str, Any]) -> Any:
+    """PEFT's configuration of an ``adapter_config.json``, without what it would load or import.
+
+    Raises `InputError` on a method or setting that the installed PEFT does not know.
+    """
     import peft
     from peft import mapping
 
@@ -53,15 +67,19 @@ def with_adapter(model: torch.nn.Module, config: Mapping[str, Any]) -> Adapted:
     if "prompt_tuning_init" in given:
         given["prompt_tuning_init"] = "RANDOM"  # else a tokenizer would be fetched
     try:
-        settings = cls(**given)
-        known_to_peft(settings, model)
-        with replaced(boft.replacements()):
-            return _put_in(model, settings)
+        return cls(**given)
     except Exception as error:  # whatever a strange config breaks
-        raise InputError(
-            f"PEFT {peft.__version__} refuses this {kind} adapter: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
+        raise _refused(kind, error) from error
+
+
+def _refused(kind: Any, error: Exception) -> InputError:
+    import peft
+
+    name = str(getattr(kind, "value", kind))
+    return InputError(
+        f"PEFT {peft.__version__} refuses this {name} adapter: {type(error).__name__}: "
+        f"{' '.join(str(error).split())[:200]}"
+    )
 
 
 _LOADS: Final = re.compile(r"tokenizer|megatron|mapping|revision|path|kwargs|init_text|^adapters$")

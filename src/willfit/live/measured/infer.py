@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from willfit.emitting.generation import generate_call
+from willfit.formulas.inference.settings import fill_defaults
 from willfit.live.meter import Meter
-from willfit.scenario.workload import Inference
+from willfit.scenario import Scenario
 
 SERIES_STEP: Final = 32
 """Decoded tokens between two points of the series."""
 TIMED: Final = 3
 """Times that a forward pass is timed; the median counts."""
+OWN: Final = ("max_new_tokens", "do_sample")
+"""Arguments of ``generate`` that a measurement sets itself."""
+Series = list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,29 +31,52 @@ class Asked:
     new_tokens: int
     padded: bool
     full_logits: bool
-    cache: str
-    chunk: int | None = None
-    """``prefill_chunk_size``."""
+    one_pass: bool
+    """Whether ``use_cache=False`` was asked for: one forward pass."""
+    extra: Mapping[str, Any]
+    """Further arguments of ``generate``: the cache's kind, the prompt's pieces."""
 
 
-def run_inference(
-    model: Any, inference: Inference, asked: Asked, meter: Meter
-) -> tuple[dict[str, float], list[tuple[int, int, int]]]:
+def asked_of(scenario: Scenario) -> Asked:
+    """The scenario's inference; two new tokens at least, for the first comes with prefill."""
+    inference = scenario.workload.inference
+    assert inference is not None
+    spec = scenario.model
+    dtype = scenario.workload.loading.dtype or spec.stored_dtype
+    filled = fill_defaults(spec.architecture, inference, dtype, scenario.stack)
+    call = generate_call(scenario)
+    given = call.arguments if call is not None else {}
+    return Asked(
+        batch=filled.batch,
+        prompt_len=filled.prompt_len,
+        new_tokens=max(filled.new_tokens, 2),
+        padded=inference.padded,
+        full_logits=inference.full_logits,
+        one_pass=not inference.use_cache,
+        extra={name: value for name, value in given.items() if name not in OWN},
+    )
+
+
+def run_inference(scenario: Scenario, model: Any, meter: Meter) -> tuple[dict[str, float], Series]:
     """Seconds by phase and the series of decoding; the meter has the readings.
 
     The run that is read is the first, with hooks; those that are timed come after it.
     """
     import torch
 
+    inference = scenario.workload.inference
+    assert inference is not None
+    asked = asked_of(scenario)
     model.eval()
     with torch.no_grad(), sdpa(inference.sdpa_kernel):
-        if not model.can_generate():
+        if asked.one_pass or not model.can_generate():
             return _forward(model, asked, meter), []
-        series: list[tuple[int, int, int]] = []
+        series: Series = []
         inputs = _prompt(model, asked)
         with _reading(model, meter, series, asked):
             _generate(model, inputs, asked, asked.new_tokens)
-        meter.mark("decode" if asked.new_tokens > 1 else "prefill")
+        meter.mark("decode")
+        meter.stop()
         return _timed(model, inputs, asked, meter), series
 
 
@@ -95,27 +123,20 @@ def mask_of(ids: Any, *, padded: bool, left: bool = False) -> Any:
 
 
 def _generate(model: Any, inputs: dict[str, Any], asked: Asked, new_tokens: int) -> None:
-    extra: dict[str, Any] = {}
-    if asked.cache != "dynamic":
-        extra["cache_implementation"] = asked.cache
-    if asked.chunk is not None:
-        extra["prefill_chunk_size"] = asked.chunk
     model.generate(
         **inputs,
+        **asked.extra,
         max_new_tokens=new_tokens,
         min_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,
         use_cache=True,
         pad_token_id=0,
-        **extra,
     )
 
 
 @contextmanager
-def _reading(
-    model: Any, meter: Meter, series: list[tuple[int, int, int]], asked: Asked
-) -> Iterator[None]:
+def _reading(model: Any, meter: Meter, series: Series, asked: Asked) -> Iterator[None]:
     """Hooks on the whole model: the first call's end is prefill's."""
     calls = 0
 
@@ -130,11 +151,7 @@ def _reading(
         nonlocal calls
         calls += 1
         if meter.cuda and calls > 1 and calls % SERIES_STEP == 0:
-            import torch
-
-            series.append(
-                (calls, int(torch.cuda.memory_allocated()), int(torch.cuda.memory_reserved()))
-            )
+            series.append((calls, *meter.allocated_and_reserved()))
 
     hooks = [
         model.register_forward_pre_hook(enter, with_kwargs=True),
@@ -161,13 +178,16 @@ def _timed(model: Any, inputs: dict[str, Any], asked: Asked, meter: Meter) -> di
 def _forward(model: Any, asked: Asked, meter: Meter) -> dict[str, float]:
     """A model without a cache: one pass."""
     ids = random_ids(model, asked.batch, asked.prompt_len)
-    batch = {"input_ids": ids}
+    batch: dict[str, Any] = {"input_ids": ids}
     if asked.padded:
         batch["attention_mask"] = mask_of(ids, padded=True)
+    if asked.one_pass:
+        batch["use_cache"] = False
     model(**batch)
     meter.mark("forward")
+    meter.stop()
     seconds = _median(lambda: model(**batch), meter, TIMED)
-    return {"forward": seconds, "prompt_tokens": float(asked.batch * asked.prompt_len)}
+    return {"forward": seconds, "prompt_tokens": float(ids.numel())}
 
 
 def _median(run: Any, meter: Meter, times: int) -> float:

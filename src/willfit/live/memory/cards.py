@@ -31,6 +31,12 @@ class Card:
         """In use on the device by all processes and the driver."""
         return self.live.used_bytes if self.live else None
 
+    @property
+    def own_bytes(self) -> int | None:
+        """What this process holds on it by NVML; None where the driver does not tell."""
+        found = _own(self.live.processes, self.counted.reserved_bytes) if self.live else None
+        return found.used_bytes if found is not None else None
+
     def others(self) -> tuple[Process, ...]:
         """Other processes that hold memory on it."""
         processes = self.live.processes if self.live else ()

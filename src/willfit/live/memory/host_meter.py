@@ -43,8 +43,7 @@ class HostMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._observer, self._lock = observer, threading.RLock()
 
     def __enter__(self) -> HostMeter:
-        for tensor in take_census().tensors:
-            self._follow(tensor)
+        self.look_around()
         self.before_bytes = self.peak_bytes = self.live_bytes
         self.made_bytes = 0
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -78,6 +77,11 @@ class HostMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._lock:
             before, self.peak_bytes = self.peak_bytes, self.live_bytes
         return before
+
+    def look_around(self) -> None:
+        """Count what ops of other threads left, as a loader's threads do."""
+        for tensor in take_census().tensors:
+            self._follow(tensor)
 
     def _follow(self, tensor: Any) -> tuple[int, int] | None:
         """Count the storage if it is new; returns its key and bytes then."""

@@ -92,7 +92,7 @@ def bundle(
         rows=rows,
     )
     target = Path(out) if out is not None else Path(f"{path.stem}-bundle")
-    _require_free(target)
+    require_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as temporary:
         return made.make(Path(temporary) / path.stem, target)
@@ -129,7 +129,7 @@ class _Making:
         )  # fmt: skip
         self._write(folder, placed, attached, wheels, words)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        _put(folder, target)
+        put(folder, target)
         return Bundle(
             path=target, num_bytes=size, attached=attached, sentences=lacking, room=room,
             wheels=tuple((wheel.name, wheel.version) for wheel in wheels),
@@ -237,7 +237,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _require_free(target: Path) -> None:
+def require_free(target: Path) -> None:
     """Nothing that is not a bundle is replaced."""
     if target.suffix == ".zip":
         if target.is_dir():
@@ -257,7 +257,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _put(folder: Path, target: Path) -> None:
+def put(folder: Path, target: Path) -> None:
     """Where it was asked for, in place of an older one."""
     if target.suffix != ".zip":
         if target.is_dir():

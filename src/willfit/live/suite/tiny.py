@@ -1,4 +1,4 @@
-"""Small versions of the cases, with which the whole path runs on a CPU in seconds."""
+"""Small versions of scenarios, with which the whole path runs on a CPU in seconds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from willfit.live.shortened import with_config
 from willfit.scenario import Scenario
 
 LENGTH: Final = 24
@@ -14,6 +15,12 @@ SIZES: Final[Mapping[str, int]] = {
     "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 512, "num_experts": 4,
     "num_experts_per_tok": 2, "query_pre_attn_scalar": 16,
 }  # fmt: skip
+
+
+def tiny(scenario: Scenario) -> Scenario:
+    """The scenario of a small model with few and short sequences."""
+    name = f"{scenario.model.id}, tiny"
+    return tiny_work(with_config(scenario, tiny_config(scenario.model.config), name))
 
 
 def tiny_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +37,7 @@ def tiny_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def tiny_scenario(scenario: Scenario) -> Scenario:
+def tiny_work(scenario: Scenario) -> Scenario:
     """The scenario with few and short sequences."""
     work = scenario.workload
     if work.training is not None:

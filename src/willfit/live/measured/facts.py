@@ -1,0 +1,77 @@
+"""What a run ran on: driver and library versions, the scenario on the GPUs that are here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from willfit.devices import find_gpu
+from willfit.errors import InputError
+from willfit.live.measurement import MeasuredGpu
+from willfit.scenario import Gpu, Machine, Scenario, Stack
+from willfit.scenario.stack import TESTED, release
+
+LIBRARIES: Final = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "trl")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide, those that are there."""
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str) -> str:
+    """Of the first GPU as torch has it; ``cpu`` without one."""
+    if device != "cuda":
+        return "cpu"
+    import torch
+
+    return str(torch.cuda.get_device_name(0))
+
+
+def driver_version() -> str:
+    """Of the NVIDIA driver; "" where NVML does not answer."""
+    try:
+        import pynvml  # type: ignore[import-untyped]  # it has no stubs
+
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+    except Exception:  # no NVML: the driver stays unknown
+        return ""
+    return version.decode() if isinstance(version, bytes) else str(version)
+
+
+def on_these(
+    scenario: Scenario, gpus: Sequence[MeasuredGpu], versions: Mapping[str, str]
+) -> Scenario:
+    """The scenario on the GPUs and libraries that were measured, for the estimate beside it.
+
+    Without a GPU there is no machine: the numbers are of a card that is not named.
+    """
+    known = {name: text for name, text in versions.items() if name in TESTED and release(text)}
+    stack = Stack(
+        versions={**scenario.stack.versions, **known}, alloc_conf=scenario.stack.alloc_conf
+    )
+    machine = Machine(gpus=tuple(map(_card, gpus))) if gpus else None
+    return replace(scenario, machine=machine, stack=stack)
+
+
+def _card(gpu: MeasuredGpu) -> Gpu:
+    described = Gpu(
+        name=gpu.name,
+        capacity_bytes=gpu.capacity_bytes,
+        compute_capability=gpu.compute_capability,
+        sources={"capacity_bytes": "torch"},
+    )
+    try:
+        card = find_gpu(gpu.name)
+    except InputError:
+        return described
+    return replace(card, capacity_bytes=gpu.capacity_bytes, capacity_is_nominal=False)

@@ -1,0 +1,1 @@
+"""Suites: grids of real runs, in the order of their worth, one line a case, resumable."""

@@ -1,0 +1,1 @@
+"""For the tests of other projects: a pytest fixture that fails when memory grows."""

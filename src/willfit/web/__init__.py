@@ -1,0 +1,1 @@
+"""A page in the browser over the same functions as the command line."""

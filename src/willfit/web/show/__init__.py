@@ -1,0 +1,1 @@
+"""Answers as pieces of the page: HTML of results, which computes no number."""
