@@ -229,7 +229,7 @@ OWN = [
     path
     for folder in ("examples", "docs")
     for path in sorted((ROOT / folder).rglob("*.py"))
-    if path.parent.name != "doctor"  # whose example is a patient
+    if path.parent.name not in ("doctor", "compare")  # whose examples are patients
 ]
 
 

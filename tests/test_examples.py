@@ -38,7 +38,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def test_every_example_is_run_here() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} == {
         "lmsys-ensemble", "own-function", "choose-and-generate",
-        "doctor",  # a failure and its script, which test_doctor.py and test_readme.py examine
+        "doctor",  # a failure and its script, which test_doctor.py and test_docs.py examine
+        "compare", "ci",  # test_compare.py and test_gate.py
     }  # fmt: skip
 
 

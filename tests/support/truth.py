@@ -26,6 +26,7 @@ NOT_RUN: Final = (
     (r"^willfit serve", "goes on until it is stopped; the page's own tests start it"),
     (r"--live\b", "a GPU"),
     (r"--measure\b", "a GPU of that size; test_compare_measured.py runs it with tiny models"),
+    (r"\./my-model\b", "a model of the reader's"),
     (r"\borg/name\b", "a Hub id that is not there: the network"),
     (r"^willfit bundle", "downloads wheels; test_run_bundle.py makes one from a folder of them"),
 )
