@@ -335,7 +335,7 @@ def test_public_names() -> None:
             "Diagnosis", "Estimate", "InputError", "Loaded", "Machine", "ModelSpec", "Pipeline", "Scenario",
             "Stack", "UnsupportedError", "WillfitError", "Workload", "__version__", "estimate",
             "Job", "emit", "find_gpu", "find_model", "isolated", "load", "parse_machine", "plan",
-            "run", "FirstStepCallback", "release", "watch", "diagnose",
+            "run", "FirstStepCallback", "release", "watch", "diagnose", "measure", "Measurement",
         ]
     )  # fmt: skip
     for name in willfit.__all__:

@@ -25,6 +25,7 @@ SOURCE_LIKE = re.compile(
     r"`((?:src|tests|tools|benchmarks|examples|docs)/[\w./-]+|[A-Z]{6,}\.md|pyproject\.toml)`"
 )
 
+HOME = ROOT / "src" / "willfit"
 READERS = ("tests/memory/",)
 """Files of a reader's project, not of this one."""
 
@@ -123,6 +124,28 @@ def test_files_and_modules_that_a_page_names_are_there() -> None:
             path = ROOT.joinpath(*name.split("."))
             found = path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
             assert found, f"{name_of(page)} names {name}"
+
+
+def test_contributing_has_the_layers_that_the_imports_are_held_to() -> None:
+    rules = (ROOT / ".importlinter").read_text(encoding="utf-8")
+    layers = re.findall(r"willfit\.(\w+)", rules.partition("layers =")[2].partition("\n\n")[0])
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("| layer | what is in it |")[2].partition("\n\n")[0]
+    named = [
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])
+    ]
+    assert named == layers
+
+
+def test_contributing_names_what_is_there() -> None:
+    """Paths below the package: of a file, of a folder, of a module without its suffix."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    changes = text.partition("## Common changes")[2]
+    names = re.findall(r"`((?:\w+/)+\w+(?:\.py)?)`", changes)
+    assert len(names) > 10
+    for name in names:
+        places = [root / f"{name}{end}" for root in (ROOT, HOME) for end in ("", ".py")]
+        assert any(place.exists() for place in places), name
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=name_of)

@@ -34,6 +34,7 @@ from willfit.doctor.messages import (
     tgi,
     vllm,
 )
+from willfit.doctor.messages.reader import Reader
 from willfit.doctor.passage import Flat, Line
 from willfit.doctor.report import Report
 from willfit.units import GIB, MIB
@@ -116,6 +117,21 @@ def test_the_engines_are_in_the_registry_before_torch() -> None:
         r.name for r in ENGINES
     ]
     assert max(names.index(r.name) for r in ENGINES[:-1]) < names.index("pytorch-cuda")
+
+
+def test_every_reader_is_tested_here_or_with_torch() -> None:
+    """One that is not would never be asked whether its needles lead to it."""
+    from tests.test_doctor_messages_torch import MINE
+
+    assert {reader.name for reader in READERS} == MINE | {reader.name for reader in ENGINES}
+    led_to = {reader.name for text, *_ in SAID for reader in ENGINES if _found(reader, text)}
+    tables = {nvidia_smi.READER.name}  # tested with whole tables below
+    assert led_to | tables == {reader.name for reader in ENGINES}
+
+
+def _found(reader: Reader, text: str) -> bool:
+    needed = any(needle in line for needle in reader.needles for line in text.splitlines())
+    return needed and any(True for _ in reader.read(flat(text)))
 
 
 # --- the corpus

@@ -31,7 +31,7 @@ TORCH = {
 MINE = {
     "pytorch-cuda", "pytorch-async", "pytorch-expandable", "pytorch-hip", "pytorch-xpu", "mps", "cpu", "pytorch-legacy",
     "nvml-assert", "cuda-error", "cublas", "nccl", "triton", "vllm-cumem", "dataloader-shm",
-    "mmap-paging", "host-kill", "notebook", "ray", "sdpa-kernel",
+    "mmap-paging", "host-kill", "notebook", "ray", "sdpa-kernel", "pytorch-npu",
 }  # fmt: skip
 PREFIX = re.compile(
     r"\x1b\[[0-9;]*m|#033\[\d*m|</?(?:pre|span)\b[^>]*>"
@@ -319,6 +319,17 @@ TEMPLATES: list[tuple[str, str, dict[str, Any], str, set[str]]] = [
          "total_bytes": int(15.5 * GIB), "allocated_bytes": 14 * GIB,
          "reserved_bytes": int(14.25 * GIB)},
         "torch 1.4-1.9", set(),
+    ),
+    (
+        "RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total "
+        "capacity; 56.50 GiB already allocated; 56.50 GiB current active; 1.25 GiB free; 58.75 GiB "
+        "reserved in total by PyTorch) If reserved memory is >> allocated memory try setting "
+        "max_split_size_mb to avoid fragmentation.",
+        "pytorch-npu",
+        {"backend": "NPU", "gpu": 0, "tried_bytes": 2 * GIB, "total_bytes": int(60.97 * GIB),
+         "allocated_bytes": int(56.5 * GIB), "free_bytes": int(1.25 * GIB),
+         "reserved_bytes": int(58.75 * GIB)},
+        "torch 1.10-2.0", {"advises_split"},
     ),
     (
         "RuntimeError: Current platform can NOT allocate memory block with size larger than 4GB! "

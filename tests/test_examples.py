@@ -45,6 +45,8 @@ def test_every_example_is_run_here() -> None:
 
 @pytest.mark.parametrize("example", ["lmsys-ensemble"], indirect=True)
 def test_the_lmsys_ensemble(example: Path, capsys: Any) -> None:
+    assert main(["run", "pipeline.yaml", "--dry-run"]) == 0
+    assert "gemma" in capsys.readouterr().out and not Path("submission.csv").exists()
     assert main(["run", "pipeline.yaml", "--quiet"]) == 0
     said = capsys.readouterr().out
     assert "gemma: 120 rows" in said and "llama: 120 rows" in said and "padding:" in said

@@ -94,6 +94,43 @@ def test_the_pages_fixture_fails_records_passes_and_names_what_grew(project: Pro
     assert code == 0 and "is more than is needed now: logits -" in out
 
 
+def test_below_the_root_of_a_repository_the_command_works_where_one_stands(
+    project: Project,
+) -> None:
+    (project.folder.parent / "pytest.ini").write_text("[pytest]\n")
+    project.write("test_a.py", 'def test_it(memory_gate):\n    memory_gate("gpt2 --gpu T4")\n')
+    out = project.test("tests")[1]
+    said = re.search(r"\((\S+)\).*; record it: pytest (--willfit-record \S+)", out)
+    assert said is not None and said[1] == "tests/memory/test_a.test_it.json"
+    assert project.test(*said[2].split())[0] == 0
+    assert (project.folder / said[1]).is_file()
+
+
+IN_A_CLASS = """
+import unittest, pytest
+
+class TestIt(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def take(self, memory_gate):
+        self.memory_gate = memory_gate
+
+    def test_it(self):
+        with self.subTest("one of two"):
+            self.memory_gate("gpt2 --gpu T4")
+        self.memory_gate("gpt2 --gpu T4 --context 512")
+"""
+
+
+def test_a_unittest_class_has_the_gate_and_each_record_is_told_once(project: Project) -> None:
+    project.write("test_a.py", IN_A_CLASS)
+    code, out = project.test("--willfit-record")
+    assert code == 0 and out.count("recorded tests/memory/") == 2
+    assert {p.name for p in project.record("").parent.iterdir()} == {
+        "test_a.TestIt.test_it.json", "test_a.TestIt.test_it.2.json",
+    }  # fmt: skip
+    assert project.test()[0] == 0
+
+
 def test_where_willfit_moved_the_number_it_says_so(project: Project) -> None:
     project.write("test_a.py", 'def test_it(memory_gate):\n    memory_gate("gpt2 --gpu T4")\n')
     assert project.test("--willfit-record")[0] == 0

@@ -251,6 +251,88 @@ def test_what_is_refused_before_a_process_starts(
         measure(Scenario(model=resolve(model), workload=work))
 
 
+def test_a_checkpoint_is_of_the_model_that_was_asked_for(tmp_path: Path) -> None:
+    """Its numbers would be another model's under this one's name."""
+    from willfit.live.measure import measure
+
+    work = Workload(inference=Inference(context_len=8))
+    scenario = Scenario(model=resolve("llama-3.2-1b"), workload=work)
+    with pytest.raises(InputError, match=r"no config\.json that can be read"):
+        measure(scenario, checkpoint=str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 4096}')
+    with pytest.raises(InputError, match=r"another model.*hidden_size is 4096, not 2048"):
+        measure(scenario, checkpoint=str(tmp_path))
+
+
+def test_a_library_that_is_missing_is_said_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import importlib.util
+
+    from willfit.errors import MissingLibraryError
+    from willfit.live.measured.refuse import refuse
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for name, words in (
+        ("qlora/thread mb2", "bitsandbytes"),
+        ("lora/llama1", "peft"),
+        ("full/llama1 8bit", "bitsandbytes"),
+    ):
+        with pytest.raises(MissingLibraryError, match=f"pip install {words}"):
+            refuse(tiny_scenario(BY_NAME[name]), None)
+    refuse(tiny_scenario(BY_NAME["loop/llama1"]), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_gpus", "conf", "found"),
+    [
+        ({}, 2, "", {"CUDA_VISIBLE_DEVICES": "0,1"}),
+        ({"CUDA_VISIBLE_DEVICES": "3,5,7"}, 2, "", {"CUDA_VISIBLE_DEVICES": "3,5"}),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 1, "", {"CUDA_VISIBLE_DEVICES": ""}),
+        # the shell's allocator would be in no record of the run
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}, 1, "", {"CUDA_VISIBLE_DEVICES": "0"}),
+        (
+            {"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"}, 1, "expandable_segments:True",
+            {
+                "CUDA_VISIBLE_DEVICES": "0", "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+                "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_worker_has_the_scenario_s_gpus_and_allocator_from_its_start(
+    given: dict[str, str],
+    num_gpus: int,
+    conf: str,
+    found: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from willfit.live.measured.process import environment
+
+    names = ("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, text in given.items():
+        monkeypatch.setenv(name, text)
+    made = environment(num_gpus, conf)
+    assert {name: made[name] for name in names if name in made} == found
+
+
+def test_a_library_that_ends_the_process_for_want_of_memory(tmp_path: Path) -> None:
+    """In the way of bitsandbytes, which prints CUDA's error and exits with 1."""
+    from willfit.live.measured.process import Worker
+
+    (tmp_path / "ends_it.py").write_text(
+        "import os, sys\nprint('Error out of memory at line 380', file=sys.stderr)\nos._exit(1)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        with Worker(libraries=("ends_it",)) as worker:
+            found = worker.ask({"what": "look", "device": "cpu"}, 30)
+    assert found["kind"] == "out_of_memory"
+    assert "ended with code 1; its last line was: Error out of memory" in found["error"]
+
+
 def test_what_does_not_fit_in_host_memory_is_told_with_the_layers_that_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -390,6 +472,18 @@ def test_bad_settings_get_one_sentence(
     assert said in written.err
     assert len(written.err.strip().splitlines()) == 1
     assert written.out == ""
+
+
+@pytest.mark.parametrize(("where", "said"), [("", "Is a directory"), ("no/", "File exists")])
+def test_a_row_that_cannot_be_written_is_said_before_the_run(
+    where: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no").write_text("a file")
+    file = str(tmp_path / "no" / "x.jsonl") if where else str(tmp_path)
+    assert main(["measure", "llama-3.2-1b", "--context", "8", "--record", file]) == 1
+    written = capsys.readouterr().err
+    assert said in written
+    assert "running" not in written
 
 
 def test_exit_codes_tell_memory_from_other_failures() -> None:

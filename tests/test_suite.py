@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from willfit.cli.main import main
 from willfit.cli.suite import scenario_of, work_of
 from willfit.devices import find_gpu
+from willfit.errors import InputError
 from willfit.estimator import estimate
 from willfit.live.beside import Line
 from willfit.live.rows import append_row, read_rows
@@ -133,6 +135,40 @@ def test_a_case_that_fails_or_hangs_does_not_end_the_suite(tmp_path: Path) -> No
     assert rows["hangs"]["kind"] == "not_done"
     assert len(rows["well"]["result"]["rows"]) == 3
     assert (tally.ran, tally.left, watching.late) == (3, ("too long",), ["too long"])
+
+
+def test_a_case_that_the_budget_ends_has_no_row_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own limit was not reached: a row would keep it from ever being run whole."""
+    pytest.importorskip("torch")
+    from willfit.live.suite import run
+
+    monkeypatch.setattr(run, "GRACE", 0.0)
+    case = Case(name="slow", probe="softmax", tiny=True, seconds=0.0)
+    given: dict[str, Any] = {
+        "device": "cpu", "out": tmp_path / "rows.jsonl",
+        "row_of": lambda work, answer: {"name": work.case.name, **answer},
+    }  # fmt: skip
+    watching = Silent()
+    began = time.monotonic()
+    tally = run_suite([work_of(case, "")], budget=0.3, watching=watching, **given)
+    assert time.monotonic() - began < 20, "the import of libraries ends with the budget, too"
+    assert (tally.ran, tally.left, watching.late) == (0, ("slow",), ["slow"])
+    tally = run_suite([work_of(case, "")], budget=60, watching=Silent(), **given)
+    assert (tally.ran, tally.left) == (1, ())
+
+
+def test_a_grid_for_a_gpu_is_not_run_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "--suite", "t4", "--device", "cpu"]) == 1
+    assert "--suite cpu has small ones" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no full device")
+    with pytest.raises(InputError, match=r"No space left on device.*make room"):
+        append_row(Path("/dev/full"), {"name": "a"})
 
 
 def test_a_case_may_load_from_files_which_are_gone_afterwards() -> None:

@@ -269,6 +269,30 @@ def test_a_pasted_message_is_diagnosed_as_the_terminal_does(visit, capsys):
     assert "pasted" not in page.url and "Tried" not in page.url
 
 
+SCRIPT = """\
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("meta-llama/Meta-Llama-3-8B", torch_dtype="float16").to("cuda")
+out = model.generate(input_ids, max_new_tokens=50)
+"""
+
+
+def test_a_script_beside_a_message_tells_the_model(visit, capsys, tmp_path):
+    message = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.96 GiB. GPU 0 has a total capacity of 14.56 GiB of which 1.02 GiB is free. Of the allocated memory 13.10 GiB is allocated by PyTorch, and 300.00 MiB is reserved by PyTorch but unallocated."
+    log, script = tmp_path / "error.log", tmp_path / "script.py"
+    log.write_text(message)
+    script.write_text(SCRIPT)
+    page = visit.open("doctor", gpu="T4")
+    page.fill("#wf-pasted textarea", message)
+    page.set_input_files("#wf-code", script)
+    page.wait_for_selector("text=script.py is used")
+    answer = visit.ask("doctor")
+    (report,) = told(capsys, "doctor", str(log), str(script), "--gpu", "T4")["reports"]
+    shown = answer.text_content()
+    assert report["cause"] == "model_too_big"
+    assert all(sentence in shown for sentence in report["evidence"])
+    assert "willfit doctor error.log script.py --gpu T4" in shown
+
+
 def test_a_log_and_a_config_are_read_from_files_in_the_browser(visit, tmp_path):
     page = visit.open("doctor")
     page.set_input_files("#wf-log", LOG)
@@ -304,6 +328,10 @@ def test_every_tab_on_a_phone_in_both_themes_without_a_barrier(browser, served, 
             visit.ask("doctor")
         visit.answer(tab)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+        page.wait_for_function(  # an answer that comes fades in, and pale text is no barrier then
+            "() => !document.querySelector('.wf-result .pending')"
+            " && document.getAnimations().every(one => one.playState !== 'running')"
+        )
         assert page.locator("#wf-tabs [role=tab]").count() == len(TABS)
         found = [
             (rule["id"], [node["target"] for node in rule["nodes"]])
@@ -372,6 +400,72 @@ def test_a_trace_is_drawn_where_torch_is(visit):
     answer = page.locator("#wf-result-trace")
     assert answer.locator(".wf-said").inner_text().startswith("By trace: Fits")
     assert answer.locator("svg").count() == 2 and "prefill" in answer.inner_html()
+    visit.set("context", "128")
+    visit.ask("estimate")
+    assert answer.locator(".wf-answer").count() == 0  # the trace was of another estimate
+
+
+def test_a_button_pressed_again_asks_for_what_the_form_says_by_then(visit):
+    """Of two questions the last one's answer stays, and a link's does not come after it."""
+    settings = {"model": "llama-3-70b", "work": "qlora", "per_device_train_batch_size": "1"}
+    page = visit.open("gpus", **settings, max_length="511")
+    visit.set("max_length", "512")
+    page.click("#wf-ask-gpus")
+    visit.set("max_length", "4096")
+    page.click("#wf-ask-gpus")
+    page.wait_for_function("location.search.includes('max_length=4096')")
+    link = page.get_attribute("#wf-result-gpus .wf-answer", "data-link")
+    assert "max_length=4096" in link and page.input_value("#wf-max_length input") == "4096"
+
+
+def test_a_link_fills_the_form_in_before_it_is_answered_and_is_dropped_where_it_is_late():
+    needed("gradio", "gradio")
+    import gradio as gr
+
+    from willfit.web.events import COMPUTING, asking, opening
+    from willfit.web.visits import Visits
+
+    asked: list[str] = []
+
+    def ask(tab: str, _: object) -> str:
+        asked.append(tab)
+        return "answer"
+
+    names, visits = ["model", "gpu", "work", "lora_r"], Visits()
+    me, other = (gr.Request(session_hash=name) for name in ("me", "other"))
+    place = list(TABS).index("plan")
+    opens, press = opening(ask, names, visits, online=False), asking(ask, "plan", names, visits, 1)
+    for who, is_shown in ((other, True), (me, False)):
+        steps = opens("?tab=plan&model=gpt2&work=lora&lora_r=8", me)
+        tabs, *held = next(steps)
+        assert asked == [] and tabs.selected == "plan"
+        assert held[:4] == ["gpt2", None, "lora", "8"] and held[4:][place] == COMPUTING
+        assert press(who, "bert", "T4", "lora", "4") == "answer"  # before the link's is there
+        assert (next(steps)[5:][place] == "answer") == is_shown
+        asked.clear()
+
+
+def test_a_trace_of_an_estimate_before_is_dropped():
+    needed("gradio", "gradio")
+    import gradio as gr
+
+    from willfit.web.events import asking, tracing
+    from willfit.web.visits import Visits
+
+    visits, me = Visits(), gr.Request(session_hash="me")
+    press = asking(lambda *_: "estimate", "estimate", [], visits, 2)
+    assert tracing(lambda _: "trace", [], visits)(me) == "trace"
+    assert tracing(lambda _: press(me)[0], [], visits)(me) == gr.skip()  # asked while it ran
+    assert press(me) == ["estimate", ""]
+
+
+def test_visits_are_bounded():
+    from willfit.web.visits import MOST, Visits
+
+    visits = Visits()
+    for number in range(MOST + 10):
+        visits.note(f"visitor {number}", "plan")
+    assert [visits.count(f"visitor {n}", "plan") for n in (0, 9, 10, MOST)] == [0, 0, 1, 1]
 
 
 def test_torch_is_not_imported_by_the_page():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from html.parser import HTMLParser
 
@@ -12,13 +13,17 @@ from hypothesis import strategies as st
 
 from willfit.cli import compare, doctor, estimate, plan
 from willfit.cli.build import build_request
+from willfit.cli.main import main
 from willfit.cli.parser import Parser, with_dashes
 from willfit.errors import InputError
 from willfit.web.answers import answer
 from willfit.web.fields import ANY, BY_NAME, FIELDS, FILTER, JOB, TABS, WORKS
 from willfit.web.form import MAX_LINK, Form, command_of, filled, flags, link_of, read_link
 from willfit.web.models import is_hub_id, uploaded
-from willfit.web.question import parsed
+from willfit.web.question import Question, parsed
+from willfit.web.show.pieces import refusal, remarks
+from willfit.web.sides import sides_of
+from willfit.web.whichgpu import named
 
 NUMBERS, DECIMALS = {"number": "3"}, {"decimal": "0.25"}
 EXAMPLES = {
@@ -174,6 +179,69 @@ def test_the_comparison_that_is_shown_is_one_that_the_command_line_takes():
 
 
 @pytest.mark.parametrize(
+    "others",
+    [
+        "mistral-7b\n--quantize int8",
+        '"mistral-7b --quantize nf4"',
+        "mistral-7b --gpu L4 --lora-r 64",
+    ],
+)
+def test_the_comparison_that_is_shown_has_the_same_answer(others, capsys):
+    """What the form says holds for every side, in both; a side may say otherwise."""
+    raw = {"tab": "compare", "model": "llama-3-8b", "gpu": "T4", "work": "lora", "max_length": "512",
+           "others": others}  # fmt: skip
+    sides = sides_of(Question(form=filled(raw)))
+    assert main([*shlex.split(command_of(filled(raw), "llama-3-8b"))[1:], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["sides"]
+    assert [side["estimate"]["peak"]["device_bytes"] for side in told] == [
+        side.estimate.binding.peak.device_bytes for side in sides if side.estimate
+    ]
+
+
+def test_a_model_in_a_line_within_quotes_was_named():
+    asked = {"tab": "compare", "model": "gpt2", "others": "'org/name --quantize int8'\n--lora-r 8"}
+    assert {"gpt2", "org/name"} <= Question(form=filled(asked)).named
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("RTX 4090", {"NVIDIA GeForce RTX 4090"}),  # not every RTX
+        ("T4 RTX 4090", {"NVIDIA T4", "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3060"}),
+        ("T4, RTX 4090", {"NVIDIA T4", "NVIDIA GeForce RTX 4090"}),
+        ("t4 1060", {"NVIDIA T4", "NVIDIA GeForce GTX 1060 6GB"}),
+        ("no such", set()),
+    ],
+)
+def test_names_of_the_gpu_filter(names, found):
+    shown = {gpu.name for gpu in named(names)}
+    assert found <= shown and bool(found) == bool(shown)
+    assert ("NVIDIA GeForce RTX 3060" in shown) == ("NVIDIA GeForce RTX 3060" in found)
+    assert {gpu.vendor for gpu in named(" , ")} == {"nvidia"}
+
+
+def test_a_bound_without_a_unit_is_not_taken_for_bytes():
+    html = answer({"form": {"tab": "gpus", "model": "gpt2", "gpu_at_least": "24"}})["html"]
+    assert "give a unit, such as 24GB" in html and "<table" not in html
+
+
+def test_where_no_gpu_holds_a_job_it_says_how_far_it_is_and_what_to_do():
+    asked = {"tab": "gpus", "model": "llama-3-70b", "gpu_names": "H100 PCIe"}
+    needed = answer({"form": {**asked, "tab": "estimate", "gpu": "H100 PCIe"}})["said"]
+    (amount,) = re.findall(r"Does not fit: ([\d.]+ GiB),", needed)
+    said = answer({"form": asked})["said"]
+    assert f"{amount} on each, and NVIDIA H100 PCIe has" in said and "Plan" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [("is it?", "Is it?"), ("it is.", "It is."), ("it is", "It is."), ("wait …", "Wait …")],
+)
+def test_a_sentence_has_one_sign_at_its_end(words, shown):
+    assert f">{shown}</p>" in remarks([words]) and f">{shown}</h2>" in refusal(words)
+
+
+@pytest.mark.parametrize(
     ("name", "is_id"),
     [
         ("meta-llama/Meta-Llama-3-8B", True), ("org/name.gguf", True), ("org/repo/file.gguf", True),
@@ -230,6 +298,14 @@ def test_an_upload_is_data_within_bounds(text, words):
     with pytest.raises(InputError, match=words):
         uploaded(text)
     assert "wf-refused" in answer({"form": {"gpu": "T4"}, "config": text})["html"]
+
+
+def test_an_architecture_that_nobody_knows_is_said_in_one_sentence():
+    """What is installed is not asked for, and not every name of transformers is told."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    config = '{"model_type": "foobar", "architectures": ["FooForCausalLM"], "hidden_size": 64}'
+    said = answer({"form": {"gpu": "T4"}, "config": config})["said"]
+    assert "foobar" in said and "pip install" not in said and len(said) < 200, said
 
 
 def test_an_uploaded_config_is_estimated_as_the_command_line_does(tmp_path):

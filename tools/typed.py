@@ -29,12 +29,22 @@ COPIES: Final = {
     },
 }
 """Files that the pages name as a reader's own, and what stands for them."""
-_PURE: Final = re.compile(r"willfit (?:estimate|plan|where|diff|gpus|models) [^>.]*$")
+_PURE: Final = re.compile(
+    r"willfit (?:estimate|plan|where|diff|compare|measure|gpus|models) (?:[^>.]|\.(?=\d))*$"
+)
+"""Names no file: a dot is that of a number."""
 _EXIT: Final = re.compile(r";\s*echo \"exit code \$\?\"$")
 _INTO: Final = re.compile(r"\s>\s*(\S+)$")
 _LORA: Final = {
     "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 16, "lora_alpha": 32,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+}  # fmt: skip
+
+_LLAMA: Final = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048,
+    "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048,
+    "torch_dtype": "bfloat16",
 }  # fmt: skip
 
 
@@ -95,6 +105,8 @@ def set_up(folder: Path, anywhere: dict[str, Printed] | None = None) -> Desk:
         shutil.copy(ROOT / source, folder / name)
     (folder / "notebook.ipynb").write_text(json.dumps(_notebook()), encoding="utf-8")
     (folder / "adapter_config.json").write_text(json.dumps(_LORA), encoding="utf-8")
+    (folder / "my-model").mkdir()
+    (folder / "my-model" / "config.json").write_text(json.dumps(_LLAMA), encoding="utf-8")
     for name in ("gemma-lora", "llama-lora"):
         (folder / name).mkdir()
         shutil.copy(folder / "adapter_config.json", folder / name)

@@ -21,7 +21,10 @@ from willfit.runner.pipeline import pipeline_from
 
 NOT_RUN: Final = (
     (r"pip install|-m venv|bin/pip|^git clone", "the network; benchmarks/newcomer.py does it"),
-    (r"^willfit run examples/lmsys-ensemble/pipeline.yaml$", "test_examples.py runs it, there"),
+    (
+        r"lmsys-ensemble/(?:make_models.py|pipeline.yaml(?: --dry-run)?)$",
+        "test_examples.py does it",
+    ),
     (r"pytest", "a test run in a test run; test_gate*.py starts it in a project of its own"),
     (r"^willfit serve", "goes on until it is stopped; the page's own tests start it"),
     (r"--live\b", "a GPU"),

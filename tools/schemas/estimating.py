@@ -64,7 +64,8 @@ _SCENARIO: Final = record(
     {
         "model": record(
             {"id": TEXT, "source": TEXT, "library": TEXT, "model_class": TEXT,
-             "stored_dtype": TEXT}
+             "stored_dtype": TEXT,
+             "quantization": said(or_null(ANY), "as it is stored; null where it is not quantised")}
         ),
         "workload": said(ANY, "loading, then inference or training, as settings"),
         "machine": said(or_null(ANY), "null where no GPU was named"),
@@ -121,11 +122,19 @@ MOVED: Final = record({"name": TEXT, "a_bytes": BYTES, "b_bytes": BYTES, "change
 _SIDE: Final = record(
     {"model": TEXT, "phase": TEXT, "device_bytes": BYTES, "verdict": or_null(VERDICT)}
 )
+SETTING: Final = record(
+    {
+        "path": said(TEXT, "its place in a scenario"),
+        "title": said(TEXT, "its flag, or words"),
+        "a": said(TEXT, "before; none where it was not given"),
+        "b": said(TEXT, "after"),
+    }
+)
 _CHECK: Final = record(
     {
         "passes": BOOL, "allowed_bytes": BYTES, "grown": each(MOVED), "shrunk": each(MOVED),
         "peak_grew": BOOL,
-        "settings": said(each(record({"path": TEXT, "title": TEXT})), "that differ"),
+        "settings": said(each(SETTING), "that differ"),
         "by_willfit": said(BOOL, "another version of willfit is all that differs"),
         "willfit": record({"a": or_null(TEXT), "b": or_null(TEXT)}),
     }

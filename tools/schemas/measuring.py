@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tools.schemas.estimating import ESTIMATE, MOVED
+from tools.schemas.estimating import ESTIMATE, MOVED, SETTING
 from tools.schemas.shape import (
     ANY,
     BOOL,
@@ -87,9 +87,8 @@ MEASUREMENT: Final = contract(
 )
 
 _RUN: Final = {"$ref": "#/$defs/measurement"}
-_SETTING: Final = record({"path": TEXT, "title": TEXT})
 _STEP: Final = record(
-    {"settings": each(_SETTING), "change_bytes": SIGNED, "components": each(MOVED)}
+    {"settings": each(SETTING), "change_bytes": SIGNED, "components": each(MOVED)}
 )
 COMPARE: Final = contract(
     "compare",

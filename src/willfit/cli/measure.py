@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -84,6 +85,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None:
             raise InputError(f"--{name} belongs to --suite: add --suite h200, t4 or cpu")
     scenario, checkpoint = scenario_of(arguments)
+    if arguments.record:
+        _require_writable(Path(arguments.record))
     print(f"willfit: running {scenario.model.id}", file=sys.stderr)
     measurement = measure(
         scenario,
@@ -91,9 +94,9 @@ def _run(arguments: argparse.Namespace) -> int:
         time_limit=arguments.time_limit or TIME_LIMIT,
         checkpoint=checkpoint,
     )
+    _print(arguments, measurement, scenario)
     if arguments.record:
         _record(arguments, measurement, scenario)
-    _print(arguments, measurement, scenario)
     return exit_code(measurement)
 
 
@@ -137,6 +140,13 @@ def _local_weights(scenario: Scenario) -> str | None:
         return source_of(scenario.model)
     except InputError:  # a config alone
         return None
+
+
+def _require_writable(path: Path) -> None:
+    """Raise `InputError` before a run whose row could not be written."""
+    from willfit.live.rows import require_writable
+
+    require_writable(path)
 
 
 def _record(arguments: argparse.Namespace, measurement: Measurement, scenario: Scenario) -> None:
@@ -214,6 +224,24 @@ def levels_of(scenario: Scenario, measurement: Measurement, *, trace: bool) -> l
 
 def _notes(arguments: argparse.Namespace, measurement: Measurement) -> list[str]:
     """Where what is here is not what was asked for."""
+    return [*_left_out(arguments), *_another_gpu(arguments, measurement)]
+
+
+def _left_out(arguments: argparse.Namespace) -> list[str]:
+    """The shell's settings of the allocator, which are no part of the scenario."""
+    from willfit.live.measured.process import ALLOC_CONF
+
+    if arguments.alloc_conf:
+        return []
+    return [
+        f"{name}={os.environ[name]} of this shell was left out: --alloc-conf gives it to the run "
+        "and to the estimates"
+        for name in ALLOC_CONF
+        if os.environ.get(name)
+    ]
+
+
+def _another_gpu(arguments: argparse.Namespace, measurement: Measurement) -> list[str]:
     if not arguments.gpu or not measurement.device:
         return []
     from willfit.devices import parse_machine

@@ -22,6 +22,9 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--offline", action="store_true", help="never ask the Hub for a model's config"
     )
+    parser.add_argument(
+        "--url", default="", help="the address in the browser, behind Jupyter's or Colab's proxy"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
@@ -29,13 +32,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C (130)."""
     if importlib.util.find_spec("gradio") is None:
         raise MissingLibraryError("the page needs gradio: pip install 'willfit[web]'")
-    from willfit.web.server import LOOPBACK, listening, running, serve
+    from willfit.web.server import LOOPBACK, behind, listening, running, serve
 
+    url = behind(arguments.url) if arguments.url else ""
     listener = listening(arguments.host, arguments.port)
-    with contextlib.closing(listener), running(arguments.host, online=_online(arguments)) as app:
+    page = running(arguments.host, online=_online(arguments), url=url)
+    with contextlib.closing(listener), page as app:
         port = listener.getsockname()[1]
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        print(f"http://{host}:{port}/", flush=True)
+        address = f"{url}/" if url else f"http://{host}:{port}/"
+        print(address, flush=True)
         if arguments.host not in LOOPBACK:
             print(
                 f"willfit: everyone who can reach {arguments.host} can use this page: it has no "
@@ -46,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.open:
             import webbrowser
 
-            webbrowser.open(f"http://{host}:{port}/")
+            webbrowser.open(address)
         serve(app, listener)
     return 0
 

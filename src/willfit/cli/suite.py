@@ -58,6 +58,8 @@ def _bundle(arguments: argparse.Namespace, suite: Suite) -> int:
 def _run(arguments: argparse.Namespace, suite: Suite) -> int:
     from willfit.live.suite.run import run_suite
 
+    if arguments.device == "cpu" and suite.device != "cpu":
+        raise InputError(f"suite {suite.name} has models for a GPU: --suite cpu has small ones")
     out = Path(arguments.out or f"{suite.name}.jsonl")
     cases = suite.named(tuple(arguments.only or ()))
     tally = run_suite(

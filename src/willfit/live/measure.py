@@ -8,8 +8,8 @@ from typing import Any, Final
 from willfit.errors import InputError
 from willfit.estimator.spread import strategy_of
 from willfit.live.host_room import require_room
-from willfit.live.measured.here import refuse
 from willfit.live.measured.process import Worker
+from willfit.live.measured.refuse import refuse
 from willfit.live.measurement import Measurement, measurement_from
 from willfit.scenario import Scenario
 

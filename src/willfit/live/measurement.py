@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 FailureKind = Literal["", "out_of_memory", "refused", "died", "not_done"]
 """Why a run ended early: no memory, a library's or our own refusal, the process's end, its time."""
 Counter = Literal["torch", "tensors"]
+_NO_MEMORY: Final = (
+    "out of memory",
+    "status_alloc_failed",
+    "t allocate memory",
+    "not allocate mem",
+)
+"""Words of CUDA, bitsandbytes, cuBLAS, cuDNN and torch's CPU allocator, in lower case."""
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether a library's words are of memory that was not there.
+
+    Only torch's caching allocator has a class of errors for it; CUDA's own calls, pinned memory,
+    libraries beside torch and the host's allocator raise whatever they have.
+    """
+    return any(words in text.lower() for words in _NO_MEMORY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +81,8 @@ class MeasuredGpu:
     """``total_memory`` as torch has it."""
     compute_capability: tuple[int, int]
     idle_bytes: int | None = None
-    """In use on it before this process came (NVML); None where NVML does not tell."""
+    """In use on it before this process came (NVML); None where NVML does not tell, or where this
+    process had a context there before it was read."""
 
 
 @dataclass(frozen=True, kw_only=True)

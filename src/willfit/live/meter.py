@@ -44,7 +44,7 @@ class Meter:
         gc.collect()
         if not self.cuda:
             return self._start_host()
-        self._idle = _live(self._nvml)
+        self._idle = [] if _has_context() else _live(self._nvml)
         if self._counters is None:
             from willfit.live.memory.counters import TorchCounters
 
@@ -166,6 +166,16 @@ def _init() -> None:
     import torch
 
     torch.cuda.init()  # type: ignore[no-untyped-call]
+
+
+def _has_context() -> bool:
+    """Whether this process is on some GPU already, so that what is in use there is its own, too."""
+    import torch
+
+    has: Any = getattr(torch._C, "_cuda_hasPrimaryContext", None)
+    if has is None or not torch.cuda.is_available():
+        return False
+    return any(has(index) for index in range(torch.cuda.device_count()))
 
 
 def _live(nvml: Nvml | None) -> list[LiveGpu]:

@@ -76,7 +76,7 @@ def live_gpus(nvml: Nvml | None = None) -> list[LiveGpu]:
         count = session.nvmlDeviceGetCount()
         if count == 0:
             raise InputError("NVML finds no NVIDIA GPU in this machine: name one, such as --gpu T4")
-        return [_live(session, session.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+        return [_read(session, index) for index in range(count)]
 
 
 @contextmanager
@@ -102,6 +102,16 @@ def _session(nvml: Nvml | None) -> Iterator[Nvml]:
         yield session
     finally:
         session.nvmlShutdown()
+
+
+def _read(session: Nvml, index: int) -> LiveGpu:
+    """One GPU; raises `InputError` where the driver does not tell of it."""
+    try:
+        return _live(session, session.nvmlDeviceGetHandleByIndex(index))
+    except Exception as error:  # a GPU that was lost, one of another user, one of shared memory
+        raise InputError(
+            f"NVML does not tell of GPU {index} ({str(error)[:80]}): name the GPU, such as --gpu T4"
+        ) from None
 
 
 def _live(session: Nvml, handle: Any) -> LiveGpu:
@@ -144,7 +154,11 @@ def _known(session: Nvml, handle: Any, name: str, total: int) -> Gpu:
 
 
 def _processes(session: Nvml, handle: Any) -> Iterator[Process]:
-    for entry in session.nvmlDeviceGetComputeRunningProcesses(handle):
+    try:
+        entries = session.nvmlDeviceGetComputeRunningProcesses(handle)
+    except Exception:  # virtual GPUs and WSL: the driver does not tell of processes
+        return
+    for entry in entries:
         used = entry.usedGpuMemory
         try:
             name = _text(session.nvmlSystemGetProcessName(entry.pid))

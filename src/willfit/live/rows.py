@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,19 +24,35 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     where the file cannot be written.
     """
     line = json.dumps(row, default=str, allow_nan=False).encode() + b"\n"
+    with _appending(path) as descriptor:
+        _write(descriptor, b"\n" + line if _is_torn(path) else line)
+        os.fsync(descriptor)
+
+
+def require_writable(path: Path) -> None:
+    """Raise `InputError` where no row can be appended; the file is there afterwards."""
+    with _appending(path):
+        pass
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[int]:
+    """The file's descriptor, its folder made where it is not there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = _is_torn(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            _write(descriptor, b"\n" + line if torn else line)
-            os.fsync(descriptor)
+            yield descriptor
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror}): name a file in a folder that can be written"
-        ) from error
+        raise InputError(f"cannot write {path} ({error.strerror}): {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room and run the same command again"
+    return "name a file in a folder that can be written"
 
 
 def _write(descriptor: int, data: bytes) -> None:

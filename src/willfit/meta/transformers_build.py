@@ -39,6 +39,11 @@ def build_transformers(
         raise UnsupportedError(
             "building the real class needs torch and transformers: pip install 'willfit[trace]'"
         ) from None
+    if config.get("model_type") not in transformers.CONFIG_MAPPING:
+        raise InputError(
+            f"transformers {transformers.__version__} knows no model_type "
+            f"{str(config.get('model_type', 'absent'))[:60]!r}"
+        )
     facts = {key: value for key, value in config.items() if key != "quantization_config"}
     try:
         loaded = transformers.AutoConfig.for_model(**facts)

@@ -77,11 +77,13 @@ def _traced(found: Checkpoint, unknown: WillfitError) -> tuple[Structure | None,
     if find_spec("torch") is None or find_spec("transformers") is None:
         return None, f"{found.id}: {unknown}"
     from willfit.meta.transformers_build import build_transformers
+    from willfit.sources.tables import ON_TRACE
 
     try:
         built = build_transformers(found.config)
     except (InputError, UnsupportedError) as error:
-        return None, f"{found.id}: {unknown}; and {error}"
+        said = str(unknown).replace(f": {ON_TRACE}", "")  # it is installed, and was asked
+        return None, f"{found.id}: {said}; and {error}"
     return Structure(
         model_class=built.model_class,
         rows=built.rows,

@@ -19,7 +19,7 @@ from willfit.report.growth import because, growth_lines
 from willfit.results import Estimate
 from willfit.scenario import Scenario
 from willfit.testing.found import Watching, recorded_block, recorded_estimate
-from willfit.testing.records import read_record, record_path, write_record
+from willfit.testing.records import FOLDER, read_record, record_path, write_record
 from willfit.units import format_bytes
 
 
@@ -29,7 +29,7 @@ class MemoryGate:
     def __init__(
         self, *, test_file: Path, test_id: str, recording: bool, say: Callable[[str], None]
     ) -> None:
-        """``say``: told in the summary of the run."""
+        """``test_id``: as it is typed after ``pytest``. ``say``: told in the run's summary."""
         self._file, self._id, self._recording, self._say = test_file, test_id, recording, say
         self._taken: set[str] = set()
 
@@ -78,7 +78,7 @@ class MemoryGate:
             self._record(path, found)
         elif before is None:
             pytest.fail(
-                f"nothing is recorded for this test ({_short(path)}): the peak is "
+                f"nothing is recorded for this test ({self._short(path)}): the peak is "
                 f"{format_bytes(found.peak_bytes)} now; record it: {self._accept()}",
                 pytrace=False,
             )
@@ -101,28 +101,28 @@ class MemoryGate:
             before = None
         write_record(path, found)
         if before is None:
-            self._say(f"recorded {_short(path)}: {format_bytes(found.peak_bytes)}")
+            self._say(f"recorded {self._short(path)}: {format_bytes(found.peak_bytes)}")
         elif before != replace(found, components=before.components):
             change = growth(before, found, Allowance())
             moved = signed(change.peak.change_bytes) if change.peak.change_bytes else "same peak"
-            self._say(f"recorded {_short(path)}: {moved}; changed: {because(change)}")
+            self._say(f"recorded {self._short(path)}: {moved}; changed: {because(change)}")
 
     def _judge(self, path: Path, before: Recorded, found: Recorded, allowance: Allowance) -> None:
         change = growth(before, found, allowance)
         if not change.passes:
-            head = f"memory grew past {_short(path)}"
+            head = f"memory grew past {self._short(path)}"
             lines = [head, *growth_lines(change), f"accept it: {self._accept()}"]
             pytest.fail("\n".join(lines), pytrace=False)
         if change.shrunk:
             parts = ", ".join(f"{part.name} {signed(part.change_bytes)}" for part in change.shrunk)
-            self._say(f"{_short(path)} is more than is needed now: {parts}")
+            self._say(f"{self._short(path)} is more than is needed now: {parts}")
 
     def _accept(self) -> str:
         return f"pytest --willfit-record {shlex.quote(self._id)}"
 
-
-def _short(path: Path) -> str:
-    return "/".join(path.parts[-3:])
+    def _short(self, path: Path) -> str:
+        """The record from where the test's file is seen."""
+        return (Path(self._id.partition("::")[0]).parent / FOLDER / path.name).as_posix()
 
 
 def _estimate(what: Any, *, trace: bool) -> Estimate:

@@ -6,7 +6,9 @@ before the fixture is asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,15 +41,25 @@ def memory_gate(request: pytest.FixtureRequest) -> MemoryGate:
     node: Any = request.node
     return MemoryGate(
         test_file=node.path,
-        test_id=node.nodeid,
+        test_id=_typed(node, request.config.invocation_params.dir),
         recording=bool(request.config.getoption("--willfit-record")),
         say=lambda text: node.user_properties.append((SAID, text)),
     )
 
 
+def _typed(node: Any, started_in: Path) -> str:
+    """The test's id as it is typed where pytest was started; pytest's own begins at rootdir."""
+    _, _, inside = node.nodeid.partition("::")
+    try:
+        file = Path(os.path.relpath(node.path, started_in)).as_posix()
+    except ValueError:  # another drive
+        file = str(node.path)
+    return f"{file}::{inside}"
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was recorded and what shrank, told once at the end; workers of xdist send theirs."""
-    lines = list(_said(terminalreporter.stats))
+    lines = list(dict.fromkeys(_said(terminalreporter.stats)))  # a subtest repeats its test's
     if lines:
         terminalreporter.section("willfit")
         for line in lines:

@@ -45,11 +45,13 @@ def _wrapped(html: str, said: str, link: str) -> str:
 def _taken_along(question: Question) -> str:
     """The same in the terminal, and a link to it."""
     name = f"./{UPLOADED}" if question.config else question.form.model
-    parts = f"<h3>In the terminal</h3>{code(command_of(question.form, name), 'the command')}"
+    shown = command_of(question.form, name, script=bool(question.script.strip()))
+    each = ", one GPU at a time" if question.form.tab == "gpus" else ""
+    parts = f"<h3>In the terminal{each}</h3>{code(shown, 'the command')}"
     if question.config:
         parts += '<p class="wf-uploaded">A link cannot carry an uploaded file.</p>'
     elif question.form.tab == "doctor":
-        parts += "<p>A link carries the settings, not the pasted text.</p>"
+        parts += "<p>A link carries the settings, not what was pasted.</p>"
     parts += (
         '<p><button type="button" class="wf-link" data-copy-link>Copy a link to this</button></p>'
     )

@@ -1,9 +1,15 @@
-"""Events: which question each button asks, and what a link that is opened does."""
+"""Events: which question each button asks, and what a link that is opened does.
+
+An answer must belong to what the form held when it was asked for. A button that is pressed while
+its answer is under way asks again afterwards; an opened link's answer, or a trace, that comes to
+its end after the visitor has asked again is dropped. Nothing is called off on the server: Gradio
+holds a lock of all visitors while it ends a generator.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 
@@ -11,33 +17,52 @@ from willfit.web.controls import Controls
 from willfit.web.fields import BY_NAME, TABS, Field
 from willfit.web.form import Form, read_link
 from willfit.web.opened import opened_html
+from willfit.web.visits import Visits
 
 Ask = Callable[[str, Mapping[str, Any]], str]
 """Tab and what the controls hold -> HTML of the answer."""
 Trace = Callable[[Mapping[str, Any]], str]
+COMPUTING: Final = '<p class="wf-empty" role="status">Computing the answer to this link …</p>'
 
 
-def connect(page: gr.Blocks, controls: Controls, ask: Ask, *, online: bool) -> None:
-    """Every tab's button, and the link that the page was opened by."""
+def connect(
+    page: gr.Blocks,
+    controls: Controls,
+    ask: Ask,
+    traced: tuple[Trace, Any, Any] | None,
+    *,
+    online: bool,
+) -> None:
+    """Every button, and the link that the page was opened by; ``traced``: trace, button, place."""
+    visits = Visits()
     names, inputs = list(controls.by_name), list(controls.by_name.values())
+    places = {tab: [place] for tab, place in controls.results.items()}
+    usual: dict[str, Any] = {
+        "show_progress": "minimal",
+        "preprocess": False,  # `filled` looks at what controls hold, whoever sends it
+        "trigger_mode": "always_last",
+        "api_visibility": "private",
+    }
+    if traced is not None:
+        trace, press, place = traced
+        places["estimate"].append(place)  # a trace of the estimate before is not of this one
+        does = tracing(trace, names, visits)
+        press.click(does, inputs, place, concurrency_id="trace", concurrency_limit=2, **usual)
     for tab, button in controls.buttons.items():
-        slow = tab != "estimate"
         button.click(
-            _asking(ask, tab, names),
+            asking(ask, tab, names, visits, len(places[tab])),
             inputs,
-            controls.results[tab],
-            show_progress="minimal",
-            preprocess=False,  # `filled` looks at what controls hold, whoever sends it
-            concurrency_id="slow" if slow else "quick",
+            places[tab],
+            concurrency_id="quick" if tab == "estimate" else "slow",
             concurrency_limit=4,
-            api_visibility="private",
+            **usual,
         )
-    link = gr.Textbox(visible=False)
-    page.load(
-        _opening(ask, names, online=online),
+    link = gr.Textbox(label="link", visible="hidden", elem_id="wf-link")
+    page.load(None, None, link, js="() => window.location.search", show_progress="hidden")
+    link.change(  # without a link nothing is asked of the server when the page is opened
+        opening(ask, names, visits, online=online),
         link,
         [controls.tabs, *inputs, *controls.results.values()],
-        js="() => window.location.search",
         show_progress="hidden",
         concurrency_id="opened",
         concurrency_limit=4,
@@ -45,53 +70,61 @@ def connect(page: gr.Blocks, controls: Controls, ask: Ask, *, online: bool) -> N
     )
 
 
-def connect_trace(controls: Controls, trace: Trace, button: Any, place: Any) -> None:
-    """The button that runs the real code."""
-    names = list(controls.by_name)
+def asking(
+    ask: Ask, tab: str, names: Sequence[str], visits: Visits, count: int
+) -> Callable[..., Any]:
+    """What a tab's button does: the first of its ``count`` places is filled, others emptied."""
 
-    def asked(*held: Any) -> str:
-        return trace(dict(zip(names, held, strict=True)))
-
-    button.click(
-        asked,
-        list(controls.by_name.values()),
-        place,
-        show_progress="minimal",
-        preprocess=False,
-        concurrency_id="trace",
-        concurrency_limit=2,
-        api_visibility="private",
-    )
-
-
-def _asking(ask: Ask, tab: str, names: Sequence[str]) -> Callable[..., str]:
-    """What a tab's button does."""
-
-    def asked(*held: Any) -> str:
-        return ask(tab, dict(zip(names, held, strict=True)))
+    def asked(request: gr.Request, *held: Any) -> Any:
+        visits.note(request.session_hash, tab)
+        html = ask(tab, dict(zip(names, held, strict=True)))
+        return [html, ""] if count > 1 else html
 
     return asked
 
 
-def _opening(ask: Ask, names: Sequence[str], *, online: bool) -> Callable[[str], list[Any]]:
-    """What a link does: fills the form in, and answers what can be answered without the Hub."""
+def tracing(trace: Trace, names: Sequence[str], visits: Visits) -> Callable[..., Any]:
+    """What the trace's button does: nothing where another estimate was asked for meanwhile."""
 
-    def opened(query: str) -> list[Any]:
-        count = 1 + len(names) + len(TABS)
+    def asked(request: gr.Request, *held: Any) -> Any:
+        before = visits.count(request.session_hash, "estimate")
+        html = trace(dict(zip(names, held, strict=True)))
+        is_current = visits.count(request.session_hash, "estimate") == before
+        return html if is_current else gr.skip()
+
+    return asked
+
+
+def opening(
+    ask: Ask, names: Sequence[str], visits: Visits, *, online: bool
+) -> Callable[[str, gr.Request], Iterator[list[Any]]]:
+    """What a link does: fills the form in, then answers what can be answered without the Hub."""
+
+    def opened(query: str, request: gr.Request) -> Iterator[list[Any]]:
+        same = [gr.skip()] * (1 + len(names))
         if not query or "=" not in query:
-            return [gr.skip()] * count
+            yield [*same, *_in_tab("", None)]
+            return
         form, remarks = read_link(query)
+        soon = COMPUTING if form.tab != "doctor" and form.model else None
+        before = visits.count(request.session_hash, form.tab)
+        yield [gr.Tabs(selected=form.tab), *_held(form, names), *_in_tab(form.tab, soon)]
         html = opened_html(ask, form, remarks, online=online)
-        results = [html if tab == form.tab and html else gr.skip() for tab in TABS]
-        return [gr.Tabs(selected=form.tab), *_held(form, names), *results]
+        is_current = visits.count(request.session_hash, form.tab) == before
+        yield [*same, *_in_tab(form.tab, html if is_current else None)]
 
     return opened
+
+
+def _in_tab(chosen: str, html: str | None) -> Iterator[Any]:
+    """What each tab's place gets: one the HTML, the others nothing new."""
+    return (html if tab == chosen and html else gr.skip() for tab in TABS)
 
 
 def _held(form: Form, names: Sequence[str]) -> Iterator[Any]:
     """What each control shows of a form."""
     own = {"model": form.model or None, "gpu": form.gpu or None, "work": form.work}
-    own |= {"others": form.others, "pasted": "", "config": ""}
+    own |= {"others": form.others, "pasted": "", "script": "", "config": ""}
     for name in names:
         yield own[name] if name in own else _shown(BY_NAME[name], form.values.get(name, ""))
 

@@ -148,8 +148,8 @@ FIELDS: Final[tuple[Field, ...]] = (
     _row("samples", "Rows of the data", "for the hours", "number", "plan"),
     _row("epochs", "Epochs", "num_train_epochs", "decimal", "plan"),
     _row("time_limit", "Time limit", "such as 9h", "text", "plan"),
-    _row("gpu_names", "Only GPUs named", "parts of names: T4 L4 4090", "words", "gpus"),
-    _row("gpu_at_least", "With at least", "such as 16GiB", "text", "gpus"),
+    _row("gpu_names", "Only GPUs named", "parts of names: T4, RTX 4090", "text", "gpus"),
+    _row("gpu_at_least", "With at least", "such as 24GB; a T4 has 15.6GB", "text", "gpus"),
     _row("gpu_at_most", "With at most", "such as 48GiB", "text", "gpus"),
     _row("gpu_count", "How many of a kind", "1 to 16", "number", "gpus"),
 )  # fmt: skip

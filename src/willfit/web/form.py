@@ -21,6 +21,9 @@ MAX_NUMBER: Final = 10**12
 """Beyond any count of tokens, rows or labels."""
 _WORD: Final = re.compile(r"[\w.*][\w.*-]{0,127}", re.ASCII)
 
+_WHOLE: Final = re.compile(r"""(["'])([^"']*)\1""")
+"""A line within quotes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
@@ -207,17 +210,28 @@ def _flag(row: Field, value: str) -> list[str]:
     return [f"--{dashed}={value}"] if value.startswith("-") else [f"--{dashed}", value]
 
 
-def command_of(form: Form, model: str) -> str:
-    """The command line that says the same; "" where there is none."""
+def lines_of(form: Form) -> list[str]:
+    """What the other sides say; quotes around a whole line are the shell's, not the side's."""
+    lines = (line.strip() for line in form.others.splitlines())
+    return [_unquoted(line) for line in lines if line]
+
+
+def _unquoted(line: str) -> str:
+    whole = _WHOLE.fullmatch(line)
+    return whole[2].strip() if whole else line
+
+
+def command_of(form: Form, model: str, *, script: bool = False) -> str:
+    """The command line that says the same; ``script``: the doctor was given one beside a text."""
     gpu = ["--gpu", form.gpu] if form.gpu else []
     scenario = [*gpu, *flags(form)]
     if form.tab == "doctor":
         named = ["--model", model, *scenario] if model else gpu
-        return shlex.join(["willfit", "doctor", "error.log", *named])
+        files = ["error.log", "script.py"] if script else ["error.log"]
+        return shlex.join(["willfit", "doctor", *files, *named])
     if form.tab == "compare":
-        sides = [line for line in form.others.splitlines() if line.strip()]
-        first = shlex.join([model, *flags(form)]) if flags(form) else model
-        return shlex.join(["willfit", "compare", first, *sides, *gpu])
+        sides = [f"{model} {line}" if line.startswith("-") else line for line in lines_of(form)]
+        return shlex.join(["willfit", "compare", model, *sides, *scenario])
     if form.tab == "plan":
         return shlex.join(["willfit", "plan", model, *scenario, *job_flags(form)])
     return shlex.join(["willfit", "estimate", model, *scenario])

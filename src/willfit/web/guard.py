@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any, Final
 
 from willfit.units import MIB
@@ -19,8 +19,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-MAX_BODY: Final = 6 * MIB
-"""A question: 2 MiB of text and 2 MiB of config, with room for JSON's escapes."""
+MAX_BODY: Final = 8 * MIB
+"""A question: 2 MiB each of text, script and config, with room for JSON's escapes."""
 MAX_QUERY: Final = 8192
 BODY_SECONDS: Final = 30.0
 """Longest time for a body to arrive."""
@@ -31,6 +31,10 @@ _READ: Final = re.compile(
     re.ASCII,
 )
 _WRITE: Final = re.compile(r"/gradio_api/queue/join|/gradio_api/(?:cancel|reset)", re.ASCII)
+ELSEWHERE: Final = (
+    "this page is for the address that it was started with; behind a proxy such as Jupyter's or "
+    "Colab's start it with --url and the address that the browser shows"
+)
 _SESSION: Final = re.compile(r"\w{1,64}", re.ASCII)
 _HEADERS: Final = (
     (
@@ -50,10 +54,12 @@ _HEADERS: Final = (
 class Guard:
     """ASGI: passes what the page needs on to ``app``, and answers the rest itself."""
 
-    def __init__(self, app: App, hosts: Collection[str] | None) -> None:
+    def __init__(self, app: App, hosts: Collection[str] | None, origin: str = "") -> None:
         self._app = app
         self._hosts = None if hosts is None else frozenset(hosts)
         """Names in the Host header that are meant for us; None takes every one."""
+        self._origin = origin.encode()
+        """Of the address that a proxy shows the page under; it may pass its own Host on."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -75,15 +81,21 @@ class Guard:
         path, method = str(scope["path"]), str(scope["method"])
         headers = dict(scope["headers"])
         if self._hosts is not None and _host(headers.get(b"host", b"")) not in self._hosts:
-            return 403, "this page is for the address that it was started with"
+            return 403, ELSEWHERE
         if len(scope.get("query_string", b"")) > MAX_QUERY:
             return 414, f"the address is longer than {MAX_QUERY} characters"
         allowed = {"GET": _READ, "HEAD": _READ, "POST": _WRITE}.get(method)
         if allowed is None or not allowed.fullmatch(path) or ".." in path or "//" in path:
             return 404, "there is no such thing on this page"
-        if method == "POST" and not _own_origin(headers):
+        if method == "POST" and not self._is_own(headers):
             return 403, "questions are asked from the page itself"
         return None
+
+    def _is_own(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a page of this server asks; programs send no origin."""
+        origin = headers.get(b"origin")
+        own = headers.get(b"host", b"")
+        return origin is None or origin == self._origin or origin.partition(b"://")[2] == own
 
     async def _post(self, scope: Message, receive: Receive, send: Send) -> None:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -98,19 +110,20 @@ class Guard:
         if body is None:
             await _say(send, 413, f"a question has at most {MAX_BODY:,} bytes")
             return
-        if not is_question(body):
+        if not is_question(body, str(scope["path"])):
             await _say(send, 422, "this is no question that the page asks")
             return
         await self._app(scope, _once(body, receive), _with_headers(send))
 
 
-def is_question(body: bytes) -> bool:
-    """Whether a body has the shape in which the page asks."""
+def is_question(body: bytes, path: str = "") -> bool:
+    """Whether a body has the shape in which the page asks, or calls a question off."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return False
-    if not isinstance(found, dict) or not _is_session(found.get("session_hash")):
+    name = "event_id" if path.endswith("/reset") else "session_hash"
+    if not isinstance(found, dict) or not _is_session(found.get(name)):
         return False
     index, data = found.get("fn_index", 0), found.get("data", [])
     return type(index) is int and isinstance(data, list) and all(map(_is_value, data))
@@ -128,12 +141,6 @@ def _is_value(value: object) -> bool:
 def _host(header: bytes) -> str:
     """The name without its port."""
     return re.sub(r":\d{1,5}$", "", header.decode("latin-1").lower())
-
-
-def _own_origin(headers: MutableMapping[bytes, bytes]) -> bool:
-    """Whether a page of this server asks; programs send no origin."""
-    origin = headers.get(b"origin")
-    return origin is None or origin.partition(b"://")[2] == headers.get(b"host", b"")
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -8,13 +8,14 @@ from typing import Any, Final
 import gradio as gr
 
 from willfit.web.controls import Controls, add_fields, add_upload, classes_of, html_piece
-from willfit.web.events import Ask, Trace, connect, connect_trace
+from willfit.web.events import Ask, Trace, connect
 from willfit.web.fields import FIELDS, TABS, WORKS, Part
 
 SLOGAN: Final = "Will this model fit on my GPU, and if not, what is the smallest change?"
 PLACEHOLDER: Final = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 224.00 MiB. GPU 0 has …"
 )
+SCRIPT: Final = "model = AutoModelForCausalLM.from_pretrained(…)"
 _BUTTONS: Final = {
     "estimate": "Estimate",
     "plan": "Find plans",
@@ -73,10 +74,8 @@ def build(
                         elem_classes=["wf-result"],
                         apply_default_css=False,
                     )
-                traced = _traced_part() if trace is not None else None
-        connect(page, controls, ask, online=online)
-        if trace is not None and traced is not None:
-            connect_trace(controls, trace, *traced)
+                traced = (trace, *_traced_part()) if trace is not None else None
+        connect(page, controls, ask, traced, online=online)
     return page
 
 
@@ -92,6 +91,15 @@ def _own_part(controls: Controls, tab: str) -> None:
             elem_id="wf-pasted",
         )
         add_upload("wf-log", "Read it from a file", "wf-pasted")
+        controls.by_name["script"] = gr.Textbox(
+            label="Your script, where that is a message",
+            info="it tells the model and the settings, and which of its lines to change",
+            lines=2,
+            max_lines=16,
+            placeholder=SCRIPT,
+            elem_id="wf-script",
+        )
+        add_upload("wf-code", "Read the script from a file", "wf-script")
     if tab == "compare":
         controls.by_name["others"] = gr.Textbox(
             label="With, a line each",
@@ -165,5 +173,6 @@ def _traced_part() -> tuple[Any, Any]:
 
 def _first(tab: str) -> str:
     """What stands where the answer will be."""
-    what = "Paste the error" if tab == "doctor" else "Choose a model and a GPU"
+    own = {"doctor": "Paste the error", "gpus": "Choose a model"}
+    what = own.get(tab, "Choose a model and a GPU")
     return f'<p class="wf-empty">{what}, then press “{_BUTTONS[tab]}”.</p>'

@@ -35,23 +35,24 @@ def examined(question: Question) -> tuple[str, str]:
     model, gpu = question.model, question.form.gpu
     words = [f"--model={model}", *flags(question.form)] if model else []
     words += [f"--gpu={gpu}"] if gpu else []
-    given = _given(question.pasted)
-    found = examine(parsed(doctor, words), (given,), Style(), finding=question.find)
+    texts = {"pasted text": question.pasted, "script": question.script}
+    given = [_given(name, text) for name, text in texts.items() if text.strip()]
+    if not given:
+        raise InputError("nothing to read: paste the error, the log or the code")
+    found = examine(parsed(doctor, words), given, Style(), finding=question.find)
     lint = [finding for _, finding in found.lint]
     html = diagnosis_part(found.diagnosis, lint, found.remarks, found.text(Style()))
     return said_of_diagnosis(found.diagnosis, lint), html
 
 
-def _given(text: str) -> Pasted:
+def _given(name: str, text: str) -> Pasted:
     content = text.encode("utf-8", "replace")
-    if not content.strip():
-        raise InputError("nothing to read: paste the error, the log or the code")
     if len(content) > MAX_TEXT:
         raise InputError(
-            f"the text has {format_bytes(len(content))}, more than {format_bytes(MAX_TEXT)}: paste "
-            "the end of it, or use 'willfit doctor FILE', which reads logs of any size"
+            f"the {name} has {format_bytes(len(content))}, more than {format_bytes(MAX_TEXT)}: "
+            "paste the end of it, or use 'willfit doctor FILE', which reads logs of any size"
         )
     kind = kind_of("", content)
     if kind == "snapshot":
         raise InputError("a memory snapshot is for the command line: 'willfit doctor FILE'")
-    return Pasted(name="pasted text", kind=kind, path=None, content=content)
+    return Pasted(name=name, kind=kind, path=None, content=content)

@@ -13,7 +13,7 @@ from willfit.cli.parser import Parser, with_dashes
 from willfit.errors import InputError
 from willfit.scenario import ModelSpec
 from willfit.web.fields import FIELDS, FILTER
-from willfit.web.form import Form, filled, flags
+from willfit.web.form import Form, filled, flags, lines_of
 from willfit.web.models import UPLOADED, finder
 
 _ALLOWED: Final = frozenset({"model", "gpu", "train", "task"}) | {
@@ -31,6 +31,8 @@ class Question:
     """Text of an uploaded ``config.json``."""
     pasted: str = ""
     """The doctor's text."""
+    script: str = ""
+    """The code that the text is about."""
     network: bool = False
     """Whether the Hub may be asked for the model that the form names."""
 
@@ -46,8 +48,8 @@ class Question:
     @property
     def named(self) -> frozenset[str]:
         """Models that the visitor named, as against those that a pasted text tells of."""
-        sides = self.form.others.splitlines() if self.form.tab == "compare" else []
-        return frozenset((self.form.model, *(line.split()[0] for line in sides if line.split())))
+        sides = lines_of(self.form) if self.form.tab == "compare" else []
+        return frozenset((self.form.model, *(line.split()[0] for line in sides if line)))
 
     def words(self, *, gpu: str | None = None) -> list[str]:
         """Model, GPU and settings; raises `InputError` without a model."""
@@ -72,6 +74,7 @@ def question_of(asked: Mapping[str, Any]) -> Question:
         form=filled(raw if isinstance(raw, Mapping) else {}),
         config=str(asked.get("config") or ""),
         pasted=str(asked.get("pasted") or ""),
+        script=str(asked.get("script") or ""),
         network=asked.get("network") is True,
     )
 
@@ -83,5 +86,7 @@ def parsed(command: ModuleType, words: list[str]) -> argparse.Namespace:
     arguments: argparse.Namespace = parser.parse_args(with_dashes(words))
     for name, value in vars(arguments).items():
         if value and value != parser.get_default(name) and name not in _ALLOWED:
-            raise InputError(f"--{name.replace('_', '-')} is for the command line: leave it out")
+            raise InputError(
+                f"--{name.rstrip('_').replace('_', '-')} is for the command line: leave it out"
+            )
     return arguments

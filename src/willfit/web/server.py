@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from willfit.errors import InputError
 from willfit.web.guard import Guard
@@ -18,6 +20,8 @@ from willfit.web.service import Service
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _ASSETS: Final = Path(__file__).with_name("assets")
+_ADDRESS: Final = re.compile(r"https?://[\w.\-:\[\]]{1,255}(?:/[\w.~%@:+/-]{0,1000})?", re.ASCII)
+"""Without a password, a query or a fragment."""
 QUEUE: Final = 64
 """Questions that wait; the next one is told that the queue is full."""
 STATUS_SECONDS: Final = 5.0
@@ -43,23 +47,58 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def running(host: str, *, online: bool) -> Iterator[Guard]:
-    """The page as an ASGI application; nothing of it is left behind."""
+def running(host: str, *, online: bool, url: str = "") -> Iterator[Guard]:
+    """The page as an ASGI application; nothing of it is left behind.
+
+    ``url`` is what `behind` made of the address that a proxy shows the page under.
+    """
     with tempfile.TemporaryDirectory(prefix="willfit-page-") as folder:
         service = Service(Path(folder), online=online)  # before the environment is for Gradio alone
         _quiet(Path(folder))
         try:
-            yield Guard(application(service), hosts_of(host))
+            yield Guard(application(service, url), hosts_of(host, url), origin_of(url))
         finally:
             service.close()
 
 
-def hosts_of(host: str) -> frozenset[str] | None:
+def hosts_of(host: str, url: str = "") -> frozenset[str] | None:
     """Names by which a visitor may call the server; None is every name.
 
     A page from elsewhere could otherwise reach a server on loopback by a name of its own.
     """
-    return frozenset({"127.0.0.1", "localhost", "[::1]"}) if host in LOOPBACK else None
+    if host not in LOOPBACK:
+        return None
+    return frozenset({"127.0.0.1", "localhost", "[::1]", *_name_of(url)})
+
+
+def _name_of(url: str) -> Iterator[str]:
+    name = urlsplit(url).hostname
+    if name:
+        yield f"[{name}]" if ":" in name else name
+
+
+def behind(url: str) -> str:
+    """The address that a proxy shows the page under, without the last ``/``.
+
+    Raises `InputError` on what is none.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not _ADDRESS.fullmatch(url):
+        raise InputError(
+            f"--url cannot be {url[:80]!r}: give the address that the browser shows, such as "
+            "https://hub.example/user/me/proxy/7860/"
+        )
+    return url.rstrip("/")
+
+
+def origin_of(url: str) -> str:
+    """Scheme, name and port of an address, as a browser sends them; "" of none."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}" if url else ""
 
 
 def _quiet(folder: Path) -> None:
@@ -74,7 +113,7 @@ def _quiet(folder: Path) -> None:
     )
 
 
-def application(service: Service) -> Any:
+def application(service: Service, url: str = "") -> Any:
     """Gradio's application for the page."""
     import fastapi
     import gradio as gr
@@ -107,6 +146,7 @@ def application(service: Service) -> Any:
         outer,
         page,
         path="/",
+        root_path=url or None,
         show_error=False,
         footer_links=[],
         run_history=False,

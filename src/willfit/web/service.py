@@ -67,9 +67,13 @@ def question_for(tab: str, held: Mapping[str, Any], *, online: bool) -> dict[str
     return {
         "form": {**form, "tab": tab},
         "config": str(held.get("config") or "")[:MAX_LINE],
-        "pasted": str(held.get("pasted") or "")[:MAX_LINE] if tab == "doctor" else "",
+        **(_texts(held) if tab == "doctor" else {}),
         "network": online and not held.get("opened"),
     }
+
+
+def _texts(held: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(held.get(name) or "")[:MAX_LINE] for name in ("pasted", "script")}
 
 
 def _is_known(question: Mapping[str, Any]) -> bool:

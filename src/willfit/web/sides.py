@@ -8,6 +8,7 @@ from typing import Final
 from willfit.cli.estimate import estimated
 from willfit.comparing import Compared
 from willfit.errors import InputError, WillfitError
+from willfit.web.form import lines_of
 from willfit.web.question import Question
 
 MOST: Final = 8
@@ -16,7 +17,7 @@ MOST: Final = 8
 
 def sides_of(question: Question) -> list[Compared]:
     """Every side estimated, or with the reason for none; raises `InputError` on too few or many."""
-    lines = [line.strip() for line in question.form.others.splitlines() if line.strip()]
+    lines = lines_of(question.form)
     if not lines:
         raise InputError("nothing to compare with: write another model or other settings")
     if len(lines) >= MOST:

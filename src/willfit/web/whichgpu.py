@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +12,8 @@ from willfit.devices import all_gpus
 from willfit.errors import InputError, WillfitError
 from willfit.scenario import Machine
 from willfit.scenario.machine import Gpu
-from willfit.units import parse_bytes
+from willfit.units import MIB, parse_bytes
+from willfit.web.fields import BY_NAME
 from willfit.web.form import Form
 from willfit.web.show.gpus import OnGpu
 
@@ -29,20 +30,42 @@ def tried(request: Request, form: Form) -> list[OnGpu]:
 
 
 def chosen(form: Form) -> Iterator[Gpu]:
-    """GPUs of the catalogue by parts of their name and by memory; NVIDIA's where none is named."""
-    words = form.values.get("gpu_names", "").lower().split()
+    """GPUs of the catalogue by name and by memory; NVIDIA's where none is named."""
     least = _amount(form, "gpu_at_least", 0)
     most = _amount(form, "gpu_at_most", 2**60)
-    for gpu in all_gpus():
-        name = gpu.name.lower()
-        named = any(word in name for word in words) if words else gpu.vendor == "nvidia"
-        if named and least <= gpu.capacity_bytes <= most:
+    for gpu in named(form.values.get("gpu_names", "")):
+        if least <= gpu.capacity_bytes <= most:
             yield gpu
 
 
+def named(names: str) -> list[Gpu]:
+    """GPUs of such names, in the catalogue's order: ``RTX 4090, A100`` are two, ``T4 L4`` also.
+
+    Words without a comma between them are one name where a GPU has them all.
+    """
+    gpus = all_gpus()
+    if not names.replace(",", " ").split():
+        return [gpu for gpu in gpus if gpu.vendor == "nvidia"]
+    found = {gpu.name for part in names.lower().split(",") for gpu in _named(part.split(), gpus)}
+    return [gpu for gpu in gpus if gpu.name in found]
+
+
+def _named(words: Sequence[str], gpus: Sequence[Gpu]) -> list[Gpu]:
+    if not words:
+        return []
+    every = [gpu for gpu in gpus if all(word in gpu.name.lower() for word in words)]
+    return every or [gpu for gpu in gpus if any(word in gpu.name.lower() for word in words)]
+
+
 def _amount(form: Form, name: str, default: int) -> int:
+    """Bytes of a bound; a number without a unit would be bytes, which nobody means here."""
     given = form.values.get(name)
-    return parse_bytes(given) if given else default
+    if given is None:
+        return default
+    amount = parse_bytes(given)
+    if amount < MIB:
+        raise InputError(f"{BY_NAME[name].label!r} is {given[:40]!r}: give a unit, such as 24GB")
+    return amount
 
 
 def _on(request: Request, gpu: Gpu, count: int) -> OnGpu:

@@ -12,8 +12,8 @@ from typing import Any, Final
 from willfit.units import GIB, MIB
 from willfit.web.models import HUB_CACHE
 
-MAX_LINE: Final = 16 * MIB
-"""A question: the longest text and config that the page takes, each byte escaped."""
+MAX_LINE: Final = 32 * MIB
+"""A question: the longest that the page takes; escaped, two bytes of a letter are six."""
 MAX_DATA: Final = 6 * GIB
 """Private memory of a worker, torch and a trace's recording included."""
 

@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from willfit.errors import InputError, MissingLibraryError, UnsupportedError, WillfitError
+from willfit.errors import InputError, MissingLibraryError, WillfitError
 from willfit.live.measured.facts import driver_version, library_versions, on_these
-from willfit.live.measurement import FailureKind, Measurement
+from willfit.live.measured.refuse import refuse
+from willfit.live.measurement import FailureKind, Measurement, tells_of_memory
 from willfit.live.meter import Meter
 from willfit.scenario import Scenario
 
@@ -96,9 +97,10 @@ class _Run:
         except (torch.OutOfMemoryError, MemoryError) as error:
             return f"{type(error).__name__}: {_text(error)}", "out_of_memory"
         except WillfitError as error:
-            return _text(error), "refused"
+            return _text(error), "out_of_memory" if tells_of_memory(str(error)) else "refused"
         except Exception as error:  # whatever a library breaks on is the result
-            return f"{type(error).__name__}: {_text(error)}", "refused"
+            kind: FailureKind = "out_of_memory" if tells_of_memory(str(error)) else "refused"
+            return f"{type(error).__name__}: {_text(error)}", kind
         return "", ""
 
     def _run(self) -> None:
@@ -139,31 +141,6 @@ class _Run:
         model = model.merge_and_unload() if inference.merge_adapter else model
         self._meter.mark("adapters")
         return model
-
-
-def refuse(scenario: Scenario, checkpoint: str | None) -> None:
-    """Nothing, or why this scenario cannot be run at all."""
-    work, spec = scenario.workload, scenario.model
-    if spec.library != "transformers":
-        raise UnsupportedError(
-            f"{spec.id} is a {spec.library} model, and measure runs those of transformers: "
-            "'willfit estimate' says what it takes"
-        )
-    if spec.quantization is not None and checkpoint is None:
-        raise InputError(
-            f"{spec.id} is stored in {spec.quantization.method}, and random values cannot stand "
-            "for packed ones: give the folder of the checkpoint with --checkpoint"
-        )
-    inference, strategy = work.inference, work.loading.strategy
-    if inference is not None and inference.engine != "transformers":
-        raise UnsupportedError(
-            f"measure runs transformers, not {inference.engine}: leave --engine out"
-        )
-    if strategy not in (None, "device_map"):
-        raise UnsupportedError(
-            f"--strategy {strategy} starts a process a GPU, and measure runs one: leave it out for "
-            "one GPU, or give --strategy device_map"
-        )
 
 
 def _text(error: BaseException) -> str:

@@ -27,12 +27,20 @@ def history(found: list[Alive]) -> Iterator[None]:
     try:
         yield
         torch.cuda.synchronize()
-        events = torch.cuda.memory._snapshot()["device_traces"]
-        found[:] = alive_at_peak(events[torch.cuda.current_device()])
-    except (KeyError, IndexError, MemoryError):
-        found.clear()  # a release that tells it otherwise: the readings do not need it
+        found[:] = _kept()
     finally:
         record(enabled=None)
+
+
+def _kept() -> tuple[Alive, ...]:
+    """Of the present GPU; nothing where a release tells it otherwise: no reading needs it."""
+    import torch
+
+    try:
+        events = torch.cuda.memory._snapshot()["device_traces"]
+        return alive_at_peak(events[torch.cuda.current_device()])
+    except (KeyError, IndexError, MemoryError):
+        return ()
 
 
 def alive_at_peak(events: list[Mapping[str, Any]]) -> tuple[Alive, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from willfit.emitting.generation import generate_call
+from willfit.errors import UnsupportedError
 from willfit.formulas.inference.settings import fill_defaults
 from willfit.live.meter import Meter
 from willfit.scenario import Scenario
@@ -80,6 +81,12 @@ def run_inference(scenario: Scenario, model: Any, meter: Meter) -> tuple[dict[st
         return _timed(model, inputs, asked, meter), series
 
 
+def pieces_of(asked: Asked) -> int:
+    """Calls of the model that the prompt takes: one, or one a piece."""
+    piece = asked.extra.get("prefill_chunk_size")
+    return -(-asked.prompt_len // int(piece)) if piece else 1
+
+
 @contextmanager
 def sdpa(kernel: str | None) -> Iterator[None]:
     """``torch.nn.attention.sdpa_kernel`` of that one kernel, or torch's own choice."""
@@ -107,6 +114,12 @@ def random_ids(model: Any, batch: int, length: int) -> Any:
     """Token ids of the model's vocabulary, on its device."""
     import torch
 
+    takes = getattr(model, "main_input_name", "input_ids")
+    if takes != "input_ids":
+        raise UnsupportedError(
+            f"{type(model).__name__} takes {takes}, and measure gives random tokens: --task load "
+            "measures its weights, 'willfit estimate' says the rest"
+        )
     size = int(model.config.get_text_config().vocab_size)
     return torch.randint(3, size, (batch, length), device=model.device)
 
@@ -137,25 +150,27 @@ def _generate(model: Any, inputs: dict[str, Any], asked: Asked, new_tokens: int)
 
 @contextmanager
 def _reading(model: Any, meter: Meter, series: Series, asked: Asked) -> Iterator[None]:
-    """Hooks on the whole model: the first call's end is prefill's."""
+    """Hooks on the whole model: prefill ends with the call that has the prompt's last piece."""
     calls = 0
+    pieces = pieces_of(asked)
 
     def enter(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if asked.full_logits:
             kwargs = {k: v for k, v in kwargs.items() if not k.endswith("logits_to_keep")}
-        if calls == 1:
+        if calls == pieces:
             meter.mark("prefill")
         return args, kwargs
 
     def leave(*_: Any) -> None:
         nonlocal calls
         calls += 1
-        if meter.cuda and calls > 1 and calls % SERIES_STEP == 0:
-            series.append((calls, *meter.allocated_and_reserved()))
+        tokens = calls - pieces + 1
+        if meter.cuda and tokens > 1 and tokens % SERIES_STEP == 0:
+            series.append((tokens, *meter.allocated_and_reserved()))
 
     hooks = [
-        model.register_forward_pre_hook(enter, with_kwargs=True),
-        model.register_forward_hook(leave),
+        model.register_forward_pre_hook(_apart(enter, asked), with_kwargs=True),
+        model.register_forward_hook(_apart(leave, asked)),
     ]
     try:
         yield
@@ -164,15 +179,35 @@ def _reading(model: Any, meter: Meter, series: Series, asked: Asked) -> Iterator
             hook.remove()
 
 
+def _apart(hook: Any, asked: Asked) -> Any:
+    """The hook outside of what is compiled, as decoding is where the cache is static.
+
+    Else the model is compiled twice: for the call in which something is read, and for the others.
+    """
+    if asked.extra.get("cache_implementation") is None:
+        return hook
+    import torch
+
+    disable: Any = torch.compiler.disable
+    return disable(hook)
+
+
 def _timed(model: Any, inputs: dict[str, Any], asked: Asked, meter: Meter) -> dict[str, float]:
     """Seconds of prefill (``generate`` of one token) and of each further token."""
     prefill = _median(lambda: _generate(model, inputs, asked, 1), meter, TIMED)
     found = {"prefill": prefill, "prompt_tokens": float(asked.batch * asked.prompt_len)}
     if asked.new_tokens > 1:
         whole = _median(lambda: _generate(model, inputs, asked, asked.new_tokens), meter, 1)
-        found["decode_token"] = (whole - prefill) / (asked.new_tokens - 1)
-        found["decode_tokens_per_second"] = asked.batch / found["decode_token"]
+        found |= _decoding(whole - prefill, asked)
     return found
+
+
+def _decoding(spent: float, asked: Asked) -> dict[str, float]:
+    """Seconds of a token; nothing where they drown in the noise of few small steps."""
+    if spent <= 0:
+        return {}
+    token = spent / (asked.new_tokens - 1)
+    return {"decode_token": token, "decode_tokens_per_second": asked.batch / token}
 
 
 def _forward(model: Any, asked: Asked, meter: Meter) -> dict[str, float]:

@@ -14,7 +14,7 @@ from willfit.scenario import Scenario
 SPREAD: Final = 0.02
 """Standard deviation of the weights, as most configs' ``initializer_range``."""
 PERIOD: Final = 1 << 22
-"""Values that are drawn for a buffer."""
+"""Values that are drawn, then repeated: drawing takes a second for every 100 million."""
 
 
 def load_model(scenario: Scenario, device: str, checkpoint: str | None = None) -> Any:
@@ -75,26 +75,42 @@ def random_tensors(cls: Any, settings: Any, dtype: Any, *, shared: bool) -> dict
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     empty = {name: value for name, value in model.state_dict().items() if name not in tied}
     longest = max(tensor.numel() for tensor in empty.values())
-    buffer = _buffer(longest, dtype) if shared else None
-    return {name: _values(tensor, dtype, buffer) for name, tensor in empty.items()}
+    source = _buffer(longest, dtype) if shared else _drawn(dtype)
+    return {name: _values(tensor, source, shared=shared) for name, tensor in empty.items()}
 
 
 @lru_cache(maxsize=2)
 def _buffer(count: int, dtype: Any) -> Any:
-    """Pinned random values, in which the first `PERIOD` repeat: drawing them takes time."""
+    """Random values in pinned memory where it can be had; the first `PERIOD` repeat."""
     import torch
 
-    buffer = torch.empty(-(-count // PERIOD) * PERIOD, dtype=dtype, pin_memory=True)
-    drawn = torch.empty(PERIOD, dtype=torch.float32).normal_(std=SPREAD).to(dtype)
-    buffer.view(-1, PERIOD).copy_(drawn.expand(buffer.numel() // PERIOD, PERIOD))
-    return buffer
+    try:
+        buffer = torch.empty(count, dtype=dtype, pin_memory=True)
+    except RuntimeError:  # containers may limit what can be pinned: then copying takes longer
+        buffer = torch.empty(count, dtype=dtype)
+    return _repeat(_drawn(dtype), buffer)
 
 
-def _values(like: Any, dtype: Any, buffer: Any) -> Any:
+def _drawn(dtype: Any) -> Any:
+    import torch
+
+    return torch.empty(PERIOD, dtype=torch.float32).normal_(std=SPREAD).to(dtype)
+
+
+def _repeat(drawn: Any, target: Any) -> Any:
+    """The target, one-dimensional, filled with the values again and again."""
+    whole = target.numel() // PERIOD * PERIOD
+    target[:whole].view(-1, PERIOD).copy_(drawn)
+    target[whole:].copy_(drawn[: target.numel() - whole])
+    return target
+
+
+def _values(like: Any, source: Any, *, shared: bool) -> Any:
+    """A tensor of that shape: a view of the source, or one of its own with the source's values."""
     import torch
 
     if not like.dtype.is_floating_point:
         return torch.zeros(like.shape, dtype=like.dtype)
-    if buffer is None:
-        return torch.empty(like.shape, dtype=dtype).normal_(std=SPREAD)
-    return buffer[: like.numel()].view(like.shape)
+    if shared:
+        return source[: like.numel()].view(like.shape)
+    return _repeat(source, torch.empty(like.numel(), dtype=source.dtype)).view(like.shape)

@@ -15,10 +15,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from willfit.live.measurement import FailureKind, tells_of_memory
+
 START_LIMIT: Final = 180.0
 """Seconds that importing the libraries may take: a minute on a cold disk of two cores."""
 LIBRARIES: Final = ("torch", "transformers", "accelerate", "peft")
 """What a process imports before its first job."""
+END_LIMIT: Final = 20.0
+"""Seconds that a killed process is waited for: a driver that hangs keeps it for longer."""
+ALLOC_CONF: Final = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Where torch reads the allocator's settings: before 2.9, and since."""
 _END: Final[dict[str, Any]] = {}
 
 
@@ -52,16 +58,22 @@ class Worker:
 
     def ask(self, job: Mapping[str, Any], time_limit: float) -> dict[str, Any]:
         """The answer: ``result``, or ``error`` and its ``kind``; the process is over after some."""
-        if not self._ready:
-            found = self._next(START_LIMIT, "its libraries were not imported")
-            if "ready" not in found:
-                return found
-            self._ready = True
+        found = self.ready()
+        if "ready" not in found:
+            return found
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(dict(job), self._process.stdin)
             self._process.stdin.flush()
         return self._next(time_limit, "not done")
+
+    def ready(self, time_limit: float = START_LIMIT) -> dict[str, Any]:
+        """``ready`` once its libraries are imported; else ``error`` and ``kind``."""
+        if self._ready:
+            return {"ready": True}
+        found = self._next(time_limit, "its libraries were not imported")
+        self._ready = "ready" in found
+        return found
 
     def _next(self, time_limit: float, what: str) -> dict[str, Any]:
         try:
@@ -71,8 +83,9 @@ class Worker:
             return {"error": f"{what} after {time_limit:g} s, and ended", "kind": "not_done"}
         if found is not _END:
             return found
-        self._process.wait()
-        return {"error": self._epitaph(), "kind": "died"}
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_LIMIT)
+        return self._epitaph()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -81,27 +94,39 @@ class Worker:
                 self._answers.put(json.loads(line))
         self._answers.put(_END)
 
-    def _epitaph(self) -> str:
-        """How the process ended, and the last that was said in it."""
+    def _epitaph(self) -> dict[str, Any]:
+        """How the process ended, and the last that was said in it.
+
+        bitsandbytes ends the process itself where CUDA has no memory, and says so in that line.
+        """
         code = self._process.returncode
-        name = signal.Signals(-code).name if code < 0 else f"code {code}"
-        hint = ": the system may have run out of memory" if code == -signal.SIGKILL else ""
+        name = f"code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        hint = ": the system may have run out of memory" if name == "SIGKILL" else ""
+        last = self._last_line()
+        kind: FailureKind = "out_of_memory" if tells_of_memory(last) else "died"
+        said = f"; its last line was: {last}" if last else ""
+        return {"error": f"the process ended with {name}{hint}{said}", "kind": kind}
+
+    def _last_line(self) -> str:
         self._said.seek(0)
         lines = self._said.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
-        last = f"; its last line was: {lines[-1][:200]}" if lines else ""
-        return f"the process ended with {name}{hint}{last}"
+        return lines[-1][:200] if lines else ""
 
     def close(self) -> None:
-        """End the process and all that it started; waits until it is gone."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
+        """End the process and all that it started; waits until it is gone, or `END_LIMIT`."""
+        self._end()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+    def _end(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # nobody can end it in a driver's call
+            self._process.wait(END_LIMIT)
 
     def __enter__(self) -> Worker:
         return self
@@ -111,12 +136,17 @@ class Worker:
 
 
 def environment(num_gpus: int, alloc_conf: str) -> dict[str, str]:
-    """Variables of the process: the GPUs that it sees, the allocator, no network."""
+    """Variables of the process: the GPUs that it sees, the allocator, no network.
+
+    The allocator is the scenario's alone: what a shell has set would be in no record.
+    """
     found = dict(os.environ)
     seen = found.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(num_gpus))))
     found["CUDA_VISIBLE_DEVICES"] = ",".join(seen.split(",")[:num_gpus])
-    if alloc_conf:
-        found["PYTORCH_CUDA_ALLOC_CONF"] = found["PYTORCH_ALLOC_CONF"] = alloc_conf
+    for name in ALLOC_CONF:
+        found.pop(name, None)
+        if alloc_conf:
+            found[name] = alloc_conf
     found["HF_HUB_OFFLINE"] = "1"
     found.setdefault("TOKENIZERS_PARALLELISM", "false")
     return found

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import tempfile
 from typing import Any, Final
 
 from willfit.emitting.call import Call
 from willfit.emitting.training import trainer_class, training_call
-from willfit.errors import MissingLibraryError
 from willfit.formulas.training.settings import TrainingSettings
 from willfit.live import realise
 from willfit.live.measured.adapters import cast_trained
@@ -100,11 +98,6 @@ def _trainer() -> Any:
 
 
 def _sft_trainer() -> Any:
-    for name in ("trl", "datasets"):
-        if importlib.util.find_spec(name) is None:
-            raise MissingLibraryError(
-                f"--trainer trl runs SFTTrainer, which needs {name}: pip install trl"
-            )
     return importlib.import_module("trl").SFTTrainer
 
 

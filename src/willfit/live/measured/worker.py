@@ -40,7 +40,11 @@ def _listen(source: BinaryIO, jobs: queue.Queue[Mapping[str, Any]]) -> None:
 
 
 def _imported() -> dict[str, Any]:
-    """The libraries, imported ahead of the first job; CUDA is not touched."""
+    """The libraries, imported ahead of the first job.
+
+    bitsandbytes, which peft imports, asks CUDA for its devices: that makes no context, and with it
+    no memory on a GPU that another case's readings would have in them.
+    """
     for name in sys.argv[1:]:
         try:
             importlib.import_module(name)

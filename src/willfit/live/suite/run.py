@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 from willfit.errors import InputError
 from willfit.live.measure import num_gpus
-from willfit.live.measured.process import Worker
-from willfit.live.rows import append_row, read_rows
+from willfit.live.measured.process import START_LIMIT, Worker
+from willfit.live.rows import append_row, read_rows, require_writable
 from willfit.live.suite.case import Case
 from willfit.scenario import Scenario
 
@@ -21,6 +21,11 @@ AHEAD: Final = 3
 """Processes that import their libraries while a case runs, at most; fewer on few cores."""
 CORES_EACH: Final = 2
 """Cores for each of them: importing torch and transformers takes one, and the run itself too."""
+GRACE: Final = 15.0
+"""Seconds past the end of the budget that a case which has begun is given."""
+LOOK_LIMIT: Final = 60.0
+"""Seconds that CUDA may take to say that it is there; a driver takes some seconds, a broken one
+for ever."""
 Answer = Mapping[str, Any]
 """What a worker says, with ``seconds``."""
 
@@ -71,6 +76,7 @@ def run_suite(
 
     Raises `InputError` where the device is not there.
     """
+    require_writable(out)
     done = done_in(out)
     waiting = deque(work for work in works if work.case.name not in done)
     run = _Run(device, out, row_of, time.monotonic() + budget)
@@ -110,7 +116,11 @@ class _Run:
             for each in [work, *list(waiting)[: self._ahead]]:
                 self._start(each)
             watching.begins(work.case, began + ran + len(late) + 1, total)
-            row = self._row_of(work, self._one(work))
+            answer = self._one(work)
+            if answer.get("kind") == "not_done" and self._cut():
+                late.append(work)
+                continue
+            row = self._row_of(work, answer)
             append_row(self._out, row)
             watching.ended(row)
             ran += 1
@@ -134,24 +144,34 @@ class _Run:
         """The answer to one case; its process is ended whatever comes."""
         if work.refused:
             return {"error": work.refused, "kind": "refused", "seconds": 0.0}
-        worker = self._workers.pop(work.case.name)
-        with worker:
-            looked = worker.ask({"what": "look", "device": self._device}, work.case.limit)
+        with self._workers.pop(work.case.name) as worker:
+            looked = self._looked(worker)
             if looked.get("kind") == "refused":
                 raise InputError(f"{looked['error']}; --suite cpu runs small models there")
             began = time.monotonic()
-            limit = min(work.case.limit, max(1.0, self._deadline - began + GRACE))
+            limit = min(work.case.limit, self._left())
             answer = looked if "error" in looked else worker.ask(_job(work, self._device), limit)
             return {**answer, "seconds": time.monotonic() - began}
+
+    def _looked(self, worker: Worker) -> Answer:
+        """The device that is there, once the libraries are imported; else why there is none."""
+        ready = worker.ready(min(START_LIMIT, self._left()))
+        if "error" in ready:
+            return ready
+        return worker.ask({"what": "look", "device": self._device}, min(LOOK_LIMIT, self._left()))
+
+    def _left(self) -> float:
+        """Seconds until a case that has begun is ended for the budget's sake."""
+        return max(0.1, self._deadline + GRACE - time.monotonic())
+
+    def _cut(self) -> bool:
+        """Whether the budget ended the case, not its own limit: it is tried again, then."""
+        return time.monotonic() >= self._deadline + GRACE
 
     def close(self) -> None:
         """End the processes that were started ahead and not needed."""
         for worker in self._workers.values():
             worker.close()
-
-
-GRACE: Final = 15.0
-"""Seconds past the end of the budget that a case which has begun is given."""
 
 
 def _job(work: Work, device: str) -> dict[str, Any]:

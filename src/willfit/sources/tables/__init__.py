@@ -37,6 +37,7 @@ def _is_decoder(fields: Fields) -> bool:
     return width and (named or any(mark in fields.config for mark in marks))
 
 
+ON_TRACE: Final = "pip install 'willfit[trace]' builds the real class without weights"
 _LLAMA_LIKE: Final = frozenset(
     {
         "gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2",
@@ -97,8 +98,7 @@ def tensor_table(config: Mapping[str, Any]) -> Table:
     if nested or model_type in _NOT_HERE:
         what = f"a {' and '.join(nested)}" if nested else f"model_type {model_type}"
         raise UnsupportedError(
-            f"the shapes of a config with {what} are known to its class alone: "
-            "pip install 'willfit[trace]' builds the real one without weights"
+            f"the shapes of a config with {what} are known to its class alone: {ON_TRACE}"
         )
     by_type = _BY_TYPE.get(model_type)
     if by_type is not None:
@@ -116,5 +116,5 @@ def tensor_table(config: Mapping[str, Any]) -> Table:
         )
     raise UnsupportedError(
         f"no known family has the fields of this config (model_type {model_type or 'absent'}): "
-        "pip install 'willfit[trace]' builds the real class without weights"
+        f"{ON_TRACE}"
     )

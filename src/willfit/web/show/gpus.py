@@ -40,9 +40,27 @@ def said_of_gpus(tried: Sequence[OnGpu], model: str) -> tuple[str, Standing]:
     if not tried:
         return "No GPU has such a name and memory.", "unknown"
     if not holding:
-        return f"None of {len(tried)} GPUs surely holds {model} this way.", "does_not_fit"
+        return _none(tried, model), "does_not_fit"
     smallest = holding[0].name
     return f"{model} fits on {len(holding)} of {len(tried)}; {smallest} is the smallest.", "fits"
+
+
+def _none(tried: Sequence[OnGpu], model: str) -> str:
+    """That none does, what it comes to where there is most room, and what to do."""
+    count = (
+        "The GPU does not hold" if len(tried) == 1 else f"None of {len(tried)} GPUs surely holds"
+    )
+    said = f"{count} {model} this way"
+    numbered = [one for one in tried if one.estimate is not None and not one.estimate.unsupported]
+    if not numbered:
+        return f"{said}: there is no number for any."
+    largest = max(numbered, key=lambda one: _rank(one)[1])
+    assert largest.estimate is not None
+    binding = largest.estimate.binding
+    return (
+        f"{said}: {format_bytes(binding.peak.device_bytes)} on each, and {largest.name} has "
+        f"{format_bytes(binding.budget_bytes or 0)}. Several of a kind, or “Plan”, may do."
+    )
 
 
 def _verdict(one: OnGpu) -> str:

@@ -36,18 +36,19 @@ def refusal(sentence: str) -> str:
     """What was given cannot be used."""
     return (
         '<div class="wf-verdict wf-refused"><span class="wf-sign" aria-hidden="true">!</span>'
-        f'<div><h2 class="wf-said">{text(_capital(sentence))}.</h2></div></div>'
+        f'<div><h2 class="wf-said">{text(_sentence(sentence))}</h2></div></div>'
     )
 
 
 def remarks(sentences: Iterable[str]) -> str:
     """Sentences that come before an answer."""
-    return "".join(f'<p class="wf-remark">{text(_capital(said))}.</p>' for said in sentences)
+    return "".join(f'<p class="wf-remark">{text(_sentence(said))}</p>' for said in sentences)
 
 
-def _capital(sentence: str) -> str:
-    said = sentence.rstrip(". ")
-    return said[:1].upper() + said[1:]
+def _sentence(words: str) -> str:
+    """With a capital before and a sign at the end, which may be there already."""
+    said = words.rstrip(". ")
+    return said[:1].upper() + said[1:] + ("" if said.endswith(("?", "!", "…")) else ".")
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,101 @@
+"""What cannot be run at all, said before a process starts and a model is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from willfit.errors import InputError, MissingLibraryError, UnsupportedError
+from willfit.formulas.training.settings import fill_training
+from willfit.scenario import Scenario
+
+SIZES: Final = (
+    "model_type", "hidden_size", "d_model", "n_embd", "num_hidden_layers", "n_layer", "num_layers",
+    "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size", "num_experts",
+    "num_local_experts",
+)  # fmt: skip
+"""Settings of a config that say which model it is, as far as memory goes."""
+LARGEST_CONFIG: Final = 16 << 20
+"""Bytes of a config.json that are read."""
+
+
+def refuse(scenario: Scenario, checkpoint: str | None) -> None:
+    """Nothing, or why this scenario cannot be run at all."""
+    work, spec = scenario.workload, scenario.model
+    if spec.library != "transformers":
+        raise UnsupportedError(
+            f"{spec.id} is a {spec.library} model, and measure runs those of transformers: "
+            "'willfit estimate' says what it takes"
+        )
+    if spec.quantization is not None and checkpoint is None:
+        raise InputError(
+            f"{spec.id} is stored in {spec.quantization.method}, and random values cannot stand "
+            "for packed ones: give the folder of the checkpoint with --checkpoint"
+        )
+    inference, strategy = work.inference, work.loading.strategy
+    if inference is not None and inference.engine != "transformers":
+        raise UnsupportedError(
+            f"measure runs transformers, not {inference.engine}: leave --engine out"
+        )
+    if strategy not in (None, "device_map"):
+        raise UnsupportedError(
+            f"--strategy {strategy} starts a process a GPU, and measure runs one: leave it out for "
+            "one GPU, or give --strategy device_map"
+        )
+    for library, what in _needs(scenario):
+        if importlib.util.find_spec(library) is None:
+            raise MissingLibraryError(f"{what} needs {library}: pip install {library}")
+    if checkpoint is not None:
+        _require_same(scenario, checkpoint)
+
+
+def _needs(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Packages that a scenario takes beside those of every measurement, and what takes them."""
+    work = scenario.workload
+    training, inference = work.training, work.inference
+    if work.loading.quantization is not None:
+        yield "bitsandbytes", "--quantize"
+    if inference is not None and inference.lora is not None:
+        yield "peft", "an adapter"
+    if training is None:
+        return
+    if training.method != "full":
+        yield "peft", f"--train {training.method}"
+    if training.trainer == "trl":
+        yield "trl", "--trainer trl"
+        yield "datasets", "--trainer trl"
+    optimizer = fill_training(training, scenario.model.architecture, scenario.stack).optimizer_name
+    if "8bit" in optimizer or "paged" in optimizer:
+        yield "bitsandbytes", f"--optim {optimizer}"
+
+
+def _require_same(scenario: Scenario, checkpoint: str) -> None:
+    """Raise `InputError` where the folder has no model, or another one than the scenario's."""
+    folder = Path(checkpoint).expanduser()
+    try:
+        with (folder / "config.json").open("rb") as file:
+            found = json.loads(file.read(LARGEST_CONFIG))
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or "no JSON"
+        raise InputError(
+            f"--checkpoint {checkpoint} has no config.json that can be read ({said}): "
+            "name the folder of a checkpoint"
+        ) from None
+    other = _difference(scenario.model.config, found if isinstance(found, dict) else {})
+    if other:
+        raise InputError(
+            f"--checkpoint {checkpoint} is another model than {scenario.model.id} ({other}): "
+            "name the folder itself as the model"
+        )
+
+
+def _difference(asked: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The first setting that differs, in words; "" where both are of one model."""
+    for name in SIZES:
+        if name in asked and name in found and asked[name] != found[name]:
+            return f"{name} is {found[name]!r}, not {asked[name]!r}"[:120]
+    inner = asked.get("text_config"), found.get("text_config")
+    return _difference(*inner) if all(isinstance(one, Mapping) for one in inner) else ""  # type: ignore[arg-type]
