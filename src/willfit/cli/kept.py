@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import types
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.cli.build import Request
+from willfit.installed import installed_versions
 from willfit.report.contract import plain
 from willfit.results import Estimate
 
@@ -27,7 +27,7 @@ _LIBRARIES: Final = ("torch", "transformers", "accelerate", "peft", "bitsandbyte
 
 def key_of(request: Request) -> str:
     """What decides the answer: the question, the libraries' releases and our own code."""
-    releases = {name: _release(name) for name in _LIBRARIES}
+    releases = {**dict.fromkeys(_LIBRARIES, ""), **installed_versions(_LIBRARIES)}
     said = [request.dtypes, request.assumptions, request.ignored_settings, request.unsupported]
     model = request.scenario.model
     tensors = [(row.name, row.shape, row.dtype.name, row.tied_to) for row in model.tensors]
@@ -66,13 +66,6 @@ def keep(key: str, estimate: Estimate) -> None:
 def _folder() -> Path:
     given = os.environ.get("XDG_CACHE_HOME")
     return (Path(given) if given else Path.home() / ".cache") / "willfit" / "traces"
-
-
-def _release(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _own_code() -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from willfit.cli.estimate import DOES_NOT_FIT, DONE
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser, positive_int
 from willfit.cli.plan import duration_seconds
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from willfit.live.measurement import Measurement
     from willfit.scenario import Scenario
 
-DOES_NOT_FIT: Final = 3
 FAILED: Final = 5
 OWN: Final = (
     "device", "checkpoint", "layers", "trace", "json", "record", "time_limit", "suite", "out",
@@ -80,13 +80,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from willfit.live.measure import TIME_LIMIT, measure
+    from willfit.live.rows import require_writable
 
     for name in ("out", "only", "budget", "wheels", "python"):
         if getattr(arguments, name) is not None:
             raise InputError(f"--{name} belongs to --suite: add --suite h200, t4 or cpu")
     scenario, checkpoint = scenario_of(arguments)
     if arguments.record:
-        _require_writable(Path(arguments.record))
+        require_writable(Path(arguments.record))
     print(f"willfit: running {scenario.model.id}", file=sys.stderr)
     measurement = measure(
         scenario,
@@ -104,7 +105,7 @@ def exit_code(measurement: Measurement) -> int:
     """0 done, 3 out of memory, 5 failed for another reason."""
     if measurement.failure_kind == "out_of_memory":
         return DOES_NOT_FIT
-    return FAILED if measurement.failure else 0
+    return FAILED if measurement.failure else DONE
 
 
 def scenario_of(arguments: argparse.Namespace) -> tuple[Scenario, str | None]:
@@ -140,13 +141,6 @@ def _local_weights(scenario: Scenario) -> str | None:
         return source_of(scenario.model)
     except InputError:  # a config alone
         return None
-
-
-def _require_writable(path: Path) -> None:
-    """Raise `InputError` before a run whose row could not be written."""
-    from willfit.live.rows import require_writable
-
-    require_writable(path)
 
 
 def _record(arguments: argparse.Namespace, measurement: Measurement, scenario: Scenario) -> None:

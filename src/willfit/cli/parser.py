@@ -47,6 +47,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see '{self.prog} --help'")
 
 
+def quoted_words(settings: str) -> list[str]:
+    """The words of settings that were given in quotes, as a shell would cut them."""
+    try:
+        return with_dashes(shlex.split(settings))
+    except ValueError as error:
+        raise InputError(f"cannot read the settings {settings[:80]!r}: {error}") from None
+
+
 def with_dashes(argv: Sequence[str]) -> list[str]:
     """Arguments with dashes for underscores in option names (values stay as they are)."""
     return [_dashed(token) for token in argv]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 from willfit.cli import estimate as command
-from willfit.cli.parser import Parser, with_dashes
-from willfit.errors import InputError
+from willfit.cli.parser import Parser, quoted_words
 from willfit.results import Estimate
 
 
@@ -19,10 +16,7 @@ def quoted_estimate(settings: str, *, trace: bool = False) -> Estimate:
 
     parser = Parser(prog="willfit estimate")
     command.configure(parser)
-    try:
-        words = with_dashes(shlex.split(settings))
-    except ValueError as error:
-        raise InputError(f"cannot read the settings {settings[:80]!r}: {error}") from None
+    words = quoted_words(settings)
     words = words[1:] if words[:1] == ["willfit"] else words
     words = words[1:] if words[:1] == ["estimate"] else words
     arguments = parser.parse_args(words)

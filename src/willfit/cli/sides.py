@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from willfit.cli.options import add_scenario_options
-from willfit.cli.parser import Parser, with_dashes
+from willfit.cli.parser import Parser, quoted_words
 from willfit.cli.saved import SUFFIXES
 from willfit.errors import InputError
 
@@ -87,10 +87,7 @@ def saved_file(text: str) -> Path | None:
 
 
 def _words(text: str) -> list[str]:
-    try:
-        words = with_dashes(shlex.split(text))
-    except ValueError as error:
-        raise InputError(f"cannot read the settings {text[:80]!r}: {error}") from None
+    words = quoted_words(text)
     return words[1:] if words[:1] == ["estimate"] else words
 
 

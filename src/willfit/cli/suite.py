@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from willfit.cli.options import add_scenario_options
 from willfit.cli.parser import Parser
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from willfit.live.suite.run import Answer, Work
     from willfit.live.suite.summary import Judged
     from willfit.scenario import Scenario
-
-FAILED: Final = 5
 
 
 def run_suite_command(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from willfit.devices import context_of, find_gpu
 from willfit.errors import InputError, MissingLibraryError
+from willfit.installed import installed_versions
 from willfit.live.nvml import live_gpus
 from willfit.scenario import Gpu, Stack
 from willfit.scenario.stack import TESTED, release
@@ -69,15 +69,9 @@ def _installed(package: str) -> bool:
 
 def installed_stack() -> Stack:
     """The installed versions; what is not installed is taken as tested."""
-    versions = dict(TESTED)
-    for library in TESTED:
-        try:
-            found = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        versions[library] = found if release(found) else TESTED[library]
+    known = {name: text for name, text in installed_versions(TESTED).items() if release(text)}
     alloc_conf = os.environ.get("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
-    return Stack(versions=versions, alloc_conf=alloc_conf)
+    return Stack(versions={**TESTED, **known}, alloc_conf=alloc_conf)
 
 
 def _gpus() -> list[tuple[Gpu, int]]:
@@ -116,17 +110,21 @@ def _holders() -> Iterator[str]:
 
 def _known(properties: Any) -> Gpu:
     capability = (int(properties.major), int(properties.minor))
-    described = Gpu(
-        name=str(properties.name),
-        capacity_bytes=int(properties.total_memory),
-        compute_capability=capability,
-        sources={"capacity_bytes": "torch"},
-    )
+    return known_gpu(str(properties.name), int(properties.total_memory), capability)
+
+
+def known_gpu(name: str, capacity_bytes: int, compute_capability: tuple[int, int]) -> Gpu:
+    """The catalogue's card of that name with the capacity that torch has; else what torch tells."""
     try:
-        card = find_gpu(described.name)
+        card = find_gpu(name)
     except InputError:
-        return described
-    return replace(card, capacity_bytes=described.capacity_bytes, capacity_is_nominal=False)
+        return Gpu(
+            name=name,
+            capacity_bytes=capacity_bytes,
+            compute_capability=compute_capability,
+            sources={"capacity_bytes": "torch"},
+        )
+    return replace(card, capacity_bytes=capacity_bytes, capacity_is_nominal=False)
 
 
 def free_ram() -> int | None:

@@ -27,6 +27,16 @@ def tells_of_memory(text: str) -> bool:
     return any(words in text.lower() for words in _NO_MEMORY)
 
 
+def error_text(error: BaseException, most: int = 600) -> str:
+    """The kind of an error and what it says, in one line of some ``most`` characters."""
+    return f"{type(error).__name__}: {one_line(error, most)}"
+
+
+def one_line(error: BaseException, most: int = 600) -> str:
+    """What an error says, ``most`` characters of it, in one line."""
+    return " ".join(str(error).split())[:most]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """Memory over one phase of a run: peaks since the reading before, and what is left."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from willfit.errors import InputError
 from willfit.scenario import Loading, ModelSpec, Scenario
+from willfit.sources.checkpoint import spec_of_config
 from willfit.sources.heads import with_auto_class
-from willfit.sources.resolve import resolve
+from willfit.sources.local import ONLY_CONFIG
 
 _COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 """Names of the number of layers in configs."""
@@ -47,11 +45,8 @@ def with_config(scenario: Scenario, config: Mapping[str, Any], name: str) -> Sce
 
 def model_of(config: Mapping[str, Any], name: str, loading: Loading) -> ModelSpec:
     """The model of a ``config.json``'s content, with the class that the loading asks for."""
-    with tempfile.TemporaryDirectory(prefix="willfit-config-") as folder:
-        file = Path(folder) / "config.json"
-        file.write_text(json.dumps(config), encoding="utf-8")
-        model = resolve(str(file))
-    return replace(with_auto_class(model, loading.auto_class, loading.num_labels), id=name)
+    model = spec_of_config(config, name, ONLY_CONFIG)
+    return with_auto_class(model, loading.auto_class, loading.num_labels)
 
 
 def _cut(config: Mapping[str, Any], layers: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from willfit.report.drawing import Area, Line, Point, Shape, Words
 from willfit.report.palette import look, place
-from willfit.report.parts import ticks_of
+from willfit.report.parts import side_scale
 from willfit.report.writing import fitted
 from willfit.results import Moment, Timeline
 from willfit.units import format_bytes
@@ -77,7 +77,8 @@ class Panel:
 
     def shapes(self) -> Iterator[Shape]:
         """The scale, the areas, reserved and device, the limit, the phases."""
-        yield from self._scale()
+        ends = (_LEFT, self.width - MARGIN)
+        yield from side_scale(self.most_bytes, 6, ends, self.y)
         yield from self._areas()
         amounts = [moment.reserved_bytes for moment in self.moments]
         reserved = self._edge(amounts)
@@ -100,15 +101,6 @@ class Panel:
             most[moment.phase] = max(most.get(moment.phase, 0), moment.reserved_bytes)
         said = ", ".join(f"{format_bytes(amount)} in {phase}" for phase, amount in most.items())
         return f"{self.name or 'The GPU'}: reserved at most {said or 'nothing'}."
-
-    def _scale(self) -> Iterator[Shape]:
-        amounts, unit, name = ticks_of(self.most_bytes, 6)
-        right = self.width - MARGIN
-        lines = [[(_LEFT, self.y(amount)), (right, self.y(amount))] for amount in amounts]
-        yield Line(strokes=lines, faint=True)
-        for amount in amounts:
-            at = (_LEFT - 6, self.y(amount) + 4)
-            yield Words(at=at, text=f"{amount / unit:g} {name}", anchor="end")
 
     def _areas(self) -> Iterator[Shape]:
         base = [0] * len(self.moments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from willfit.report.drawing import Area, Line, Point, Shape, Words
@@ -66,6 +66,17 @@ def scale(most_bytes: int, room: float, left: float, y: float) -> tuple[list[Sha
         anchored = "start" if number == 0 else "middle" if x + half <= left + room else "end"
         shapes.append(Words(at=(x, y + 17), text=text, anchor=anchored))  # type: ignore[arg-type]
     return shapes, y + 20
+
+
+def side_scale(
+    most_bytes: float, count: int, xs: tuple[float, float], y: Callable[[float], float]
+) -> Iterator[Shape]:
+    """Faint lines from left to right at round amounts, which stand before them."""
+    amounts, unit, name = ticks_of(most_bytes, count)
+    left, right = xs
+    yield Line(strokes=[[(left, y(amount)), (right, y(amount))] for amount in amounts], faint=True)
+    for amount in amounts:
+        yield Words(at=(left - 6, y(amount) + 4), text=f"{amount / unit:g} {name}", anchor="end")
 
 
 def legend(keys: Sequence[Key], width: float, left: float, y: float) -> tuple[list[Shape], float]:

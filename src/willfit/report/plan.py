@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from willfit.planning.result import Duration, Job, Plan, Planning
 from willfit.report.contract import estimate_json, plain
+from willfit.report.phrases import gpus_text, limits_text
 from willfit.report.text import Style, bar, titled, wrapped
 from willfit.results import Estimate
 from willfit.units import GIB, format_bytes
@@ -104,12 +105,7 @@ def _asked(planning: Planning, style: Style) -> list[str]:
 def machine_text(estimate: Estimate) -> str:
     """``NVIDIA T4`` or ``2 × NVIDIA T4``, with its budget."""
     gpus = estimate.gpus
-    names = list(dict.fromkeys(gpu.name for gpu in gpus))
-    counted = [
-        f"{count} × {name}" if (count := sum(gpu.name == name for gpu in gpus)) > 1 else name
-        for name in names
-    ]
-    return f"{' and '.join(counted)}, {format_bytes(gpus[0].budget_bytes or 0)} usable"
+    return f"{gpus_text(gpus)}, {format_bytes(gpus[0].budget_bytes or 0)} usable"
 
 
 def _against(estimate: Estimate) -> str:
@@ -139,11 +135,9 @@ def _shown(number: int, plan: Plan, planning: Planning, style: Style) -> list[st
     ram = plan.estimate.host.ram_bytes
     if ram > RAM_WORTH_SAYING:
         lines.append(f"  host RAM: {format_bytes(ram)}")
-    limits = plan.estimate.limits
-    parts = [f"batch {limits.batch_size}"] if limits.batch_size is not None else []
-    parts += [f"context {limits.context_len:,}"] if limits.context_len is not None else []
-    if parts:
-        lines.append(f"  largest that fits then: {' or '.join(parts)}")
+    largest = limits_text(plan.estimate.limits)
+    if largest:
+        lines.append(f"  largest that fits then: {largest}")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from willfit.report.drawing import Area, Drawing, Line, Shape, Words
 from willfit.report.palette import ink_on, look
-from willfit.report.parts import Key, boxed, hatched, heading, legend, ticks_of
+from willfit.report.parts import Key, boxed, hatched, heading, legend, side_scale
 from willfit.report.peak import WIDE
 from willfit.report.writing import fitted, text_width
 from willfit.units import format_bytes
@@ -87,7 +87,8 @@ class _Panel:
 
     def shapes(self) -> Iterator[Shape]:
         yield Words(at=(_MARGIN, self.top - 12), text=self._name(), bold=True)
-        yield from self._scale()
+        ends = (_LEFT, self.width - _MARGIN)
+        yield from side_scale(self.most_bytes, 4, ends, self.y)
         for place, block in enumerate(self.lane.blocks):
             yield from self._block(place, block)
         if self.lane.capacity_bytes is not None:
@@ -96,15 +97,6 @@ class _Panel:
 
     def _name(self) -> str:
         return fitted(self.lane.name, self.width - 2 * _MARGIN, 12, bold=True)
-
-    def _scale(self) -> Iterator[Shape]:
-        amounts, unit, name = ticks_of(self.most_bytes, 4)
-        right = self.width - _MARGIN
-        lines = [[(_LEFT, self.y(amount)), (right, self.y(amount))] for amount in amounts]
-        yield Line(strokes=lines, faint=True)
-        for amount in amounts:
-            at = (_LEFT - 6, self.y(amount) + 4)
-            yield Words(at=at, text=f"{amount / unit:g} {name}", anchor="end")
 
     def _block(self, place: int, block: Block) -> Iterator[Shape]:
         left, right = self.x(place + 1 / 6), self.x(place + 5 / 6)

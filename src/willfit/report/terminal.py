@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Final
 
+from willfit.report.phrases import (
+    OUTSIDE,
+    dtype_rows,
+    failure_place,
+    limits_text,
+    note_texts,
+    op_text,
+    unknown_texts,
+)
 from willfit.report.text import GLYPHS, Style, bar, table, titled, wrapped
 from willfit.results import Alive, Component, Estimate, Failure, GpuEstimate
 from willfit.units import format_bytes
@@ -56,16 +65,8 @@ def _heading(estimate: Estimate, style: Style) -> list[str]:
 
 
 def _dtypes(estimate: Estimate) -> list[str]:
-    rows = [
-        (
-            row.dtype,
-            format_bytes(row.largest_layer_bytes),
-            format_bytes(row.total_bytes),
-            "n/a" if row.training_adam_bytes is None else format_bytes(row.training_adam_bytes),
-        )
-        for row in estimate.dtypes
-    ]
-    lines = table(("dtype", "largest layer", "weights", "training with Adam*"), rows)
+    header = ("dtype", "largest layer", "weights", "training with Adam*")
+    lines = table(header, dtype_rows(estimate))
     lines.append("  * weights, gradients and both Adam states; activations come on top (--train)")
     return lines
 
@@ -126,10 +127,10 @@ def _alive(alive: Sequence[Alive]) -> list[str]:
     lines = ["largest at the peak:"]
     for item in alive:
         times = f"{item.count} × " if item.count > 1 else ""
-        op = item.op.removeprefix("aten.").removesuffix(".default")
+        op = op_text(item.op)
         made = op if item.phase == "load" or op == item.phase else f"{op}, {item.phase}"
         head = f"  {format_bytes(item.num_bytes):>10}  "
-        where = item.module or "outside the model"
+        where = item.module or OUTSIDE
         lines += wrapped(f"{times}{where} ({made})", first=head, rest=" " * len(head))
     return lines
 
@@ -137,8 +138,7 @@ def _alive(alive: Sequence[Alive]) -> list[str]:
 def _failure(failure: Failure) -> list[str]:
     """Where a traced run ends, and torch's own words for it."""
     when = _WORDS.get(failure.phase, f"in {failure.phase}")
-    where = f"in {failure.module}" if failure.module else "outside the model"
-    op = failure.op.removeprefix("aten.").removesuffix(".default")
+    where, op = failure_place(failure), op_text(failure.op)
     head = f"would end {when} on GPU {failure.gpu_index}, {where} ({op}):"
     message = failure.message.partition(" If reserved but unallocated")[0]
     return [*wrapped(head, first="", rest="  "), *wrapped(message, first="  ", rest="  ")]
@@ -164,27 +164,18 @@ def _verdict(estimate: Estimate, style: Style) -> list[str]:
         lines.append(f"verdict: {style.paint(words, color)}  (range {ends})")
     if estimate.refused is not None:
         lines += wrapped(estimate.refused, first="refused: ", rest="  ")
-    limits = estimate.limits
-    parts = []
-    if limits.batch_size is not None:
-        parts.append(f"batch {limits.batch_size}")
-    if limits.context_len is not None:
-        parts.append(f"context {limits.context_len:,}")
-    if parts:
-        lines.append(f"largest that fits, the rest unchanged: {' or '.join(parts)}")
+    largest = limits_text(estimate.limits)
+    if largest:
+        lines.append(f"largest that fits, the rest unchanged: {largest}")
     return lines
 
 
 def _remarks(estimate: Estimate) -> list[str]:
-    unknowns = (
-        f"{u.name} ({format_bytes(u.low_bytes)} to {format_bytes(u.high_bytes)})"
-        for u in estimate.unknowns
-    )
     return titled(
         (
-            ("note", (f"{topic}: {text}" for topic, text in estimate.notes.items())),
+            ("note", note_texts(estimate)),
             ("assumed", estimate.assumptions),
-            ("not known", unknowns),
+            ("not known", unknown_texts(estimate)),
             ("not supported", estimate.unsupported),
             ("ignored", estimate.ignored_settings),
         )

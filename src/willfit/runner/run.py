@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -21,6 +20,7 @@ from willfit.errors import (
     MissingLibraryError,
     StageFailedError,
 )
+from willfit.installed import installed_versions
 from willfit.runner.atomic import read_json, write_json
 from willfit.runner.backend import Backend
 from willfit.runner.backend import backend as _backend
@@ -45,6 +45,8 @@ from willfit.runner.table import data_digest, read_ids
 
 RUNS = "runs"
 """Folder of run folders in the current one."""
+_LIBRARIES = ("willfit", "torch", "transformers", "peft", "bitsandbytes", "pyarrow")
+"""Packages whose versions are kept with a run."""
 
 
 def run(
@@ -196,19 +198,13 @@ class _Run:
         return reports, failures
 
     def _facts(self) -> dict[str, Any]:
-        versions = {}
-        for name in ("willfit", "torch", "transformers", "peft", "bitsandbytes", "pyarrow"):
-            try:
-                versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
         return {
             "pipeline": str(self.pipeline.path) if self.pipeline.path is not None else None,
             "digest": self.pipeline.digest,
             "file": self.file.model_dump(mode="json", exclude_defaults=True),
             "pid": os.getpid(),
             "began": time.time(),
-            "versions": versions,
+            "versions": installed_versions(_LIBRARIES),
         }
 
     def _context(self, deadline: Deadline) -> Context:

@@ -17,7 +17,7 @@ from willfit.dtypes import DTYPES, FLOAT32, DType
 from willfit.errors import UnsupportedError
 from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import ModelSpec, StoredQuantization, TensorKind, TensorRow
-from willfit.sources.configs import config_dtype, declared_class, library_of
+from willfit.sources.configs import check_config, config_dtype, declared_class, library_of
 from willfit.sources.headers import resident, rows_from_headers, unpacked_count
 from willfit.sources.stored import QUANTIZED_MODULE, quantized_rows, stored_quantization
 from willfit.sources.structure import Checkpoint, Structure, known_architecture, structure_of
@@ -34,6 +34,15 @@ def spec_of(found: Checkpoint) -> ModelSpec:
     if not found.tensors and structure is not None:
         return _from_config(found, structure, quantization)
     return _from_headers(found, structure, reason, quantization)
+
+
+def spec_of_config(config: Mapping[str, Any], name: str, note: str) -> ModelSpec:
+    """The model of a ``config.json``'s content alone; ``note`` says where it comes from.
+
+    Raises `InputError` on a config that is no model's.
+    """
+    check_config(config, name)
+    return spec_of(Checkpoint(id=name, source="local", config=config, why_no_headers=note))
 
 
 def _from_config(

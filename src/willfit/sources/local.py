@@ -11,7 +11,7 @@ from typing import Any, Final
 from willfit.errors import InputError, ModelNotFoundError
 from willfit.scenario.collapse import NamedTensor
 from willfit.scenario.model import ModelSpec
-from willfit.sources.checkpoint import spec_of
+from willfit.sources.checkpoint import spec_of, spec_of_config
 from willfit.sources.configs import check_config
 from willfit.sources.limits import MAX_CONFIG_BYTES, json_object, read_bounded, unreadable
 from willfit.sources.safetensors import joined, read_header, read_index
@@ -19,6 +19,8 @@ from willfit.sources.source import Asked, Source
 from willfit.sources.structure import Checkpoint
 from willfit.sources.weight_files import WeightFiles, pick_weights, shard
 
+ONLY_CONFIG: Final = "only the config was named: shapes from the config"
+"""What stands beside a model of which nothing but a ``config.json`` was read."""
 _FILE_ENDINGS: Final = (".json", ".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
 _PATH_STARTS: Final = ("/", "./", "../", "~", ".\\", "..\\")
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
@@ -95,8 +97,7 @@ class LocalSource(Source):
             raise adapter_error(path)
         if "weight_map" in content:
             return self._index(path)
-        check_config(content, str(path))
-        return self._spec(path, content, (), "only the config was named: shapes from the config")
+        return spec_of_config(content, str(path), ONLY_CONFIG)
 
     def _index(self, path: Path) -> ModelSpec:
         tensors = joined(read_index(path).values(), str(path))

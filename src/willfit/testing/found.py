@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 from typing import Any
 
 from willfit._version import __version__
 from willfit.comparing.recorded import Recorded, recorded_of
+from willfit.installed import installed_versions
 from willfit.results import Estimate
 
 
@@ -20,7 +20,9 @@ def recorded_estimate(estimate: Estimate) -> Recorded:
     found = recorded_of(estimate_json(estimate))
     if estimate.level != "trace":
         return found
-    return replace(found, settings={**found.settings, **_ran("torch", "transformers", "peft")})
+    return replace(
+        found, settings={**found.settings, **installed_versions(("torch", "transformers", "peft"))}
+    )
 
 
 class Watching:
@@ -58,17 +60,9 @@ def recorded_block(watching: Watching) -> Recorded:
         phase="block",
         peak_bytes=max(max(0, device.rise_bytes) for device in devices),
         components=components,
-        settings={"device": ", ".join(d.name or d.device for d in devices), **_ran("torch")},
+        settings={
+            "device": ", ".join(d.name or d.device for d in devices),
+            **installed_versions(("torch",)),
+        },
         willfit=__version__,
     )
-
-
-def _ran(*libraries: str) -> dict[str, str]:
-    """Versions of what is installed here."""
-    found = {}
-    for name in libraries:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

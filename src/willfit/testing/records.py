@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Final
 
 from willfit.comparing.recorded import Recorded, recorded_from
 from willfit.errors import BrokenFileError, InputError
+from willfit.runner.atomic import write_bytes
 
 FOLDER: Final = "memory"
 MAX_BYTES: Final = 2**20
@@ -51,10 +51,4 @@ def read_record(path: Path) -> Recorded | None:
 
 def write_record(path: Path, found: Recorded) -> None:
     """Write it whole; raises `InputError` where that cannot be."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_bytes(path, json.dumps(found.as_json(), indent=2).encode() + b"\n")

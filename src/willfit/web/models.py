@@ -50,10 +50,8 @@ def in_catalogue(name: str) -> ModelSpec | None:
 
 def uploaded(text: str) -> ModelSpec:
     """The model of a ``config.json``'s text, as data; raises `InputError` on any other."""
-    from willfit.sources.checkpoint import spec_of
-    from willfit.sources.configs import check_config
+    from willfit.sources.checkpoint import spec_of_config
     from willfit.sources.limits import json_object
-    from willfit.sources.structure import Checkpoint
 
     content = text.encode("utf-8", "replace")
     if len(content) > MAX_CONFIG:
@@ -64,9 +62,7 @@ def uploaded(text: str) -> ModelSpec:
             "the upload is an adapter_config.json, not a model's: name the model that it adapts, "
             "and put its r and target_modules into the LoRA settings"
         )
-    check_config(config, UPLOADED)
-    note = "an uploaded config: shapes from the config"
-    return spec_of(Checkpoint(id=UPLOADED, source="local", config=config, why_no_headers=note))
+    return spec_of_config(config, UPLOADED, "an uploaded config: shapes from the config")
 
 
 def from_hub(name: str, *, network: bool) -> ModelSpec:

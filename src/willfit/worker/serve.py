@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import importlib.metadata
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from willfit.errors import InputError
+from willfit.installed import installed_versions
 from willfit.runner.atomic import writing
 from willfit.runner.batching import Budget, padded_tokens
 from willfit.runner.prepared import PreparedRows, open_rows
@@ -82,13 +82,7 @@ def serve(job: Job, channel: Channel) -> None:
 
 def versions() -> dict[str, str]:
     """Of the libraries that results depend on, those that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(LIBRARIES)
 
 
 @dataclass(kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from willfit.devices import find_gpu
-from willfit.errors import InputError
+from willfit.installed import installed_versions
+from willfit.live.here import known_gpu
 from willfit.live.measurement import MeasuredGpu
 from willfit.scenario import Gpu, Machine, Scenario, Stack
 from willfit.scenario.stack import TESTED, release
@@ -18,13 +17,7 @@ LIBRARIES: Final = ("torch", "transformers", "accelerate", "peft", "bitsandbytes
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide, those that are there."""
-    found: dict[str, str] = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(LIBRARIES)
 
 
 def device_name(device: str) -> str:
@@ -64,14 +57,4 @@ def on_these(
 
 
 def _card(gpu: MeasuredGpu) -> Gpu:
-    described = Gpu(
-        name=gpu.name,
-        capacity_bytes=gpu.capacity_bytes,
-        compute_capability=gpu.compute_capability,
-        sources={"capacity_bytes": "torch"},
-    )
-    try:
-        card = find_gpu(gpu.name)
-    except InputError:
-        return described
-    return replace(card, capacity_bytes=gpu.capacity_bytes, capacity_is_nominal=False)
+    return known_gpu(gpu.name, gpu.capacity_bytes, gpu.compute_capability)

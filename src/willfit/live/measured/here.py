@@ -10,7 +10,7 @@ from typing import Any
 from willfit.errors import InputError, MissingLibraryError, WillfitError
 from willfit.live.measured.facts import driver_version, library_versions, on_these
 from willfit.live.measured.refuse import refuse
-from willfit.live.measurement import FailureKind, Measurement, tells_of_memory
+from willfit.live.measurement import FailureKind, Measurement, error_text, one_line, tells_of_memory
 from willfit.live.meter import Meter
 from willfit.scenario import Scenario
 
@@ -94,13 +94,13 @@ class _Run:
 
         try:
             self._run()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return f"{type(error).__name__}: {_text(error)}", "out_of_memory"
-        except WillfitError as error:
-            return _text(error), "out_of_memory" if tells_of_memory(str(error)) else "refused"
         except Exception as error:  # whatever a library breaks on is the result
-            kind: FailureKind = "out_of_memory" if tells_of_memory(str(error)) else "refused"
-            return f"{type(error).__name__}: {_text(error)}", kind
+            no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            kind: FailureKind = "refused"
+            if no_memory or tells_of_memory(str(error)):
+                kind = "out_of_memory"
+            said = one_line(error) if isinstance(error, WillfitError) else error_text(error)
+            return said, kind
         return "", ""
 
     def _run(self) -> None:
@@ -141,7 +141,3 @@ class _Run:
         model = model.merge_and_unload() if inference.merge_adapter else model
         self._meter.mark("adapters")
         return model
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:600]

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from willfit.errors import WillfitError
+from willfit.live.measurement import error_text
 
 
 def main() -> int:
@@ -59,10 +60,9 @@ def _answer(job: Mapping[str, Any]) -> dict[str, Any]:
     except WillfitError as error:
         return {"error": str(error), "kind": "refused"}
     except MemoryError as error:
-        return {"error": f"MemoryError: {error}", "kind": "out_of_memory"}
+        return {"error": error_text(error), "kind": "out_of_memory"}
     except Exception as error:  # a probe's: the row says it
-        text = " ".join(str(error).split())[:600]
-        return {"error": f"{type(error).__name__}: {text}", "kind": "refused"}
+        return {"error": error_text(error), "kind": "refused"}
 
 
 def _done(job: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from willfit.report.html.markup import Html, element, section, table
 from willfit.report.html.page import figure, page, verdict
 from willfit.report.html.parts import breakdowns, machine_name, phases, remarks, said_of, settings
 from willfit.report.peak import peak_drawing, sides_of
+from willfit.report.phrases import OUTSIDE, dtype_rows, failure_place, limits_text, op_text
 from willfit.report.timeline import Timelines, cards_of, timeline_drawing
 from willfit.results import Alive, Estimate, Failure
 from willfit.units import format_bytes
@@ -57,19 +58,14 @@ def answer(estimate: Estimate) -> Html:
 
 
 def _limits(estimate: Estimate) -> Html:
-    limits, parts = estimate.limits, []
-    if limits.batch_size is not None:
-        parts.append(f"batch {limits.batch_size}")
-    if limits.context_len is not None:
-        parts.append(f"context {limits.context_len:,}")
-    if not parts:
+    largest = limits_text(estimate.limits)
+    if not largest:
         return Html("")
-    return element("p", f"Largest that fits, the rest unchanged: {' or '.join(parts)}.")
+    return element("p", f"Largest that fits, the rest unchanged: {largest}.")
 
 
 def _failure(failure: Failure) -> Html:
-    where = f"in {failure.module}" if failure.module else "outside the model"
-    op = failure.op.removeprefix("aten.").removesuffix(".default")
+    where, op = failure_place(failure), op_text(failure.op)
     said = f"Would end in {failure.phase} on GPU {failure.gpu_index}, {where} ({op}): "
     return element("p", said + failure.message.partition(" If reserved but unallocated")[0])
 
@@ -111,7 +107,7 @@ def _over_time(estimate: Estimate, timelines: Timelines | None, title: str) -> H
 def _alive(estimate: Estimate) -> Html:
     rows = [
         (
-            item.module or "outside the model",
+            item.module or OUTSIDE,
             format_bytes(item.num_bytes),
             str(item.count),
             _op(item),
@@ -123,20 +119,11 @@ def _alive(estimate: Estimate) -> Html:
 
 
 def _op(item: Alive) -> str:
-    op = item.op.removeprefix("aten.").removesuffix(".default")
+    op = op_text(item.op)
     return item.phase if op == item.phase else f"{op}, {item.phase}"
 
 
 def _dtypes(estimate: Estimate) -> Html:
-    rows = [
-        (
-            row.dtype,
-            format_bytes(row.largest_layer_bytes),
-            format_bytes(row.total_bytes),
-            "n/a" if row.training_adam_bytes is None else format_bytes(row.training_adam_bytes),
-        )
-        for row in estimate.dtypes
-    ]
     header = ("dtype", "largest layer", "weights", "training with Adam")
     caption = "Weights alone; training: with gradients and both Adam states, without activations"
-    return table(caption, header, rows)
+    return table(caption, header, dtype_rows(estimate))

@@ -9,6 +9,7 @@ from willfit.report.bars import sorted_parts
 from willfit.report.contract import scenario_json
 from willfit.report.html.markup import Html, component, folded, html, listing, section, table
 from willfit.report.peak import verdict_words
+from willfit.report.phrases import gpus_text, note_texts, phase_rows, unknown_texts
 from willfit.report.terminal import alike, places_text
 from willfit.results import Estimate, GpuEstimate
 from willfit.units import format_bytes
@@ -17,11 +18,7 @@ from willfit.units import format_bytes
 def machine_name(estimate: Estimate) -> str:
     """``2 × NVIDIA T4``; ``one GPU`` where none was named."""
     gpus = estimate.gpus
-    if gpus[0].capacity_bytes is None:
-        return "one GPU"
-    names = dict.fromkeys(gpu.name for gpu in gpus)
-    counts = {name: sum(gpu.name == name for gpu in gpus) for name in names}
-    return " and ".join(f"{n} × {name}" if n > 1 else name for name, n in counts.items())
+    return "one GPU" if gpus[0].capacity_bytes is None else gpus_text(gpus)
 
 
 def said_of(estimate: Estimate) -> str:
@@ -57,29 +54,17 @@ def breakdown(gpus: Sequence[GpuEstimate]) -> Html:
 
 def phases(gpu: GpuEstimate) -> Html:
     """Peaks phase by phase, loading included."""
-    rows = [
-        (
-            phase.name,
-            format_bytes(phase.allocated_bytes),
-            format_bytes(phase.reserved_bytes),
-            format_bytes(phase.device_bytes),
-        )
-        for phase in gpu.phases
-    ]
-    return table("Peak of each phase", ("phase", "allocated", "reserved", "device"), rows)
+    return table(
+        "Peak of each phase", ("phase", "allocated", "reserved", "device"), phase_rows(gpu)
+    )
 
 
 def remarks(estimate: Estimate) -> Html:
     """What the numbers rest on and where they end."""
-    unknowns = (
-        f"{unknown.name} ({format_bytes(unknown.low_bytes)} to {format_bytes(unknown.high_bytes)})"
-        for unknown in estimate.unknowns
-    )
-    notes = (f"{topic}: {text}" for topic, text in estimate.notes.items())
     return Html(
-        section("Notes", listing(notes))
+        section("Notes", listing(note_texts(estimate)))
         + section("Assumed", listing(estimate.assumptions))
-        + section("Not known", listing(unknowns))
+        + section("Not known", listing(unknown_texts(estimate)))
         + section("Not supported", listing(estimate.unsupported))
         + section("Settings that were ignored", listing(estimate.ignored_settings))
     )

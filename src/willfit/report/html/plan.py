@@ -9,6 +9,7 @@ from willfit.report.html.markup import Html, code, element, folded, listing, sec
 from willfit.report.html.page import figure, page, verdict
 from willfit.report.html.parts import breakdowns, machine_name, remarks, said_of, settings
 from willfit.report.peak import Side, peak_drawing, sides_of
+from willfit.report.phrases import limits_text
 from willfit.report.plan import NOT_IN_TIME, RAM_WORTH_SAYING, plan_json, time_text
 from willfit.units import format_bytes
 
@@ -116,11 +117,9 @@ def _more(plan: Plan, planning: Planning) -> Iterator[str]:
         yield said[:1].upper() + said[1:] + "."
     if plan.estimate.host.ram_bytes > RAM_WORTH_SAYING:
         yield f"Host RAM: {format_bytes(plan.estimate.host.ram_bytes)}."
-    limits = plan.estimate.limits
-    parts = [f"batch {limits.batch_size}"] if limits.batch_size is not None else []
-    parts += [f"context {limits.context_len:,}"] if limits.context_len is not None else []
-    if parts:
-        yield f"Largest that fits then: {' or '.join(parts)}."
+    largest = limits_text(plan.estimate.limits)
+    if largest:
+        yield f"Largest that fits then: {largest}."
 
 
 def _snippets(plan: Plan) -> Iterator[Html]:

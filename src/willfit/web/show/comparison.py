@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from willfit.comparing import Compared, Comparison, Difference
 from willfit.report.palette import look, place
@@ -11,6 +10,7 @@ from willfit.results import Estimate
 from willfit.units import format_bytes
 from willfit.web.show.estimate import said_of
 from willfit.web.show.pieces import (
+    VERDICTS,
     bars,
     folded,
     heading,
@@ -20,8 +20,6 @@ from willfit.web.show.pieces import (
     text,
     verdict,
 )
-
-_WORDS: Final = {"fits": "✓ fits", "tight": "≈ tight", "does_not_fit": "✗ does not fit"}
 
 
 def comparison_part(comparison: Comparison) -> str:
@@ -87,7 +85,7 @@ def _components(estimate: Estimate | None) -> dict[str, int]:
 
 
 def _verdict(side: Compared) -> str:
-    return _WORDS.get(side.verdict or "", "–")
+    return VERDICTS.get(side.verdict or "", "–")
 
 
 def _total(estimate: Estimate | None) -> str:

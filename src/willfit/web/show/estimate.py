@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from willfit.report.palette import look
 from willfit.report.peak import sides_of
+from willfit.report.phrases import limits_text, note_texts, phase_rows, unknown_texts
 from willfit.report.terminal import alike, places_text
 from willfit.results import Estimate, GpuEstimate
 from willfit.units import format_bytes
@@ -86,11 +87,9 @@ def _more(estimate: Estimate) -> str:
     if estimate.num_trainable_params and estimate.scenario.workload.training is not None:
         count += f", {estimate.num_trainable_params:,} trained"
     parts = [count, f"peak {phase_words(estimate.binding.peak.name)}"]
-    limits = estimate.limits
-    fits = [f"batch {limits.batch_size:,}"] if limits.batch_size is not None else []
-    fits += [f"context {limits.context_len:,}"] if limits.context_len is not None else []
-    if fits:
-        parts.append(f"largest that fits, the rest unchanged: {' or '.join(fits)}")
+    largest = limits_text(estimate.limits)
+    if largest:
+        parts.append(f"largest that fits, the rest unchanged: {largest}")
     if estimate.off_gpu_bytes:
         parts.append(f"{format_bytes(estimate.off_gpu_bytes)} of the weights are off the GPU")
     return "; ".join(parts) + "."
@@ -120,15 +119,7 @@ def _rows(gpu: GpuEstimate) -> Iterator[tuple[str, str, str]]:
 
 
 def _phases(estimate: Estimate) -> str:
-    rows = (
-        (
-            text(phase.name),
-            format_bytes(phase.allocated_bytes),
-            format_bytes(phase.reserved_bytes),
-            format_bytes(phase.device_bytes),
-        )
-        for phase in estimate.binding.phases
-    )
+    rows = ((text(name), *amounts) for name, *amounts in phase_rows(estimate.binding))
     return table("Peak of each phase", ("Phase", "Allocated", "Reserved", "On the device"), rows)
 
 
@@ -147,15 +138,11 @@ def _dtypes(estimate: Estimate) -> str:
 
 
 def _assumed(estimate: Estimate) -> str:
-    unknowns = [
-        f"{unknown.name} ({format_bytes(unknown.low_bytes)} to {format_bytes(unknown.high_bytes)})"
-        for unknown in estimate.unknowns
-    ]
     lists = (
         ("Not supported", estimate.unsupported),
-        ("Not known", unknowns),
+        ("Not known", list(unknown_texts(estimate))),
         ("Assumed", estimate.assumptions),
         ("Ignored", estimate.ignored_settings),
-        ("Notes", [f"{topic}: {said}" for topic, said in estimate.notes.items()]),
+        ("Notes", list(note_texts(estimate))),
     )
     return "".join(f"<h3>{title}</h3>{listed(said)}" for title, said in lists if said)

@@ -8,9 +8,8 @@ from typing import Final
 
 from willfit.results import Estimate
 from willfit.units import format_bytes
-from willfit.web.show.pieces import Standing, table, text, verdict
+from willfit.web.show.pieces import VERDICTS, Standing, table, text, verdict
 
-_WORDS: Final = {"fits": "✓ fits", "tight": "≈ tight", "does_not_fit": "✗ does not fit"}
 _ORDER: Final = {"fits": 0, "tight": 1, "does_not_fit": 2}
 
 
@@ -82,7 +81,7 @@ def _cells(name: str, estimate: Estimate) -> Iterator[str]:
     binding = estimate.binding
     headroom = binding.headroom_bytes or 0
     yield text(name)
-    yield text("? not known" if estimate.unsupported else _WORDS[estimate.verdict or "fits"])
+    yield text("? not known" if estimate.unsupported else VERDICTS[estimate.verdict or "fits"])
     yield format_bytes(binding.budget_bytes or 0)
     yield format_bytes(binding.peak.device_bytes)
     yield ("" if headroom >= 0 else "−") + format_bytes(abs(headroom))

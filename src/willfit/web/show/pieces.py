@@ -15,6 +15,8 @@ _SIGNS: Final[dict[Standing, str]] = {
     "fits": "✓", "tight": "≈", "does_not_fit": "✗", "known": "→", "unknown": "?",
 }  # fmt: skip
 """Beside the colour, for those who do not see it."""
+VERDICTS: Final = {"fits": "✓ fits", "tight": "≈ tight", "does_not_fit": "✗ does not fit"}
+"""A verdict in a cell of a table."""
 
 
 def text(words: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from willfit.planning.result import Duration, Plan, Planning, Step
 from willfit.report.peak import Side
+from willfit.report.phrases import limits_text
 from willfit.report.plan import hours_text, machine_text, seconds_text
 from willfit.units import format_bytes
 from willfit.web.show.estimate import phase_words, said_of
@@ -104,11 +105,9 @@ def _facts(plan: Plan, planning: Planning) -> str:
     ]
     if plan.duration is not None:
         parts.append(_time(plan.duration, planning, plan.relative_time))
-    limits = plan.estimate.limits
-    fits = [f"batch {limits.batch_size:,}"] if limits.batch_size is not None else []
-    fits += [f"context {limits.context_len:,}"] if limits.context_len is not None else []
-    if fits:
-        parts.append(f"largest that fits then: {' or '.join(fits)}")
+    largest = limits_text(plan.estimate.limits)
+    if largest:
+        parts.append(f"largest that fits then: {largest}")
     return "; ".join(parts) + "."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from willfit.report.peak import NARROW, WIDE
+from willfit.report.phrases import OUTSIDE, failure_place
 from willfit.report.timeline import Timelines, cards_of, timeline_svg
 from willfit.results import Alive, Estimate
 from willfit.units import format_bytes
@@ -29,9 +30,8 @@ def _failure(estimate: Estimate) -> str:
     failure = estimate.failure
     if failure is None:
         return ""
-    where = f"in {failure.module}" if failure.module else "outside the model"
     tried = format_bytes(failure.tried_bytes)
-    return f"It would end in {failure.phase}, {where}, asking for {tried}."
+    return f"It would end in {failure.phase}, {failure_place(failure)}, asking for {tried}."
 
 
 def _picture(estimate: Estimate, timelines: Timelines) -> str:
@@ -48,7 +48,7 @@ def _picture(estimate: Estimate, timelines: Timelines) -> str:
 def _alive(alive: tuple[Alive, ...]) -> str:
     rows = (
         (
-            text(item.module or "outside the model"),
+            text(item.module or OUTSIDE),
             format_bytes(item.num_bytes),
             str(item.count),
             text(item.phase),

@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from willfit.live.measurement import error_text
 from willfit.live.memory.counters import TorchCounters
 from willfit.live.meter import Meter
 from willfit.live.suite.probes.watched import Row, attempts, backward, seconds_of, watched
@@ -58,7 +59,7 @@ def context(device: str, tiny: bool) -> list[Row]:
             meter.mark(name)
             rows.append({"after": name, **vars(meter.readings[-1])})
     except Exception as error:  # what was read before is kept
-        rows.append({"failure": f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"})
+        rows.append({"failure": error_text(error, 240)})
     meter.stop()
     return rows
 

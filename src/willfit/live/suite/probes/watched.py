@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import torch
 
+from willfit.live.measurement import error_text
+
 Row = dict[str, Any]
 _CLEAR: Final[dict[str, Any]] = (
     {"clear_history": True}
@@ -87,9 +89,7 @@ def attempts(rows: Iterator[Callable[[], Row]], seconds: float = LONGEST) -> lis
         try:
             found.append(make())
         except Exception as error:  # a refusal is a fact too
-            found.append(
-                {"failure": f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"}
-            )
+            found.append({"failure": error_text(error, 240)})
     return found
 
 
