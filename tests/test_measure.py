@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -267,12 +268,11 @@ def test_a_checkpoint_is_of_the_model_that_was_asked_for(tmp_path: Path) -> None
 def test_a_library_that_is_missing_is_said_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import importlib.util
-
     from willfit.errors import MissingLibraryError
     from willfit.live.measured.refuse import refuse
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    here = ("torch", "transformers")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
     for name, words in (
         ("qlora/thread mb2", "bitsandbytes"),
         ("lora/llama1", "peft"),
@@ -281,6 +281,15 @@ def test_a_library_that_is_missing_is_said_before_the_model_is_loaded(
         with pytest.raises(MissingLibraryError, match=f"pip install {words}"):
             refuse(tiny_scenario(BY_NAME[name]), None)
     refuse(tiny_scenario(BY_NAME["loop/llama1"]), None)
+
+
+def test_without_torch_nothing_is_started(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from willfit.live.measured import process
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(process.subprocess, "Popen", None)
+    assert main(["measure", "gpt2", "--task", "load"]) == 4
+    assert "measuring needs torch: pip install 'willfit[trace]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

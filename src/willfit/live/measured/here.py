@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from contextlib import suppress
 from typing import Any
 
-from willfit.errors import InputError, MissingLibraryError, WillfitError
+from willfit.errors import InputError, WillfitError
 from willfit.live.measured.facts import driver_version, library_versions, on_these
-from willfit.live.measured.refuse import refuse
+from willfit.live.measured.refuse import refuse, require_libraries
 from willfit.live.measurement import FailureKind, Measurement, error_text, one_line, tells_of_memory
 from willfit.live.meter import Meter
 from willfit.scenario import Scenario
@@ -38,9 +37,7 @@ def measure_here(
 
 def chosen_device(device: str | None) -> str:
     """``cuda`` or ``cpu``; raises where the one that was asked for is not there."""
-    for library in ("torch", "transformers"):
-        if importlib.util.find_spec(library) is None:
-            raise MissingLibraryError(f"measuring needs {library}: pip install 'willfit[trace]'")
+    require_libraries()
     import torch
 
     found = torch.cuda.is_available()

@@ -24,6 +24,7 @@ LARGEST_CONFIG: Final = 16 << 20
 
 def refuse(scenario: Scenario, checkpoint: str | None) -> None:
     """Nothing, or why this scenario cannot be run at all."""
+    require_libraries()
     work, spec = scenario.workload, scenario.model
     if spec.library != "transformers":
         raise UnsupportedError(
@@ -50,6 +51,13 @@ def refuse(scenario: Scenario, checkpoint: str | None) -> None:
             raise MissingLibraryError(f"{what} needs {library}: pip install {library}")
     if checkpoint is not None:
         _require_same(scenario, checkpoint)
+
+
+def require_libraries() -> None:
+    """Raise `MissingLibraryError` where not even a model can be loaded."""
+    for library in ("torch", "transformers"):
+        if importlib.util.find_spec(library) is None:
+            raise MissingLibraryError(f"measuring needs {library}: pip install 'willfit[trace]'")
 
 
 def _needs(scenario: Scenario) -> Iterator[tuple[str, str]]:
