@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.ledger.__main__ import judge, judge_folder, main
-from benchmarks.ledger.importers import IMPORTERS
+from benchmarks.ledger.__main__ import main
 from benchmarks.ledger.importers.peft_metamath import express_by_trace
+from benchmarks.ledger.judging import judge
 from benchmarks.ledger.moments import moments_traced
-from benchmarks.ledger.releases import estimate_under, others, side_directory
+from benchmarks.ledger.releases import others, side_directory, trace_under
 from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
+from benchmarks.ledger.run import judge_all, rows_of
 from benchmarks.ledger.summary import summarise
 
 from willfit.devices import parse_machine
@@ -59,12 +60,12 @@ LARGE = ("hf_sdpa_tables", "llmperf_bnb_a10_derived")
 @pytest.fixture(scope="module")
 def outcomes(shared: Path) -> list[Outcome]:
     folder = shared / "measured"
-    sources = [name for name in IMPORTERS["formula"] if name not in LARGE]
+    whole = sorted({source for source, _ in REACHED if source not in LARGE})
     lines = [
         line for name in LARGE for line in (folder / f"{name}.jsonl").read_text().splitlines()[::9]
     ]
-    parts = (judge(json.loads(line)) for line in lines)
-    return [*judge_folder(folder, sources), *(outcome for part in parts for outcome in part)]
+    rows = [*rows_of(folder, whole), *map(json.loads, lines)]
+    return list(judge_all(rows, ["formula"], jobs=1, cached=False).outcomes)
 
 
 @pytest.mark.parametrize("key", sorted(REACHED))
@@ -114,7 +115,7 @@ TRACED = {
 @pytest.mark.parametrize("name", sorted(TRACED))
 def test_a_traced_method_is_as_near_as_it_was(shared: Path, name: str) -> None:
     rows = _published(shared, name)
-    (outcome,) = [o for o in judge(rows[-1], "trace") if o.estimated_bytes is not None]
+    (outcome,) = [o for o in judge(rows[-1], "trace").outcomes if o.estimated_bytes is not None]
     assert outcome.error is not None
     assert abs(outcome.error) <= TRACED[name]
 
@@ -136,7 +137,7 @@ def test_generation_is_traced_under_its_own_release(shared: Path, name: str) -> 
     row["measured"] = [m for m in row["measured"] if m["kind"].startswith("generate:torch")]
     batch, allocated, reserved = GENERATED[name]
     assert row["batch"] == batch
-    errors = {o.kind.rpartition("_")[2]: o.error for o in judge(row, "trace")}
+    errors = {o.kind.rpartition("_")[2]: o.error for o in judge(row, "trace").outcomes}
     assert errors["allocated"] == pytest.approx(0, abs=allocated)
     assert errors["reserved"] == pytest.approx(0, abs=reserved)
 
@@ -154,7 +155,7 @@ def test_adalora_is_traced_by_the_release_that_held_what_was_measured(shared: Pa
     assert isinstance(result, Expressed)
     assert others(result.scenario.stack) == ("peft==0.20.0",)
     _needs("peft==0.20.0")
-    (outcome,) = [o for o in judge(row, "trace") if o.error is not None]
+    (outcome,) = [o for o in judge(row, "trace").outcomes if o.error is not None]
     assert outcome.error == pytest.approx(0, abs=0.002)
 
 
@@ -195,7 +196,7 @@ def test_a_traced_row_is_as_near_as_it_was(shared: Path, key: tuple[str, str]) -
     lines = (shared / "measured" / f"{source}.jsonl").read_text().splitlines()
     (row,) = [row for row in map(json.loads, lines) if row["id"] == name]
     wanted = [entry for entry in row["measured"] if read in entry["kind"]]
-    (outcome,) = list(judge({**row, "measured": wanted}, "trace"))
+    (outcome,) = judge({**row, "measured": wanted}, "trace").outcomes
     assert outcome.error is not None
     assert abs(outcome.error) <= MOMENTS[key]
 
@@ -252,7 +253,8 @@ def test_an_older_release_is_traced_and_said(release: str) -> None:
             machine=Machine(gpus=parse_machine("L4").gpus),
             stack=stack,
         )
-        then, now = estimate_under(others(stack), asked), estimate(replace(asked, stack=Stack()))
+        then = trace_under(others(stack), asked).estimate
+        now = estimate(replace(asked, stack=Stack()))
         assert (
             then.level == "trace" and f"untested stack: transformers {release}" in then.assumptions
         )

@@ -434,7 +434,7 @@ def _child_of(pid: int) -> int:
 def test_the_command_prints_records_and_the_ledger_reads_it_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks.ledger.__main__ import judge_folder
+    from benchmarks.ledger.run import judge_all, rows_of
 
     file = tmp_path / "rows" / "mine.jsonl"
     config = str(_config(tmp_path))
@@ -452,7 +452,9 @@ def test_the_command_prints_records_and_the_ledger_reads_it_back(
     assert row["config"]["hidden_size"] == 64
     with file.open("ab") as torn:
         torn.write(b'{"id": "measured:')  # a writer that died
-    outcomes = judge_folder(tmp_path / "rows")
+    outcomes = judge_all(
+        list(rows_of(tmp_path / "rows")), ["formula"], jobs=1, cached=False
+    ).outcomes
     assert {outcome.kind for outcome in outcomes} == {entry["kind"] for entry in row["measured"]}
     for outcome in outcomes:
         assert outcome.reason is None

@@ -6,18 +6,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from benchmarks.ledger.amounts import estimated
-from benchmarks.ledger.importers import IMPORTERS
-from benchmarks.ledger.row import Expressed, NotExpressed, Outcome, PublishedRow
+from benchmarks.ledger.row import Outcome
+from benchmarks.ledger.run import judge_all, rows_of
 from benchmarks.ledger.summary import Summary, summarise
-from willfit.errors import WillfitError
-from willfit.live.rows import read_rows
 from willfit.results import Level
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are those of the catalogue, never downloads
@@ -31,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write every row here")
     parser.add_argument("--level", choices=("formula", "trace", "both"), default="formula")
     parser.add_argument("--source", action="append", help="only this source (repeatable)")
+    parser.add_argument("--jobs", type=int, help="processes (as many as CPUs by default)")
+    parser.add_argument("--no-cache", action="store_true", help="judge every row again")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the worst N rows")
     arguments = parser.parse_args(argv)
     if not arguments.rows.is_dir():
@@ -38,81 +36,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     both: tuple[Level, ...] = ("formula", "trace")
     levels = tuple(level for level in both if arguments.level in (level, "both"))
-    outcomes = [
-        outcome
-        for level in levels
-        for outcome in judge_folder(arguments.rows, arguments.source, level)
-    ]
+    judged = judge_all(
+        list(rows_of(arguments.rows, arguments.source)),
+        levels,
+        jobs=arguments.jobs,
+        cached=not arguments.no_cache,
+        progress=sys.stderr,
+    )
+    outcomes = judged.outcomes
     print(render(outcomes, arguments.worst))
     if arguments.json:
-        rows = {"rows": [asdict(outcome) for outcome in outcomes]}
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(arguments.json, outcomes)
     return 0
 
 
-def judge_folder(
-    folder: Path, sources: Sequence[str] | None = None, level: Level = "formula"
-) -> list[Outcome]:
-    """Outcomes of every row of the sources that an importer knows at this level."""
-    outcomes: list[Outcome] = []
-    for path in sorted(folder.glob("*.jsonl")):
-        source = _source_of(path, level)
-        if source is not None and (not sources or source in sources):
-            for row in read_rows(path):
-                if _file_of(row) in IMPORTERS[level]:
-                    outcomes.extend(judge(row, level))
-    return outcomes
+FIELDS: Final = (
+    "id", "source", "tier", "task", "level", "kind", "measured_bytes", "estimated_bytes",
+    "low_bytes", "high_bytes", "reason",
+)  # fmt: skip
+"""What ``--json`` has of an outcome: scripts depend on it."""
 
 
-def _source_of(path: Path, level: Level) -> str | None:
-    """By the file's name, or by its rows' ids where a user named the file; None for no importer."""
-    if path.stem in IMPORTERS[level]:
-        return path.stem
-    first = next(read_rows(path), {"id": ""})
-    found = str(first.get("id", "")).partition(":")[0]
-    return found if found in IMPORTERS[level] else None
-
-
-def judge(row: PublishedRow, level: Level = "formula") -> Iterator[Outcome]:
-    """One outcome per measured kind of a row."""
-    measured = {entry["kind"]: int(entry["bytes"]) for entry in row["measured"]}
-    for result in _expressed(row, level):
-        if result.kind not in measured:
-            continue
-        nominal = low = high = reason = None
-        if isinstance(result, Expressed):
-            try:
-                nominal, low, high = estimated(result, level)
-            except WillfitError as error:
-                reason = str(error)
-        else:
-            reason = result.reason
-        yield Outcome(
-            id=row["id"],
-            source=_file_of(row),
-            tier=row["tier"],
-            task=row["task"],
-            level=level,
-            kind=result.kind,
-            measured_bytes=measured[result.kind],
-            estimated_bytes=nominal,
-            low_bytes=low,
-            high_bytes=high,
-            reason=reason,
-        )
-
-
-def _file_of(row: PublishedRow) -> str:
-    """Name of the row's file, which its id begins with; ``source`` may be more particular."""
-    return str(row["id"]).partition(":")[0]
-
-
-def _expressed(row: PublishedRow, level: Level) -> list[Expressed | NotExpressed]:
-    """The importer's results; a model that no source knows offline is a reason, not an end."""
-    try:
-        return list(IMPORTERS[level][_file_of(row)](row))
-    except WillfitError as error:
-        return [NotExpressed(kind=entry["kind"], reason=str(error)) for entry in row["measured"]]
+def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """``{"rows": [...]}``, one object per measurement and level."""
+    rows = [{name: getattr(outcome, name) for name in FIELDS} for outcome in outcomes]
+    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def render(outcomes: Sequence[Outcome], worst: int) -> str:

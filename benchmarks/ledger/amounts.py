@@ -1,21 +1,30 @@
-"""The amount that a measurement is compared with, at either level."""
+"""The amount that a measurement is compared with, at either level, and the verdict beside it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from benchmarks.ledger.moments import Moment, moment_by_formula, moments_traced
-from benchmarks.ledger.releases import estimate_under, others
-from benchmarks.ledger.row import Expressed
+from benchmarks.ledger.moments import moment_by_formula
+from benchmarks.ledger.reading import Reading
+from benchmarks.ledger.releases import others, trace_under
+from benchmarks.ledger.row import Expressed, RanOut
+from benchmarks.ledger.traced import Traced, traced
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
-from willfit.results import Estimate, Level
+from willfit.results import Estimate, Level, Verdict
 from willfit.scenario import Scenario
-from willfit.trace.recording import Recording
 
 
-def estimated(result: Expressed, level: Level) -> tuple[int, int, int]:
-    """Nominal, smallest and largest bytes; the last two differ where something is unknown."""
+class Amounts(NamedTuple):
+    """Nominal, and the ends that differ where something is unknown; bytes."""
+
+    nominal: int
+    low: int
+    high: int
+
+
+def estimated(result: Expressed, level: Level) -> Amounts:
+    """What the counter would have read; raises `UnsupportedError` where the level has no code."""
     nominal = _amount(result, result.scenario, level)
     ends = [
         _amount(result, scenario, level)
@@ -23,53 +32,59 @@ def estimated(result: Expressed, level: Level) -> tuple[int, int, int]:
         if scenario is not None
     ]
     low, high = min([nominal, *ends]), max([nominal, *ends])
-    return nominal, low + result.unknown_bytes[0], high + result.unknown_bytes[1]
+    return Amounts(nominal, low + result.unknown_bytes[0], high + result.unknown_bytes[1])
 
 
-class _Traced(NamedTuple):
-    estimate: Estimate
-    moments: dict[Moment, int]
+def verdicts(result: Expressed | RanOut, level: Level) -> tuple[Verdict, ...]:
+    """Of the likeliest scenario, then of the ends; () where no card was named."""
+    scenarios = (result.scenario, result.low_scenario, result.high_scenario)
+    found = (_estimate(scenario, level).verdict for scenario in scenarios if scenario is not None)
+    return tuple(verdict for verdict in found if verdict is not None)
 
 
-_TRACED: dict[str, _Traced | UnsupportedError] = {}
+_TRACED: Final[dict[str, Traced | UnsupportedError]] = {}
+_MOST_KEPT: Final = 64
 
 
 def _amount(result: Expressed, scenario: Scenario, level: Level) -> int:
-    """The trace runs one release; what another one would add is known to the formulas alone."""
+    """What an end's release would add to the nominal one's trace is known to the formulas alone."""
     if level == "trace" and scenario.stack != result.scenario.stack:
         difference = _amount(result, scenario, "formula") - _amount(
             result, result.scenario, "formula"
         )
         return _amount(result, result.scenario, level) + difference
+    moment = result.reading.moment if isinstance(result.reading, Reading) else None
     if level != "trace":
-        found = estimate(scenario, search_limits=False)
-        if result.moment is not None:
-            return moment_by_formula(scenario, found, result.moment)
+        found = _estimate(scenario, level)
+        if moment is not None:
+            return moment_by_formula(scenario, found, moment)
         return result.reading(found)
-    traced = _trace(scenario)
-    if result.moment is not None:
-        return traced.moments[result.moment]
-    return result.reading(traced.estimate)
+    run = _trace(scenario)
+    if moment is not None:
+        if moment not in run.moments:
+            raise UnsupportedError(f"the traced run has no moment {moment!r}")
+        return run.moments[moment]
+    return result.reading(run.estimate)
 
 
-def _trace(scenario: Scenario) -> _Traced:
+def _estimate(scenario: Scenario, level: Level) -> Estimate:
+    if level == "trace":
+        return _trace(scenario).estimate
+    return estimate(scenario, search_limits=False)
+
+
+def _trace(scenario: Scenario) -> Traced:
     """One trace; kept, for sources repeat their runs."""
     other = others(scenario.stack)
     key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r} {other}"
     if key not in _TRACED:
+        while len(_TRACED) >= _MOST_KEPT:
+            del _TRACED[next(iter(_TRACED))]
         try:
-            _TRACED[key] = (
-                _Traced(estimate_under(other, scenario), {}) if other else _traced_here(scenario)
-            )
+            _TRACED[key] = trace_under(other, scenario) if other else traced(scenario)
         except UnsupportedError as error:
             _TRACED[key] = error
-    traced = _TRACED[key]
-    if isinstance(traced, UnsupportedError):
-        raise traced
-    return traced
-
-
-def _traced_here(scenario: Scenario) -> _Traced:
-    recordings: list[Recording] = []
-    found = estimate(scenario, trace=True, listener=recordings.append)
-    return _Traced(found, moments_traced(recordings[0]))
+    found = _TRACED[key]
+    if isinstance(found, UnsupportedError):
+        raise found
+    return found

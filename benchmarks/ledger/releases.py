@@ -18,9 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.ledger.traced import Traced, traced
 from willfit.errors import UnsupportedError, WillfitError
-from willfit.estimator import estimate
-from willfit.results import Estimate
 from willfit.scenario import Scenario, Stack
 from willfit.scenario.stack import TESTED, release
 
@@ -55,10 +54,10 @@ def others(stack: Stack) -> tuple[str, ...]:
     )
 
 
-def estimate_under(requirements: Sequence[str], scenario: Scenario) -> Estimate:
-    """``estimate(scenario, trace=True)`` with these releases.
+def trace_under(requirements: Sequence[str], scenario: Scenario) -> Traced:
+    """The traced run with these releases.
 
-    Raises `UnsupportedError` where one cannot be had, and what the estimate raises.
+    Raises `UnsupportedError` where one cannot be had, and what the trace raises.
     """
     directories = [side_directory(requirement) for requirement in requirements]
     for directory in directories:
@@ -79,7 +78,7 @@ def estimate_under(requirements: Sequence[str], scenario: Scenario) -> Estimate:
     answer = pickle.loads(done.stdout)
     if isinstance(answer, WillfitError):
         raise answer
-    assert isinstance(answer, Estimate)
+    assert isinstance(answer, Traced)
     return answer
 
 
@@ -118,14 +117,14 @@ def home() -> Path:
 
 
 def main() -> int:
-    """In the process that has the release: a pickled scenario in, an estimate or an error out."""
+    """In the process that has the release: a pickled scenario in, a traced run or an error out."""
     scenario: Scenario = pickle.loads(sys.stdin.buffer.read())
     out = sys.stdout.buffer
     sys.stdout = sys.stderr  # libraries print
     _without_datasets()
-    answer: Estimate | WillfitError
+    answer: Traced | WillfitError
     try:
-        answer = estimate(scenario, trace=True)
+        answer = traced(scenario)
     except WillfitError as error:
         answer = error
     out.write(pickle.dumps(answer))

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
-from benchmarks.ledger.moments import Moment
-from willfit.results import Estimate
+from benchmarks.ledger.reading import Reading
+from willfit.results import Estimate, Verdict
 from willfit.scenario import Scenario, Stack
 from willfit.scenario.stack import TESTED
 
 PublishedRow = Mapping[str, Any]
 """One line of a ``.jsonl`` file in the form of ``shared/measured``."""
 
-Reading = Callable[[Estimate], int]
-"""Which amount of an estimate a measurement is compared with."""
+Generation = Literal["today", "older", "unrecorded", "other"]
+"""transformers from 4.50 on, before it, either (not said), or another stack than Hugging Face's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expressed:
-    """A measurement as a scenario and the amount to read off its estimate."""
+    """A measurement as a scenario and the amount to read off its estimate.
+
+    Where settings are unknown, `scenario` has the likeliest value (the documented default, the
+    release of the source's date) and the ends are estimated as well: the row is judged against
+    what lies between.
+    """
 
     kind: str
     """What was measured, in the source's words."""
     scenario: Scenario
-    reading: Reading
-    moment: Moment | None = None
-    """Moment at which the source read its counter; None where it is a peak, as `reading` has it."""
+    reading: Reading | Callable[[Estimate], int]
     unknown_bytes: tuple[int, int] = (0, 0)
     """Smallest and largest effect of a named unknown that no setting expresses."""
     low_scenario: Scenario | None = None
     """The scenario with every named unknown at its small end; None where nothing is unknown."""
     high_scenario: Scenario | None = None
+    card_known: bool = True
+    """Whether the source names the card, so that its run says something about a verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanOut:
+    """A run that is known to have ended in an out-of-memory error, on a card of known size."""
+
+    scenario: Scenario
+    low_scenario: Scenario | None = None
+    high_scenario: Scenario | None = None
+    kind: str = "out of memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +56,51 @@ class NotExpressed:
 
     kind: str
     reason: str
+
+
+Result = Expressed | RanOut | NotExpressed
+
+Importer = Callable[[PublishedRow], Iterator[Result]]
+"""Maps a published row to one result per measured kind; guesses nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """Why rows of a source are off: a mechanism, or the source's own fault with the evidence."""
+
+    why: str
+    ids: tuple[str, ...] = ()
+    """Row ids (``hf_docs:3``); () is every row of the source that `where` admits."""
+    where: Callable[[PublishedRow], bool] | None = None
+    kind: str = ""
+    """Start of the measured kind; "" is every kind."""
+    level: str = ""
+    """Level it is said of; "" is both."""
+
+    def explains(self, row: PublishedRow, kind: str, level: str) -> bool:
+        """Whether it is said of this measurement."""
+        return (
+            (not self.ids or row["id"] in self.ids)
+            and kind.startswith(self.kind)
+            and self.level in ("", level)
+            and (self.where is None or self.where(row))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the page says of a source: each importer module has one, ``ABOUT``."""
+
+    title: str
+    """What it is, in a few words."""
+    stack: Literal["hf", "other"] = "hf"
+    """Whether plain transformers (with peft, accelerate, bitsandbytes, DeepSpeed) ran."""
+    unknowns: Mapping[str, str] = field(default_factory=dict)
+    """Each setting that is not recorded and how it was treated."""
+    misses: tuple[Miss, ...] = ()
+    """What is off by more than 10 %, and why."""
+    notes: tuple[str, ...] = ()
+    """Findings: what was off, and the mechanism that was found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +115,72 @@ class Outcome:
     kind: str
     measured_bytes: int
     estimated_bytes: int | None
+    unknown_low_bytes: int | None
+    """The estimate with every named unknown at its small end."""
+    unknown_high_bytes: int | None
     low_bytes: int | None
+    """That, and willfit's own uncertainty: what `range` prints."""
     high_bytes: int | None
     reason: str | None
     """Why there is no estimate; None where there is one."""
+    generation: Generation = "unrecorded"
+    experiment: str = ""
+    """Equal for repeats of the same experiment: model, settings and counter, not the date."""
+    why: str | None = None
+    """What the importer says about its error, where it says something."""
 
     @property
     def error(self) -> float | None:
-        """(nearest bound − measured) / measured; 0 inside the range; None without an estimate."""
+        """(nearest bound − measured) / measured; 0 inside the unknowns' range; None without one."""
         if self.estimated_bytes is None or self.measured_bytes <= 0:
             return None
-        low = self.estimated_bytes if self.low_bytes is None else self.low_bytes
-        high = self.estimated_bytes if self.high_bytes is None else self.high_bytes
+        low = self.estimated_bytes if self.unknown_low_bytes is None else self.unknown_low_bytes
+        high = self.estimated_bytes if self.unknown_high_bytes is None else self.unknown_high_bytes
         nearest = min(max(self.measured_bytes, low), high)
-        if low == high:
-            nearest = self.estimated_bytes
         return (nearest - self.measured_bytes) / self.measured_bytes
+
+    @property
+    def alone(self) -> float | None:
+        """(estimate − measured) / measured, the likeliest scenario by itself."""
+        if self.estimated_bytes is None or self.measured_bytes <= 0:
+            return None
+        return (self.estimated_bytes - self.measured_bytes) / self.measured_bytes
+
+    @property
+    def is_covered(self) -> bool | None:
+        """Whether the printed range holds the measurement."""
+        if self.low_bytes is None or self.high_bytes is None:
+            return None
+        return self.low_bytes <= self.measured_bytes <= self.high_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A run whose end is known, on a card of known size, beside willfit's verdict."""
+
+    id: str
+    source: str
+    level: str
+    gpu: str
+    ran_out: bool
+    verdict: Verdict | None
+    """Of the likeliest scenario; None where there is no estimate."""
+    verdicts: tuple[Verdict, ...] = ()
+    """Of the ends too, where something is unknown."""
+    reason: str | None = None
+
+    @property
+    def is_wrong_fits(self) -> bool:
+        """It ran out, and every estimate says that it fits."""
+        return self.ran_out and bool(self.verdicts) and set(self.verdicts) == {"fits"}
+
+    @property
+    def is_wrong_does_not_fit(self) -> bool:
+        """It ran, and every estimate says that it does not."""
+        return not self.ran_out and bool(self.verdicts) and set(self.verdicts) == {"does_not_fit"}
 
 
 EARLIER: Final = Stack(versions={**TESTED, "transformers": "4.37.2", "bitsandbytes": "0.43.1"})
 """Releases from before the great savings (tables of cos and sin in every layer, float32 logits of
 the whole prompt, inputs kept by 4-bit products): one end where a source of 2024 does not record
 what it ran."""
-
-Importer = Callable[[PublishedRow], Iterator["Expressed | NotExpressed"]]
-"""Maps a published row to one result per measured kind; guesses nothing."""

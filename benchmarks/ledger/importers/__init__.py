@@ -1,47 +1,45 @@
-"""One importer per source: its rows as scenarios, or why they cannot be expressed."""
+"""One module per source, named as its file: its rows as scenarios, or why they cannot be expressed.
+
+A module has ``ABOUT`` (`benchmarks.ledger.row.About`) and ``express``; ``express_by_trace`` where
+the trace is asked another way. A new source is a new module; nothing else has to know it.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import pkgutil
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 
-from benchmarks.ledger.importers import (
-    fsdp_qlora_profile_nb,
-    hf_docs,
-    hf_sdpa_tables,
-    hub_pages,
-    llmperf_bnb_a10_derived,
-    measured,
-    optimum_benchmark_derekliu35,
-    optimum_benchmark_history,
-    peft_metamath,
-    qwen_speed_benchmark,
-)
-from benchmarks.ledger.row import Importer
+from benchmarks.ledger.row import About, Importer
 from willfit.results import Level
 
-_BOTH: Final[dict[str, Importer]] = {
-    "fsdp_qlora_profile_nb": fsdp_qlora_profile_nb.express,
-    "hf_docs": hf_docs.express,
-    "hf_sdpa_tables": hf_sdpa_tables.express,
-    "llmperf_bnb_a10_derived": llmperf_bnb_a10_derived.express,
-    "hub_pages": hub_pages.express,
-    "optimum_benchmark_derekliu35": optimum_benchmark_derekliu35.express,
-}
-IMPORTERS: Final[dict[Level, dict[str, Importer]]] = {
-    "formula": {
-        **_BOTH,
-        "measured": measured.express,
-        "optimum_benchmark_history": optimum_benchmark_history.express,
-        "peft_metamath": peft_metamath.express,
-        "qwen_speed_benchmark": qwen_speed_benchmark.express,
-    },
-    "trace": {
-        **_BOTH,
-        "measured": measured.express_by_trace,
-        "optimum_benchmark_history": optimum_benchmark_history.express_by_trace,
-        "peft_metamath": peft_metamath.express_by_trace,
-    },
-}
-"""Importers by level and the name of the source's file. The trace runs the installed libraries, or
-another release from a side directory (`releases`) where the importer asks for one; a source of
-another release shows what has changed since, and one is left to the formulas."""
+
+@lru_cache
+def sources() -> tuple[str, ...]:
+    """Names of the sources that can be read."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def importer(source: str, level: Level) -> Importer | None:
+    """How a source's rows are expressed at a level; None for an unknown source."""
+    if source not in sources():
+        return None
+    module = _module(source)
+    express: Importer = module.express
+    if level == "trace":
+        by_trace: Importer = getattr(module, "express_by_trace", express)
+        return by_trace
+    return express
+
+
+def about(source: str) -> About:
+    """What the page says of a source; raises `KeyError` for one without an importer."""
+    if source not in sources():
+        raise KeyError(source)
+    found: About = _module(source).ABOUT
+    return found
+
+
+def _module(source: str) -> ModuleType:
+    return import_module(f"{__name__}.{source}")

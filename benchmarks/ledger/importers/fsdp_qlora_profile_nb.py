@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from benchmarks.ledger.moments import Moment
-from benchmarks.ledger.row import EARLIER, Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.reading import Reading
+from benchmarks.ledger.row import EARLIER, About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import cublas_workspace_bytes, find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.results import Estimate
 from willfit.scenario import (
     Inference,
     Loading,
@@ -31,6 +31,7 @@ from willfit.scenario import (
 from willfit.sources.checkpoint import spec_of
 from willfit.sources.structure import Checkpoint
 
+ABOUT: Final = About(title="AnswerDotAI/fsdp_qlora, profiling notebooks")
 _GPU: Final = find_gpu("RTX A4000")
 """16 GB; bfloat16 memory linear in the length says sm_80 or later."""
 _MOMENTS: Final[dict[str, Moment]] = {
@@ -52,8 +53,8 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
             kind=kind,
             scenario=_scenario(row),
             high_scenario=replace(_scenario(row), stack=EARLIER),
-            reading=_allocated,
-            moment=_MOMENTS[kind],
+            reading=Reading(moment=_MOMENTS[kind]),
+            card_known=False,
             unknown_bytes=(0, _left_over_workspaces(_MOMENTS[kind])),
         )
 
@@ -118,7 +119,3 @@ def _model(**shape: int) -> ModelSpec:
         **shape,
     }
     return spec_of(Checkpoint(id=f"llama of {shape['hidden_size']}", source="local", config=config))
-
-
-def _allocated(estimate: Estimate) -> int:
-    return estimate.binding.peak.allocated_bytes

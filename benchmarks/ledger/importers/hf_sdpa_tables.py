@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.reading import Reading
+from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16
-from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, ModelSpec, Scenario, Training, Workload
 from willfit.scenario.machine import Gpu
 from willfit.sources.checkpoint import spec_of
@@ -23,6 +23,7 @@ from willfit.sources.heads import with_auto_class
 from willfit.sources.resolve import resolve
 from willfit.sources.structure import Checkpoint
 
+ABOUT: Final = About(title="Tables of transformers' model pages, eager against SDPA")
 _GPUS: Final = {
     "A100-80GB": "A100-SXM4-80GB",
     "RTX3080Ti-16GB": "RTX 3080 Ti Laptop GPU",
@@ -47,7 +48,7 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
             kind=entry["kind"],
             scenario=_scenario(row, model, padded=False),
             high_scenario=_scenario(row, model, padded=True),
-            reading=_peak,
+            reading=Reading(without=("load",)),
             unknown_bytes=(0, 0 if training else _earlier_outputs(row, model)),
         )
 
@@ -103,8 +104,3 @@ def _model(name: str, *, head: bool) -> ModelSpec:
             config |= _GENERATOR
         return replace(spec_of(Checkpoint(id=name, source="local", config=config)), id=name)
     return with_auto_class(resolve(name), None if head else "AutoModel", None)
-
-
-def _peak(estimate: Estimate) -> int:
-    """The peak of the loop; loading is before its reset."""
-    return max(phase.allocated_bytes for phase in estimate.binding.phases if phase.name != "load")

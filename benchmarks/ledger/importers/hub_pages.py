@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from benchmarks.ledger.row import EARLIER, Expressed, NotExpressed, PublishedRow, Reading
+from benchmarks.ledger.reading import Amount, Reading
+from benchmarks.ledger.row import EARLIER, About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16, FLOAT32, parse_dtype
-from willfit.results import Estimate
 from willfit.scenario import (
     Inference,
     Loading,
@@ -27,13 +27,17 @@ from willfit.scenario import (
 from willfit.scenario.workload import QuantScheme
 from willfit.sources.resolve import resolve
 
+ABOUT: Final = About(title="Excerpts of Hub commit pages")
 _GPU: Final = find_gpu("RTX A5000")
 """24 GB; the pages say 24 to 48 GB of NVIDIA's."""
 _SCHEMES: Final[dict[str, QuantScheme]] = {"nf4": "nf4", "fp4": "fp4", "LLM.int8": "int8"}
-_COUNTERS: Final = {
-    "torch max_allocated": "allocated_bytes",
-    "torch max_reserved": "reserved_bytes",
+_COUNTERS: Final[dict[str, Amount]] = {
+    "torch max_allocated": "allocated",
+    "torch max_reserved": "reserved",
 }
+
+_LASTING: Final = ("gradients", "optimizer_states", "workspaces")
+"""Of the step, what stays when it is over."""
 
 
 def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
@@ -59,7 +63,7 @@ def _prefill(row: PublishedRow, kind: str) -> Expressed | NotExpressed:
         scenario=scenario,
         low_scenario=_double_quantised(scenario) if four_bit else None,
         high_scenario=replace(scenario, stack=EARLIER),
-        reading=_reading(_COUNTERS[counter]),
+        reading=Reading(amount=_COUNTERS[counter], phases=("prefill",)),
     )
 
 
@@ -87,13 +91,6 @@ def _double_quantised(scenario: Scenario) -> Scenario:
     )
 
 
-def _reading(amount: str) -> Reading:
-    def read(estimate: Estimate) -> int:
-        return max(int(getattr(p, amount)) for p in estimate.binding.phases if p.name == "prefill")
-
-    return read
-
-
 def _trainer(row: PublishedRow, kind: str) -> Expressed | NotExpressed:
     """What the model and, at the end, gradients, AdamW's states and workspaces take."""
     if kind.startswith("train_mem_gpu_peaked"):
@@ -107,16 +104,7 @@ def _trainer(row: PublishedRow, kind: str) -> Expressed | NotExpressed:
         machine=Machine(gpus=(_GPU,)),
     )
     if kind.startswith("init_mem_gpu"):
-        return Expressed(kind=kind, scenario=scenario, reading=_allocated, moment="loaded")
-    return Expressed(kind=kind, scenario=scenario, reading=_states)
-
-
-def _allocated(estimate: Estimate) -> int:
-    return estimate.binding.peak.allocated_bytes
-
-
-def _states(estimate: Estimate) -> int:
-    """Of the step, what stays when it is over."""
-    step = next(phase for phase in estimate.binding.phases if phase.name == "step")
-    lasting = ("gradients", "optimizer_states", "workspaces")
-    return sum(part.num_bytes for part in step.components if part.name in lasting)
+        return Expressed(kind=kind, scenario=scenario, reading=Reading(moment="loaded"))
+    return Expressed(
+        kind=kind, scenario=scenario, reading=Reading(phases=("step",), components=_LASTING)
+    )

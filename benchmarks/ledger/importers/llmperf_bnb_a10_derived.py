@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from benchmarks.ledger.row import EARLIER, Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.reading import Reading
+from benchmarks.ledger.row import EARLIER, About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16
-from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Workload
 from willfit.scenario.workload import QuantScheme
 from willfit.sources.resolve import resolve
 
+ABOUT: Final = About(title="LLM-perf leaderboard, bitsandbytes on an A10")
 _GPU: Final = find_gpu("A10")
 _SCHEMES: Final[dict[str, QuantScheme]] = {"bnb-4bit": "fp4", "bnb-8bit": "int8"}
 
@@ -30,7 +31,7 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
             kind=entry["kind"],
             scenario=scenario,
             high_scenario=replace(scenario, stack=EARLIER),
-            reading=_prefill,
+            reading=Reading(phases=("prefill",)),
         )
 
 
@@ -44,7 +45,3 @@ def _scenario(row: PublishedRow) -> Scenario:
         ),
         machine=Machine(gpus=(_GPU,)),
     )
-
-
-def _prefill(estimate: Estimate) -> int:
-    return max(p.allocated_bytes for p in estimate.binding.phases if p.name == "prefill")

@@ -7,11 +7,11 @@ estimate without what only CUDA has (`willfit.live.tensors`).
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
+from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.comparing.typed import made
 from willfit.errors import BrokenFileError
 from willfit.live.beside import PEAK, Computed, Key, amounts_of, by_key, expected
@@ -24,6 +24,8 @@ from willfit.results import Estimate
 from willfit.scenario import ModelSpec, Scenario, Stack, Workload
 from willfit.sources.heads import with_auto_class
 from willfit.sources.resolve import resolve
+
+ABOUT: Final = About(title="Rows of `willfit measure --record`")
 
 
 def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
@@ -83,7 +85,7 @@ def _obstacle(
 
 def _reading(
     scenario: Scenario, measurement: Measurement, level: Computed, key: Key, phases: list[str]
-) -> Reading:
+) -> Callable[[Estimate], int]:
     def read(found: Estimate) -> int:
         on_gpu = measurement.on_gpu
         amounts = amounts_of(found) if on_gpu else by_key(without_cuda(scenario, found))

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
+from benchmarks.ledger.reading import Amount, Reading
+from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import parse_dtype
-from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, Scenario, Workload
 from willfit.sources.resolve import resolve
 
+ABOUT: Final = About(title="optimum-benchmark runs of DerekLiu35")
 _PHASES: Final = {"load_model": "load", "prefill": "prefill", "decode": "decode"}
-_AMOUNTS: Final = {
-    "max_allocated": "allocated_bytes",
-    "max_reserved": "reserved_bytes",
-    "max_process_vram": "device_bytes",
+_AMOUNTS: Final[dict[str, Amount]] = {
+    "max_allocated": "allocated",
+    "max_reserved": "reserved",
+    "max_process_vram": "device",
 }
 
 
@@ -65,8 +66,4 @@ def _scenario(row: PublishedRow) -> Scenario:
 
 
 def _reading(phase: str, counter: str) -> Reading:
-    def read(estimate: Estimate) -> int:
-        found = next(p for p in estimate.binding.phases if p.name == _PHASES[phase])
-        return int(getattr(found, _AMOUNTS[counter]))
-
-    return read
+    return Reading(amount=_AMOUNTS[counter], phases=(_PHASES[phase],))

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, Reading
+from benchmarks.ledger.reading import Amount, Reading
+from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16, parse_dtype
-from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Stack, Workload
 from willfit.scenario.stack import TESTED
 from willfit.sources.resolve import resolve
 
+ABOUT: Final = About(title="huggingface/optimum-benchmark, reports of 2023")
 _ATTENTION: Final = {
     "eager": "eager",
     "bettertransformer(sdpa)": "sdpa",
@@ -108,24 +109,15 @@ def _scenario(row: PublishedRow, task: str) -> Scenario:
     )
 
 
-_AMOUNTS: Final = {
-    "torch_max_memory_allocated": "allocated_bytes",
-    "torch_max_memory_reserved": "reserved_bytes",
-    "nvml_used": "device_bytes",
-    "nvml_used_peak_memory": "device_bytes",
+_AMOUNTS: Final[dict[str, Amount]] = {
+    "torch_max_memory_allocated": "allocated",
+    "torch_max_memory_reserved": "reserved",
+    "nvml_used": "device",
+    "nvml_used_peak_memory": "device",
 }
 
 
 def _reading(task: str, counter: str) -> Reading:
     """Peaks are reset before each phase: a forward has no decoding, generate has both."""
     phases = ("prefill", "forward") if task == "forward" else ("prefill", "decode")
-
-    def read(estimate: Estimate) -> int:
-        amounts = [
-            int(getattr(phase, _AMOUNTS[counter]))
-            for phase in estimate.binding.phases
-            if phase.name in phases
-        ]
-        return max(amounts)
-
-    return read
+    return Reading(amount=_AMOUNTS[counter], phases=phases)

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.reading import Reading
+from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.results import Estimate
 from willfit.scenario import Loading, Lora, Machine, Scenario, Stack, Training, Workload
 from willfit.scenario.stack import TESTED
 from willfit.sources.resolve import resolve
 
+ABOUT: Final = About(title="huggingface/peft, method comparison (MetaMathQA)")
 LONGEST_BATCH: Final = 738
 """Tokens of the longest padded batch: the one unknown (≤ 768), found once from ``lora r32``
 (reserved 21,260 MiB, with whatever the allocator pads) and used for every other row."""
@@ -77,7 +78,7 @@ def _expressed(
         if obstacle is not None:
             yield NotExpressed(kind=kind, reason=obstacle)
             continue
-        yield Expressed(kind=kind, scenario=scenario, reading=_reserved)
+        yield Expressed(kind=kind, scenario=scenario, reading=Reading(amount="reserved"))
 
 
 def _obstacle(row: PublishedRow) -> str | None:
@@ -148,7 +149,3 @@ def _versions(row: PublishedRow) -> dict[str, str]:
         library: row["versions"][f"{library}-version"]
         for library in ("torch", "transformers", "peft", "bitsandbytes")
     }
-
-
-def _reserved(estimate: Estimate) -> int:
-    return estimate.binding.peak.reserved_bytes

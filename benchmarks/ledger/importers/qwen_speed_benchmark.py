@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.models import published_model
+from benchmarks.ledger.reading import Reading
+from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
-from willfit.results import Estimate
 from willfit.scenario import Inference, Loading, Machine, Scenario, Stack, Workload
 from willfit.scenario.stack import TESTED, release
-from willfit.sources.resolve import resolve
 
+ABOUT: Final = About(title="QwenLM, speed benchmark pages")
 _GPUS: Final = {"A100-80GB": "A100-SXM4-80GB", "H20-96GB": "H20"}
 
 
 def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
     """The sum over GPUs of the allocated peaks."""
     for entry in row["measured"]:
-        yield Expressed(kind=entry["kind"], scenario=_scenario(row), reading=_sum_allocated)
+        yield Expressed(kind=entry["kind"], scenario=_scenario(row), reading=Reading(gpus="sum"))
 
 
 def _scenario(row: PublishedRow) -> Scenario:
@@ -35,14 +36,10 @@ def _scenario(row: PublishedRow) -> Scenario:
     inference = Inference(
         context_len=prompt + new_tokens, max_new_tokens=new_tokens, attn="flash_attention_2"
     )
-    model = resolve(row["model"])
+    model = published_model(row["model"])
     return Scenario(
         model=model,
         workload=Workload(loading=Loading(dtype=model.stored_dtype), inference=inference),
         machine=Machine(gpus=(find_gpu(_GPUS[row["gpu"]]),) * int(row["n_gpu"])),
         stack=Stack(versions={**TESTED, **versions}),
     )
-
-
-def _sum_allocated(estimate: Estimate) -> int:
-    return sum(max(phase.allocated_bytes for phase in gpu.phases) for gpu in estimate.gpus)

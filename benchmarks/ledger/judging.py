@@ -1,0 +1,175 @@
+"""One published row beside its estimates: every measured kind, and the verdict on the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.ledger.amounts import Amounts, estimated, verdicts
+from benchmarks.ledger.importers import about, importer
+from benchmarks.ledger.printed import printed_range
+from benchmarks.ledger.row import (
+    Expressed,
+    Generation,
+    Known,
+    NotExpressed,
+    Outcome,
+    PublishedRow,
+    RanOut,
+    Result,
+)
+from willfit.errors import WillfitError
+from willfit.results import Level
+from willfit.scenario.stack import release
+
+_TODAY: Final = (4, 50)
+"""transformers from here on is of today's generation."""
+_STRANGE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
+_NOT_THE_EXPERIMENT: Final = frozenset(
+    {"id", "measured", "repo_path", "notes", "created_at", "versions", "quality", "oom", "tier"}
+)
+"""Fields of a row in which repeats of an experiment may differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What became of a row."""
+
+    outcomes: tuple[Outcome, ...]
+    known: tuple[Known, ...] = ()
+
+
+def source_of(row: PublishedRow) -> str:
+    """Name of the row's file, which its id begins with; ``source`` may be more particular."""
+    return str(row.get("id", "")).partition(":")[0]
+
+
+def judge(row: PublishedRow, level: Level = "formula") -> Judged:
+    """One outcome per measured kind of a row, and one verdict where its end is known."""
+    measured = _measured(row)
+    outcomes: list[Outcome] = []
+    known: list[Known] = []
+    for result in _expressed(row, level):
+        if isinstance(result, RanOut):
+            known.append(_known(row, result, level))
+        elif result.kind in measured:
+            outcomes.append(_outcome(row, result, level, measured[result.kind]))
+            first = not known and isinstance(result, Expressed) and result.card_known
+            if first and isinstance(result, Expressed) and outcomes[-1].reason is None:
+                known.append(_known(row, result, level))
+    return Judged(outcomes=tuple(outcomes), known=tuple(known))
+
+
+def _expressed(row: PublishedRow, level: Level) -> list[Result]:
+    """The importer's results; a model that no source knows offline is a reason, not an end."""
+    express = importer(source_of(row), level)
+    if express is None:
+        reason = "no importer reads this source"
+        return [NotExpressed(kind=kind, reason=reason) for kind in _measured(row)]
+    try:
+        return list(express(row))
+    except WillfitError as error:
+        reason = str(error)
+    except _STRANGE as error:  # a row in another form than the source's
+        reason = f"its importer cannot read the row: {type(error).__name__} {error}"
+    return [NotExpressed(kind=kind, reason=reason) for kind in _measured(row)]
+
+
+def _measured(row: PublishedRow) -> dict[str, int]:
+    """Bytes by kind; ratios, times and cells without a figure are left out."""
+    entries = [m for m in row.get("measured") or () if isinstance(m, Mapping)]
+    return {
+        str(m.get("kind")): round(m["bytes"])
+        for m in entries
+        if isinstance(m.get("bytes"), int | float) and m["bytes"] > 0
+    }
+
+
+def _outcome(
+    row: PublishedRow, result: Expressed | NotExpressed, level: Level, measured: int
+) -> Outcome:
+    amounts: Amounts | None = None
+    printed: tuple[int, int] | None = None
+    reason = None
+    if isinstance(result, Expressed):
+        try:
+            amounts = estimated(result, level)
+            printed = printed_range(amounts)
+        except WillfitError as error:
+            reason = str(error)
+    else:
+        reason = result.reason
+    return Outcome(
+        id=row["id"],
+        source=source_of(row),
+        tier=row["tier"],
+        task=row["task"],
+        level=level,
+        kind=result.kind,
+        measured_bytes=measured,
+        estimated_bytes=amounts.nominal if amounts else None,
+        unknown_low_bytes=amounts.low if amounts else None,
+        unknown_high_bytes=amounts.high if amounts else None,
+        low_bytes=printed[0] if printed else None,
+        high_bytes=printed[1] if printed else None,
+        reason=reason,
+        generation=generation_of(row),
+        experiment=_experiment(row, result.kind),
+        why=_why(row, result.kind, level),
+    )
+
+
+def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known:
+    found = reason = None
+    try:
+        found = verdicts(result, level)
+    except WillfitError as error:
+        reason = str(error)
+    machine = result.scenario.machine
+    return Known(
+        id=row["id"],
+        source=source_of(row),
+        level=level,
+        gpu=", ".join(sorted({gpu.name for gpu in machine.gpus})) if machine else "",
+        ran_out=isinstance(result, RanOut),
+        verdict=found[0] if found else None,
+        verdicts=found or (),
+        reason=reason,
+    )
+
+
+def generation_of(row: PublishedRow) -> Generation:
+    """By the release that the row records, and the source's stack."""
+    source = source_of(row)
+    try:
+        if about(source).stack == "other":
+            return "other"
+    except KeyError:
+        return "unrecorded"
+    found = _versions(row)
+    version = found.get("transformers") or found.get("transformers-version") or ""
+    numbers = release(str(version).lstrip("~>=v"))
+    if not numbers:
+        return "unrecorded"
+    return "today" if numbers >= _TODAY else "older"
+
+
+def _versions(row: PublishedRow) -> Mapping[str, Any]:
+    """Recorded ones; rows that we measured have them in their measurement."""
+    found = row.get("versions") or (row.get("measurement") or {}).get("versions") or {}
+    return dict(found) if isinstance(found, Mapping) else dict(found or ())
+
+
+def _experiment(row: PublishedRow, kind: str) -> str:
+    settings = {key: value for key, value in row.items() if key not in _NOT_THE_EXPERIMENT}
+    return json.dumps([kind, settings], sort_keys=True, default=str)
+
+
+def _why(row: PublishedRow, kind: str, level: str) -> str | None:
+    try:
+        misses = about(source_of(row)).misses
+    except KeyError:
+        return None
+    return next((miss.why for miss in misses if miss.explains(row, kind, level)), None)
