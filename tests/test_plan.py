@@ -15,7 +15,6 @@ from willfit.cli.build import build_request
 from willfit.cli.main import main
 from willfit.cli.parser import Parser
 from willfit.planning import Job, plan
-from willfit.planning.judge import MARGIN
 from willfit.report.plan import plan_json, render_plan
 
 THREAD = (
@@ -51,9 +50,9 @@ def asked(text: str) -> tuple[willfit.Scenario, str, int]:
 
 
 def roomy(estimate: willfit.Estimate) -> bool:
-    """Whether it fits by more than formulas may be wrong."""
-    peak = estimate.binding.peak.device_bytes
-    return estimate.verdict == "fits" and estimate.binding.headroom_bytes >= MARGIN * peak
+    """Whether it fits by more than formulas are off where others measured."""
+    binding = estimate.binding
+    return estimate.verdict == "fits" and binding.high_device_bytes <= binding.budget_bytes
 
 
 def planned(text: str, **settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from willfit.estimator.uncertainty import Uncertainty
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.results import Component, GpuEstimate, PhaseEstimate
 from willfit.scenario.machine import Gpu, Machine
@@ -34,6 +35,7 @@ def gpu_estimate(
     phases: Sequence[Phase],
     overheads: Overheads,
     unknowns: Sequence[Unknown],
+    uncertain: Uncertainty,
     layers: str = "",
     weights_note: str = "",
 ) -> GpuEstimate:
@@ -52,7 +54,7 @@ def gpu_estimate(
                 notes={**notes, **phase.notes},
             )
         )
-    return with_range(index, gpu, machine, estimates, overheads, unknowns, layers)
+    return with_range(index, gpu, machine, estimates, overheads, unknowns, uncertain, layers)
 
 
 def usual_notes(overheads: Overheads, weights_note: str) -> dict[ComponentName, str]:
@@ -71,20 +73,22 @@ def with_range(
     estimates: Sequence[PhaseEstimate],
     overheads: Overheads,
     unknowns: Sequence[Unknown],
+    uncertain: Uncertainty,
     layers: str,
 ) -> GpuEstimate:
-    """A GPU's phases with what is not known around the largest."""
+    """A GPU's phases with what is not known around the largest, and what the level is off by."""
     peak = max(phase.device_bytes for phase in estimates)
-    low = sum(unknown.low_bytes for unknown in unknowns)
-    high = sum(unknown.high_bytes for unknown in unknowns)
+    below, above = uncertain.ends(peak - overheads.context_bytes)
+    low = sum(unknown.low_bytes for unknown in unknowns) - below
+    high = sum(unknown.high_bytes for unknown in unknowns) + above
     return GpuEstimate(
         index=index,
         name=gpu.name if gpu is not None else "",
         phases=tuple(estimates),
         capacity_bytes=gpu.capacity_bytes if gpu is not None else None,
         budget_bytes=machine.budget_bytes(index) if machine is not None else None,
-        low_device_bytes=peak + low - (overheads.context_bytes - overheads.context_low_bytes),
-        high_device_bytes=peak + high + (overheads.context_high_bytes - overheads.context_bytes),
+        low_device_bytes=peak + low - overheads.context_bytes + overheads.context_low_bytes,
+        high_device_bytes=peak + high - overheads.context_bytes + overheads.context_high_bytes,
         layers=layers,
     )
 

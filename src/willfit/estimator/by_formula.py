@@ -10,6 +10,7 @@ from willfit.estimator.assemble import Overheads, gpu_estimate
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique
 from willfit.estimator.share import Share
 from willfit.estimator.spread import strategy_of
+from willfit.estimator.uncertainty import uncertainty
 from willfit.formulas.inference import inference_phases
 from willfit.formulas.phase import Phases
 from willfit.results import GpuEstimate
@@ -128,6 +129,7 @@ def _gpu(scenario: Scenario, share: Share, phases: Phases, overheads: Overheads)
         phases.phases,
         overheads,
         (*scenario.model.unknowns, *phases.unknowns),
+        uncertainty(scenario, "formula", share.gpu),
         share.layers,
         by_type(share.weights),
     )

@@ -11,8 +11,15 @@ from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, w
 from willfit.estimator.by_formula import outcome_by_formula
 from willfit.estimator.on_top import OnTop, on_top
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
-from willfit.estimator.replay import Replayed, ReplayedPhase, replay_on
+from willfit.estimator.replay import (
+    OutOfMemoryAt,
+    Replayed,
+    ReplayedPhase,
+    replay,
+    replay_on,
+)
 from willfit.estimator.share import Share
+from willfit.estimator.uncertainty import uncertainty
 from willfit.formulas.phase import ComponentName
 from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
@@ -69,8 +76,16 @@ def outcome_by_trace(
         for index, result in enumerate(results)
     ]
     estimates = tuple(
-        _gpu(scenario, share, overheads, phases, added)
-        for share, overheads, phases in zip(shares, loaded.overheads, replayed, strict=True)
+        _squeezed(
+            _gpu(scenario, share, overheads, phases, added),
+            recording if added is None else None,
+            result,
+            overheads,
+            scenario.stack.alloc_conf,
+        )
+        for share, overheads, phases, recording, result in zip(
+            shares, loaded.overheads, replayed, recordings, results, strict=True
+        )
     )
     fullest = max(range(len(shares)), key=lambda index: _demand(estimates[index]))
     host, disk = loaded.split.host_weight_bytes, loaded.split.disk_weight_bytes
@@ -164,6 +179,30 @@ def _replays(
     return [done[id(r), size] for r, size in zip(recordings, sizes, strict=True)]
 
 
+def _squeezed(
+    gpu: GpuEstimate,
+    recording: Recording | None,
+    result: Replayed,
+    overheads: Overheads,
+    alloc_conf: str,
+) -> GpuEstimate:
+    """The high end no more than the budget where the run gets through with that much less room.
+
+    What is reserved without being allocated is given back where the device is full, so the range's
+    upper part is not added to it: the run is replayed on a device smaller by that part.
+    """
+    budget, high = gpu.budget_bytes, gpu.high_device_bytes
+    full = budget is not None and gpu.peak.device_bytes <= budget < high
+    if recording is None or result.failure is not None or budget is None or not full:
+        return gpu
+    more = high - gpu.peak.device_bytes
+    try:
+        replay(recording, alloc_conf, budget - overheads.context_bytes - more, gpu.capacity_bytes)
+    except OutOfMemoryAt:
+        return gpu
+    return replace(gpu, high_device_bytes=budget)
+
+
 def _gpu(
     scenario: Scenario,
     share: Share,
@@ -193,5 +232,6 @@ def _gpu(
         estimates,
         overheads,
         scenario.model.unknowns,
+        uncertainty(scenario, "trace", share.gpu),
         share.layers,
     )

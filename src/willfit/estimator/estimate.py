@@ -16,6 +16,7 @@ from willfit.estimator.limits import (
     with_context,
 )
 from willfit.estimator.outcome import Loaded, Outcome, load, unique
+from willfit.estimator.uncertainty import wider_range
 from willfit.formulas.largest_layer import largest_layer
 from willfit.formulas.weights import on_machine
 from willfit.results import Estimate, HostEstimate, Limits
@@ -63,7 +64,14 @@ def estimate(
         largest_layer_bytes=layer_bytes,
         largest_layer=layer,
         dtypes=dtype_rows(asked.model, scenario.stack, dtypes),
-        assumptions=unique([*assumptions, *scenario.model.assumptions, *outcome.assumptions]),
+        assumptions=unique(
+            [
+                *assumptions,
+                *scenario.model.assumptions,
+                *outcome.assumptions,
+                *wider_range(scenario, outcome.level),
+            ]
+        ),
         unsupported=unique([*unsupported, *outcome.unsupported]),
         unknowns=outcome.unknowns,
         ignored_settings=tuple(ignored_settings),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from willfit.changes import Change, Quality
 from willfit.planning.clock import Clock
-from willfit.planning.judge import Judge, JudgeOf, Roomy, Within
+from willfit.planning.judge import Judge, JudgeOf, Within
 from willfit.planning.search import Candidate, Found, fastest, smallest
 from willfit.scenario import Scenario
 
@@ -16,9 +16,8 @@ def aim_smallest(
 ) -> Found:
     """The smallest changes that fit, in time too where a limit was given and can be met.
 
-    What fits as asked is left as it is; a change has to bring some room (`Roomy`). For time nothing
-    is given up that the model would learn or read. Where no set is in time, those that fit in
-    memory alone are found.
+    What fits as asked is left as it is. For time nothing is given up that the model would learn or
+    read. Where no set is in time, those that fit in memory alone are found.
     """
     if clock.job.time_limit_seconds is not None:
         found = _smallest(scenario, mild(changes), Within(judge, clock), clock)
@@ -33,17 +32,17 @@ def _smallest(scenario: Scenario, changes: Sequence[Change], judge: JudgeOf, clo
     if judged is not None and judged.verdict == "fits":
         alone = Candidate(changes=(), scenario=scenario, time_of=clock.seconds)
         return Found(candidates=(alone,), verdict="fits", closest=(alone, judged))
-    return smallest(scenario, changes, Roomy(judge), clock.seconds)
+    return smallest(scenario, changes, judge, clock.seconds)
 
 
 def aim_fastest(
     scenario: Scenario, changes: Sequence[Change], judge: Judge, clock: Clock, count: int
 ) -> Found:
     """The fastest that fit without a real loss of quality; with one where nothing else fits."""
-    found = fastest(scenario, mild(changes), Roomy(judge), clock.seconds, count)
+    found = fastest(scenario, mild(changes), judge, clock.seconds, count)
     if found.verdict != "does_not_fit":
         return found
-    return smallest(scenario, changes, Roomy(judge), clock.seconds)
+    return smallest(scenario, changes, judge, clock.seconds)
 
 
 def mild(changes: Sequence[Change]) -> list[Change]:

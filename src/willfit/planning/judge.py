@@ -29,6 +29,14 @@ class Judgement:
     is headroom."""
     budget_bytes: int = 0
     """Of that GPU."""
+    high_over_bytes: int | None = None
+    """What is missing if every unknown takes its largest effect: 0 or less where it fits; None is
+    `over_bytes`."""
+
+    @property
+    def short_bytes(self) -> int:
+        """What a search has to win before the whole range fits."""
+        return self.over_bytes if self.high_over_bytes is None else self.high_over_bytes
 
 
 JudgeOf = Callable[[Scenario], Judgement | None]
@@ -55,29 +63,6 @@ class Judge:
         return judgement(scenario, outcome)
 
 
-MARGIN: Final = 0.03
-"""Part of a plan's peak that has to stay free where formulas alone answer for it.
-
-The 95th percentile of their error on 50 scenarios measured on an H200 is 2.3 % of what is allocated
-(docs/measured-h200.md); what fits by less is shown only where nothing fits by more.
-"""
-
-
-class Roomy:
-    """Judges like another, and calls tight what fits by less than `MARGIN`."""
-
-    def __init__(self, judge: JudgeOf) -> None:
-        self._judge = judge
-
-    def __call__(self, scenario: Scenario) -> Judgement | None:
-        """None where the judge has no number."""
-        judged = self._judge(scenario)
-        if judged is None or judged.verdict != "fits":
-            return judged
-        roomy = -judged.over_bytes >= MARGIN * judged.peak_bytes
-        return judged if roomy else replace(judged, verdict="tight")
-
-
 class Within:
     """Judges like another, and what takes longer than the clock allows does not fit either.
 
@@ -93,7 +78,8 @@ class Within:
         if judged is None or late <= 0:
             return judged
         over = max(judged.over_bytes, round(late * max(judged.budget_bytes, 1)), 1)
-        return replace(judged, verdict="does_not_fit", over_bytes=over)
+        short = max(judged.short_bytes, over)
+        return replace(judged, verdict="does_not_fit", over_bytes=over, high_over_bytes=short)
 
 
 def judgement(scenario: Scenario, outcome: Outcome) -> Judgement:
@@ -104,6 +90,7 @@ def judgement(scenario: Scenario, outcome: Outcome) -> Judgement:
     """
     binding = max(outcome.gpus, key=lambda gpu: -(gpu.headroom_bytes or 0))
     over = -(binding.headroom_bytes or 0)
+    high_over = max(gpu.high_device_bytes - (gpu.budget_bytes or 0) for gpu in outcome.gpus)
     missing = max(_ram_missing(scenario, outcome), _left_off(scenario, outcome))
     verdicts = {gpu.verdict for gpu in outcome.gpus}
     verdict: Verdict = "fits"
@@ -115,6 +102,7 @@ def judgement(scenario: Scenario, outcome: Outcome) -> Judgement:
         verdict=verdict,
         peak_bytes=binding.peak.device_bytes,
         over_bytes=max(over, missing) if missing > 0 else over,
+        high_over_bytes=max(high_over, missing) if missing > 0 else high_over,
         budget_bytes=binding.budget_bytes or 0,
     )
 

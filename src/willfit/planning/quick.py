@@ -67,12 +67,12 @@ class _Quick:
         return None
 
     def over(self, candidate: Candidate) -> float:
-        """Bytes too many, lateness included; endless where refused, or no number is known."""
+        """Bytes too many at the high end, or late; endless where refused or no number is known."""
         judged = self.judge(candidate.scenario)
         if judged is None:
             return math.inf
-        refused = judged.verdict == "does_not_fit" and judged.over_bytes <= 0
-        return math.inf if refused else judged.over_bytes
+        refused = judged.verdict == "does_not_fit" and judged.short_bytes <= 0
+        return math.inf if refused else judged.short_bytes
 
     def fits(self, candidate: Candidate) -> bool:
         """With the whole range."""

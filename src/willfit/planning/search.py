@@ -169,7 +169,7 @@ def smallest(
                 break
             if candidate.quality == quality and not _hopeless(candidate, looking.fits):
                 looking.look(candidate)
-        if not looking.fits and not looking.tight:
+        if not looking.fits:
             deep = descend(start, usable, judge)
             if deep is not None:
                 looking.look(deep)
@@ -291,10 +291,10 @@ def _steepest(
     candidate: Candidate, changes: Sequence[Change], judge: JudgeOf
 ) -> tuple[Candidate, bool]:
     judged = judge(candidate.scenario)
-    over = math.inf if judged is None else judged.over_bytes
+    over = math.inf if judged is None else judged.short_bytes
     while True:
         steps = [
-            (result.over_bytes, index, made)
+            (result.short_bytes, index, made)
             for index, made in enumerate(_neighbours(candidate, changes))
             if (result := judge(made.scenario)) is not None
         ]
@@ -308,7 +308,7 @@ def _steepest(
 
 def _judged_fits(judge: JudgeOf, candidate: Candidate) -> bool:
     judged = judge(candidate.scenario)
-    return judged is not None and judged.verdict != "does_not_fit"
+    return judged is not None and judged.verdict == "fits"
 
 
 def _neighbours(candidate: Candidate, changes: Sequence[Change]) -> Iterator[Candidate]:

@@ -16,9 +16,10 @@ from willfit.doctor.diagnosis import Remedy
 from willfit.doctor.report import Report, Stage
 from willfit.doctor.situation import Situation, with_in_use
 from willfit.errors import WillfitError
-from willfit.planning.judge import MARGIN
 from willfit.scenario import Scenario
 
+_MARGIN: Final = 0.03
+"""Part of a peak by which an estimate and a message may differ and still agree."""
 NO_SETTING_HELPS: Final = frozenset({
     "address_space", "allocator_limit", "config_mistake", "corrupted_shape_bug", "host_ram",
     "not_a_memory_problem", "not_fatal", "other_process", "per_process_cap", "pinned_host_memory",
@@ -104,7 +105,7 @@ def _as_it_was(situation: Situation, agreement: Agreement | None) -> Scenario:
     missing = max(held.tried_bytes - (held.free_bytes or 0), 1)
     short_of = held.total_bytes + missing
     besides = short_of - peak.device_bytes - machine.in_use(situation.gpu)
-    margin = -int(MARGIN * peak.device_bytes)
+    margin = -int(_MARGIN * peak.device_bytes)
     return with_in_use(situation, besides) if besides > margin else situation.scenario
 
 
