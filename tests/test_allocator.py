@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from benchmarks.ledger.snapshots import Recorded, recorded
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.snapshots import Recorded, recorded
 
 from willfit.allocator.config import AllocatorConfig
 from willfit.allocator.message import GpuProcess, OutOfMemory
@@ -23,24 +24,39 @@ SIZES = st.one_of(
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Trace:
+    """A recorded trace and its figures by kind."""
+
+    recorded: Recorded
+    figures: dict[str, int]
+
+
 @pytest.fixture(name="traces", scope="module")
-def _traces(shared: Path) -> dict[str, Recorded]:
-    rows = [json.loads(line) for line in (shared / "measured/allocator_snapshots.jsonl").open()]
-    return {row["id"]: recorded(shared / "measured", row) for row in rows if row.get("events")}
+def _traces(shared: Path) -> dict[str, Trace]:
+    folder = shared / "measured"
+    rows = [json.loads(line) for line in (folder / "allocator_snapshots.jsonl").open()]
+    return {
+        row["id"]: Trace(
+            recorded(folder / row["events"]), {m["kind"]: m["bytes"] for m in row["measured"]}
+        )
+        for row in rows
+        if row.get("events")
+    }
 
 
 def test_recorded_traces_get_the_same_addresses_and_reserved_bytes(
-    traces: dict[str, Recorded],
+    traces: dict[str, Trace],
 ) -> None:
     assert len(traces) == 21
     for name, trace in traces.items():
-        places = iter(trace.new_segments)
+        places = iter(trace.recorded.new_segments)
         allocator = Allocator(new_address=lambda _, places=places: next(places))
-        restore(allocator, trace.segments)
+        restore(allocator, trace.recorded.segments)
         assert allocator.reserved_bytes == trace.figures["reserved at trace start"], name
         same = [
             address == event.handle
-            for event, address in replay(trace.events, allocator)
+            for event, address in replay(trace.recorded.events, allocator)
             if event.num_bytes
         ]
         peak = trace.figures["peak reserved during trace"]
@@ -55,13 +71,13 @@ def test_recorded_traces_get_the_same_addresses_and_reserved_bytes(
 
 
 def test_recorded_traces_reserve_as_much_without_knowing_any_new_address(
-    traces: dict[str, Recorded],
+    traces: dict[str, Trace],
 ) -> None:
     peaks = {}
     for name, trace in traces.items():
         allocator = Allocator()
-        restore(allocator, trace.segments)
-        for _ in replay(trace.events, allocator):
+        restore(allocator, trace.recorded.segments)
+        for _ in replay(trace.recorded.events, allocator):
             pass
         peaks[name] = allocator.peak_reserved_bytes
     assert peaks == {

@@ -10,8 +10,11 @@ from tests.support.meta_spec import meta_model, spec_of_model
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.formulas.inference import inference_phases
+from willfit.formulas.inference.logits import logits_bytes
 from willfit.formulas.weights import load_weights
 from willfit.scenario import Inference, Loading, Stack
+from willfit.scenario.stack import TESTED
+from willfit.sources.resolve import resolve
 
 BASE = {
     "hidden_size": 1024,
@@ -125,3 +128,26 @@ def test_other_types_scale_as_the_real_code_does(dtype: DType) -> None:
         )
     ours = estimated(meta, dtype, 1, 1024, "sdpa", full=False)
     assert ours == pytest.approx(rec.peak_bytes - weights, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "release", "per_entry"),
+    [("gpt2", "4.37.2", 2), ("gpt_neox", "4.42.4", 2), ("stablelm", "4.42.4", 2),
+     ("llama", "4.37.2", 2 + 4), ("codegen", "4.42.4", 2 + 4)],
+)  # fmt: skip
+def test_classes_before_llama_never_upcast_their_logits(
+    model_type: str, release: str, per_entry: int
+) -> None:
+    """Every position's until 4.45: read in those releases' modeling_*.py (``logits.float()``)."""
+    architecture = resolve("openai-community/gpt2").architecture
+    assert architecture is not None
+    found = logits_bytes(
+        architecture,
+        batch=1,
+        q_len=256,
+        dtype=FLOAT16,
+        stack=Stack(versions={**TESTED, "transformers": release}),
+        full=False,
+        model_type=model_type,
+    )
+    assert found == per_entry * 256 * 50257

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 from tests.support.meta_spec import meta_model, spec_of_model
 
+from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.errors import InputError
+from willfit.formulas.gemm import stored_scratch_bytes
 from willfit.formulas.weights import load_weights
 from willfit.scenario import Loading, Quantization, Stack
 from willfit.scenario.stack import TESTED
 from willfit.sources.catalogue import load
+from willfit.sources.checkpoint import spec_of
 from willfit.sources.heads import with_auto_class
+from willfit.sources.resolve import resolve
+from willfit.sources.structure import Checkpoint
 
 TINY = {
     "hidden_size": 128,
@@ -202,3 +207,30 @@ def test_the_discussions_int8_sizes_and_ours(
     weights = load_weights(spec, Loading(quantization=Quantization(scheme="int8")), Stack())
     ours = weights.weight_bytes + weights.quantization_state_bytes
     assert round(ours / 2**30, 2) == ours_gib
+
+
+@pytest.mark.parametrize(
+    ("settings", "release", "expected"),
+    [
+        # Llama-3.1-8B: N = 14,336, K = 4,096; measured on an A100 to the byte (DerekLiu35)
+        ({"backend": "exllama_v1", "desc_act": True}, "4.48.0", 176_160_768),
+        ({"backend": "exllama_v1"}, "4.48.0", 2 * 14_336 * 4_096),
+        ({"backend": "exllama_v2"}, "4.48.0", 2 * 14_336 * 4_096 + 4 * 2_048 * 8 * 14_336),
+        ({"backend": "cuda_old"}, "4.48.0", 0),
+        ({}, "4.48.0", 2 * 14_336 * 4_096),  # AutoGPTQ's default
+        ({}, "5.23.0", 0),  # GPTQModel's Marlin
+        ({"sym": False}, "5.23.0", 2 * 14_336 * 4_096 + 4 * 2_048 * 8 * 14_336),
+    ],
+)
+def test_scratch_of_gptq_is_that_of_its_kernel(
+    settings: dict[str, Any], release: str, expected: int
+) -> None:
+    base = resolve("meta-llama/Llama-3.1-8B")
+    packed = {"quant_method": "gptq", "bits": 4, "group_size": 128, **settings}
+    model = spec_of(
+        Checkpoint(
+            id="copy", source="local", config={**base.config, "quantization_config": packed}
+        )
+    )
+    stack = Stack(versions={**TESTED, "transformers": release})
+    assert stored_scratch_bytes(model, stack, find_gpu("A100-SXM4-80GB")) == expected

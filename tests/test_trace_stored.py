@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -261,6 +262,23 @@ def test_exllama_keeps_one_scratch_for_all_layers(spec_of: Any) -> None:
     for settings, gpu, scratch in (({**GPTQ, "sym": False}, "L4", widest), (AWQ, "T4", single)):
         result, _ = traced(spec_of(LLAMA, settings), PROMPT, gpu)
         assert component(result, "load", "workspaces") == round_block(scratch)
+
+
+def test_the_first_exllama_has_rows_to_reorder() -> None:
+    """Llama-3.1-8B in GPTQ held 176,160,768 bytes more on an A100: 2·N·K + 2·2,048·N.
+
+    14,336 · 4,096 · 2 = 117,440,512 and 2 · 2,048 · 14,336 = 58,720,256.
+    """
+    from willfit.trace.quantized import gptq  # and with it, in this order, its kernels
+
+    assert gptq is not None
+    from willfit.trace.cuda.gptqmodel import ExllamaV1
+
+    layer = SimpleNamespace(out_features=14336, in_features=4096)
+    kernel: Any = ExllamaV1(reorders=True)
+    assert kernel.scratch_bytes(layer) == 117_440_512 + 58_720_256
+    plain: Any = ExllamaV1()
+    assert plain.scratch_bytes(layer) == 117_440_512
 
 
 def test_the_scratch_of_exllama_v2_is_what_was_measured() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from willfit.dtypes import DTYPES
+from willfit.dtypes import BFLOAT16, DTYPES, FLOAT32, DType
+from willfit.formulas.phase import ComponentName, Phase
 from willfit.formulas.training.parallel import Sharded, shard
 from willfit.results import GpuEstimate
+from willfit.scenario.workload import Strategy
 
 STRATEGIES = ("ddp", "dp", "zero1", "zero2", "zero3", "fsdp")
 AMOUNT = st.integers(0, 10**12)
@@ -97,3 +101,77 @@ def test_unlike_gpus_of_one_name_have_their_own_numbers(cards: str) -> None:
     for index, card in enumerate(cards.split(",")):
         mixed, alike = gpus(cards)[index], gpus(f"{card},{card}")[index]
         assert (mixed.peak, mixed.budget_bytes) == (alike.peak, alike.budget_bytes)
+
+
+LLAMA_7B = "meta-llama/Llama-2-7b-hf"
+
+
+def step_phases(
+    strategy: Strategy, dtype: DType = BFLOAT16, num_gpus: int = 8, **settings: Any
+) -> dict[str, Phase]:
+    """Backward and step of Llama-2-7b on one of several ranks."""
+    import willfit
+    from willfit.formulas.training import training_phases
+    from willfit.formulas.weights import load_weights
+    from willfit.scenario import Loading, Stack, Training
+
+    model = willfit.find_model(LLAMA_7B)
+    training = Training(**{
+        "method": "full", "optimizer": "adamw_torch", "micro_batch_size": 1, "max_length": 128,
+        **settings,
+    })  # fmt: skip
+    weights = load_weights(model, Loading(dtype=dtype), Stack())
+    found = training_phases(
+        model, training, None, Stack(), weights, strategy=strategy, num_gpus=num_gpus
+    )
+    return {phase.name: phase for phase in found.phases}
+
+
+PARAMS = 6_738_415_616
+ROOT = 2 * 32000 * 4096 + 4096
+"""Embedding, head and last norm."""
+LAYER = (PARAMS - ROOT) // 32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "settings", "component", "expected"),
+    [
+        # what FSDP's root holds is gathered beside two layers, in the type of the products
+        (BFLOAT16, {"trainer": "loop"}, "communication", 2 * ROOT + 2 * 2 * LAYER),
+        (FLOAT32, {"bf16": True}, "communication", 2 * ROOT + 2 * 2 * LAYER),
+        (FLOAT32, {}, "communication", 4 * ROOT + 2 * 4 * LAYER),
+        # states: pure bfloat16 2 + 2; under autocast float32 masters 4 and states 8
+        (BFLOAT16, {"trainer": "loop"}, "optimizer_states", 4 * PARAMS // 8),
+        (BFLOAT16, {"bf16": True}, "optimizer_states", 12 * PARAMS // 8),
+        (FLOAT32, {"bf16": True}, "optimizer_states", 8 * PARAMS // 8),
+        # foreach copies once what this rank updates
+        (BFLOAT16, {"trainer": "loop"}, "temporaries", 2 * PARAMS // 8),
+    ],
+)
+def test_an_fsdp_rank_by_hand(
+    dtype: DType, settings: dict[str, Any], component: ComponentName, expected: int
+) -> None:
+    found = step_phases("fsdp", dtype, **settings)["step"].components[component]
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_fsdps_products_of_gathered_halves_are_not_cast_again() -> None:
+    """float32 weights under bfloat16: a rank keeps what one that loaded bfloat16 keeps."""
+    long: dict[str, Any] = {"bf16": True, "micro_batch_size": 8, "max_length": 1024}
+    halves = step_phases("fsdp", BFLOAT16, **long)["backward"].components
+    mixed = step_phases("fsdp", FLOAT32, **long)["backward"].components
+    alone = step_phases("fsdp", FLOAT32, num_gpus=1, **long)["backward"].components
+    assert mixed["activations"] == halves["activations"]
+    assert alone["activations"] - mixed["activations"] > 2 * (PARAMS - 32000 * 4096)
+
+
+@pytest.mark.parametrize(("strategy", "degree"), [("fsdp", 8), ("zero3", 8), ("zero2", 1)])
+def test_adapters_are_sharded_where_weights_are(strategy: Strategy, degree: int) -> None:
+    """Rank 8 on q and v of 32 layers: 32·2·2·8·4096 float32 values."""
+    from willfit.scenario import Lora
+
+    lora = Lora(r=8, target_modules=("q_proj", "v_proj"))
+    step = step_phases(strategy, method="lora", lora=lora)["step"].components
+    values = 32 * 2 * 2 * 8 * 4096
+    assert step["adapters"] == pytest.approx(4 * values / degree, rel=1e-3)
+    assert step["optimizer_states"] == pytest.approx(8 * values / 8, rel=1e-3)  # no masters

@@ -21,7 +21,8 @@ from willfit.dtypes import BFLOAT16, DTYPES
 from willfit.formulas.phase import Phase
 from willfit.formulas.training import training_phases
 from willfit.formulas.weights import load_weights
-from willfit.scenario import Loading, Lora, ModelSpec, Stack, Training
+from willfit.scenario import Loading, Lora, ModelSpec, Quantization, Stack, Training
+from willfit.scenario.stack import TESTED
 
 BATCH, LENGTH = 8, 256
 ADAPTER = Lora(r=8, target_modules=("q_proj", "v_proj"))
@@ -114,6 +115,49 @@ def test_a_plain_loop_keeps_its_outputs(tied: bool, lora: Lora | None, checkpoin
 
 
 SPEC = spec_of_model(model(4, 8000), BFLOAT16)
+
+
+def test_outputs_of_before_transformers_4_45_keep_float32_logits_at_the_loss() -> None:
+    """Two bytes an entry more than half-precision ones: 16 instead of 14."""
+    training = Training(
+        method="full", trainer="loop", optimizer="sgd", micro_batch_size=BATCH, max_length=LENGTH,
+        gradient_checkpointing=True,
+    )  # fmt: skip
+    entries = BATCH * LENGTH * 8000
+    for release, per_entry in (("5.23.0", 14), ("4.44.2", 16)):
+        stack = Stack(versions={**TESTED, "transformers": release})
+        weights = load_weights(SPEC, Loading(dtype=SPEC.stored_dtype), stack)
+        backward = training_phases(SPEC, training, None, stack, weights).phases[0]
+        assert backward.components["logits"] == per_entry * entries
+
+
+def test_a_reentrant_checkpoints_graph_has_no_products_that_keep_inputs() -> None:
+    """LLM.int8's inputs live as long as the outputs' graph, which is without the layers here."""
+
+    def kept(use_reentrant: bool) -> int:
+        loading = Loading(quantization=Quantization(scheme="int8"))
+        training = Training(
+            method="lora", trainer="loop", lora=ADAPTER, micro_batch_size=BATCH,
+            max_length=LENGTH, gradient_checkpointing=True, use_reentrant=use_reentrant,
+        )  # fmt: skip
+        weights = load_weights(SPEC, loading, Stack())
+        step = training_phases(SPEC, training, None, Stack(), weights).phases[1]
+        return step.components["activations"]
+
+    assert kept(use_reentrant=True) == 0
+    assert kept(use_reentrant=False) > 0
+
+
+def test_a_plain_loop_with_a_fused_loss_has_no_logits_to_keep() -> None:
+    """Liger's models give ``logits=None`` with labels: the loop keeps what the Trainer does."""
+    loop, trainer = (
+        {phase.name: phase.components["logits"] for phase in phases(SPEC, trainer=name,
+                                                                    use_liger_kernel=True)}
+        for name in ("loop", "transformers")
+    )  # fmt: skip
+    assert loop == trainer
+    whole = 2 * BATCH * LENGTH * 8000
+    assert phases(SPEC, trainer="loop")[1].components["logits"] == whole
 
 
 @given(

@@ -1,4 +1,9 @@
-"""``python -m benchmarks.ledger``: estimate every published row and print the errors by source."""
+"""``python -m benchmarks.ledger``: every published row beside willfit's estimates.
+
+Prints the errors by source. For all sources at both levels of the published rows it also writes
+``docs/accuracy.md`` and its picture; ``--page`` names another place. ``--ranges`` makes the
+uncertainty that ``estimate`` prints anew from what was judged.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +16,52 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from benchmarks.ledger.compact import write as write_compact
+from benchmarks.ledger.figures import record
+from benchmarks.ledger.judging import generation_of
+from benchmarks.ledger.page import write_page
+from benchmarks.ledger.peers import recorded
+from benchmarks.ledger.ranges import data_of, seen_sm, write_data
 from benchmarks.ledger.row import Outcome
 from benchmarks.ledger.run import judge_all, rows_of
 from benchmarks.ledger.summary import Summary, summarise
 from willfit.results import Level
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are those of the catalogue, never downloads
-DEFAULT_ROWS: Final = Path(__file__).resolve().parents[3] / "shared" / "measured"
+_PROJECT: Final = Path(__file__).resolve().parents[2]
+DEFAULT_ROWS: Final = _PROJECT.parent / "shared" / "measured"
+PAGE: Final = _PROJECT / "docs" / "accuracy.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ledger; prints a table, writes the rows with ``--json``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__)
-    parser.add_argument("--rows", type=Path, default=DEFAULT_ROWS, help="folder of .jsonl files")
+    parser.add_argument("--rows", type=Path, help="folder of .jsonl files (the published rows)")
     parser.add_argument("--json", type=Path, help="write every row here")
-    parser.add_argument("--level", choices=("formula", "trace", "both"), default="formula")
+    parser.add_argument("--level", choices=("formula", "trace", "both"), default="both")
+    parser.add_argument("--sample", type=int, metavar="N", help="trace N rows of a source at most")
     parser.add_argument("--source", action="append", help="only this source (repeatable)")
     parser.add_argument("--jobs", type=int, help="processes (as many as CPUs by default)")
     parser.add_argument("--no-cache", action="store_true", help="judge every row again")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the worst N rows")
+    parser.add_argument("--page", type=Path, help="write the page here (docs/accuracy.md)")
+    parser.add_argument("--ranges", action="store_true", help="make the printed uncertainty anew")
+    parser.add_argument("--record", action="store_true", help="write the project's own rows anew")
     arguments = parser.parse_args(argv)
-    if not arguments.rows.is_dir():
-        print(f"no folder {arguments.rows}: give one with --rows", file=sys.stderr)
+    folder = arguments.rows or DEFAULT_ROWS
+    if not folder.is_dir():
+        print(f"no folder {folder}: give one with --rows", file=sys.stderr)
+        return 1
+    if arguments.ranges and (arguments.source or arguments.level != "both"):
+        print("--ranges needs all sources at both levels", file=sys.stderr)
         return 1
     both: tuple[Level, ...] = ("formula", "trace")
     levels = tuple(level for level in both if arguments.level in (level, "both"))
+    rows = list(rows_of(folder, arguments.source))
     judged = judge_all(
-        list(rows_of(arguments.rows, arguments.source)),
+        rows,
         levels,
+        sample=arguments.sample,
         jobs=arguments.jobs,
         cached=not arguments.no_cache,
         progress=sys.stderr,
@@ -47,6 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(render(outcomes, arguments.worst))
     if arguments.json:
         write_json(arguments.json, outcomes)
+    if arguments.ranges:
+        write_data(data_of(outcomes, seen_sm(judged.known)))
+    if arguments.record:
+        write_compact((row, generation_of(row)) for row in rows if not row.get("events"))
+        record(outcomes, rows)
+    published = arguments.rows is None and not arguments.source and arguments.level == "both"
+    page = arguments.page or (PAGE if published else None)
+    if page is not None:
+        write_page(judged, recorded(), page, arguments.sample)
     return 0
 
 
@@ -65,10 +97,10 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def render(outcomes: Sequence[Outcome], worst: int) -> str:
     """The table by source and kind, then the reasons of what is not expressed."""
-    key = lambda outcome: (outcome.source, outcome.kind)  # noqa: E731 - a key used twice
+    key = lambda outcome: (outcome.level, outcome.source, outcome.kind)  # noqa: E731 - used twice
     groups = [
-        (source, kind, list(members))
-        for (source, kind), members in groupby(sorted(outcomes, key=key), key=key)
+        (f"{source} by {level}", kind, list(members))
+        for (level, source, kind), members in groupby(sorted(outcomes, key=key), key=key)
     ]
     lines = [
         f"{'source · what was measured':64} {'rows':>5} {'expr.':>5} {'median':>7} {'p95':>7}"

@@ -57,14 +57,30 @@ def _amount(result: Expressed, scenario: Scenario, level: Level) -> int:
     if level != "trace":
         found = _estimate(scenario, level)
         if moment is not None:
-            return moment_by_formula(scenario, found, moment)
+            return moment_by_formula(scenario, found, moment) + _besides(result)
         return result.reading(found)
     run = _trace(scenario)
+    if isinstance(result.reading, Reading) and moment == "end_of_step":
+        return _mean_of_ends(run, result.reading)
     if moment is not None:
         if moment not in run.moments:
             raise UnsupportedError(f"the traced run has no moment {moment!r}")
-        return run.moments[moment]
+        return run.moments[moment] + _besides(result)
     return result.reading(run.estimate)
+
+
+def _besides(result: Expressed) -> int:
+    """What the counter held besides, as the source says."""
+    return result.reading.plus_bytes if isinstance(result.reading, Reading) else 0
+
+
+def _mean_of_ends(run: Traced, reading: Reading) -> int:
+    """Allocated or reserved bytes, over the steps that the counter was read after."""
+    if not run.step_ends:
+        raise UnsupportedError("the traced run empties no cache: it has no end of a step")
+    ends = [run.step_ends[number] for number in reading.ends]
+    bytes_ = [end.reserved if reading.amount == "reserved" else end.allocated for end in ends]
+    return round(sum(bytes_) / len(bytes_))
 
 
 def _estimate(scenario: Scenario, level: Level) -> Estimate:

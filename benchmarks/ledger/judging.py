@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast, get_args
 
 from benchmarks.ledger.amounts import Amounts, estimated, verdicts
+from benchmarks.ledger.compact import is_compact, results_of
 from benchmarks.ledger.importers import about, importer
-from benchmarks.ledger.printed import printed_range
+from benchmarks.ledger.printed import Printed, counter_of, kernel_range, printed_range
 from benchmarks.ledger.row import (
+    Computed,
     Expressed,
     Generation,
     Known,
@@ -21,6 +24,7 @@ from benchmarks.ledger.row import (
     Result,
 )
 from willfit.errors import WillfitError
+from willfit.estimator.uncertainty import Counter
 from willfit.results import Level
 from willfit.scenario.stack import release
 
@@ -65,6 +69,8 @@ def judge(row: PublishedRow, level: Level = "formula") -> Judged:
 def _expressed(row: PublishedRow, level: Level) -> list[Result]:
     """The importer's results; a model that no source knows offline is a reason, not an end."""
     express = importer(source_of(row), level)
+    if is_compact(row):
+        express = partial(results_of, level=level)  # type: ignore[assignment]
     if express is None:
         reason = "no importer reads this source"
         return [NotExpressed(kind=kind, reason=reason) for kind in _measured(row)]
@@ -88,19 +94,26 @@ def _measured(row: PublishedRow) -> dict[str, int]:
 
 
 def _outcome(
-    row: PublishedRow, result: Expressed | NotExpressed, level: Level, measured: int
+    row: PublishedRow, result: Expressed | Computed | NotExpressed, level: Level, measured: int
 ) -> Outcome:
     amounts: Amounts | None = None
-    printed: tuple[int, int] | None = None
+    printed: Printed | None = None
+    ends: tuple[int, int] | None = None
+    counter: Counter | None = None
     reason = None
-    if isinstance(result, Expressed):
-        try:
+    try:
+        if isinstance(result, Expressed):
             amounts = estimated(result, level)
-            printed = printed_range(amounts)
-        except WillfitError as error:
-            reason = str(error)
-    else:
-        reason = result.reason
+            counter = counter_of(result)
+            printed = printed_range(result.scenario, amounts, level, counter)
+            ends = printed.low, printed.high
+        elif isinstance(result, Computed):
+            amounts = Amounts(*[result.num_bytes()] * 3)
+            ends = kernel_range(amounts, level)
+        else:
+            reason = result.reason
+    except WillfitError as error:
+        reason = str(error)
     return Outcome(
         id=row["id"],
         source=source_of(row),
@@ -112,12 +125,15 @@ def _outcome(
         estimated_bytes=amounts.nominal if amounts else None,
         unknown_low_bytes=amounts.low if amounts else None,
         unknown_high_bytes=amounts.high if amounts else None,
-        low_bytes=printed[0] if printed else None,
-        high_bytes=printed[1] if printed else None,
+        low_bytes=ends[0] if ends else None,
+        high_bytes=ends[1] if ends else None,
         reason=reason,
         generation=generation_of(row),
         experiment=_experiment(row, result.kind),
         why=_why(row, result.kind, level),
+        work=printed.uncertain.work if printed else "",
+        counter=counter if printed and counter else "",
+        wider=printed.uncertain.wider if printed else 1,
     )
 
 
@@ -133,6 +149,7 @@ def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known
         source=source_of(row),
         level=level,
         gpu=", ".join(sorted({gpu.name for gpu in machine.gpus})) if machine else "",
+        sm=tuple(sorted({gpu.sm for gpu in machine.gpus})) if machine else (),
         ran_out=isinstance(result, RanOut),
         verdict=found[0] if found else None,
         verdicts=found or (),
@@ -143,6 +160,8 @@ def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known
 def generation_of(row: PublishedRow) -> Generation:
     """By the release that the row records, and the source's stack."""
     source = source_of(row)
+    if row.get("generation") in get_args(Generation):
+        return cast("Generation", row["generation"])
     try:
         if about(source).stack == "other":
             return "other"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from willfit.allocator.config import parse_alloc_conf
 from willfit.allocator.simulator import Allocator
@@ -14,11 +14,31 @@ from willfit.formulas.training import static
 from willfit.formulas.training.phases import training_step
 from willfit.results import Estimate
 from willfit.scenario import Scenario
-from willfit.trace.recording import Event, Recording
+from willfit.trace.recording import EMPTY_CACHE, Event, Recording
 
-Moment = Literal["loaded", "forward", "backward"]
+Moment = Literal["loaded", "forward", "backward", "end_of_step"]
 """Right after the model is on the device; after the first forward pass, with its outputs alive;
-after the first backward pass, with outputs and gradients alive."""
+after the first backward pass, with outputs and gradients alive; after the optimizer's step, with
+its states too, where a loop reads the counter before it empties the cache."""
+
+
+class StepEnd(NamedTuple):
+    """Bytes at the end of a step, right before the cache is emptied."""
+
+    allocated: int
+    reserved: int
+
+
+def step_ends(recording: Recording) -> tuple[StepEnd, ...]:
+    """What there is each time that a plain loop empties the cache."""
+    allocator = Allocator(parse_alloc_conf(""))
+    ends: list[StepEnd] = []
+    held = StepEnd(0, 0)
+    for event, _ in placed(recording.events, allocator):
+        if event.handle == EMPTY_CACHE:
+            ends.append(held)
+        held = StepEnd(allocator.allocated_bytes, allocator.reserved_bytes)
+    return tuple(ends)
 
 
 def moments_traced(recording: Recording) -> dict[Moment, int]:
@@ -67,7 +87,8 @@ def moment_by_formula(scenario: Scenario, estimate: Estimate, moment: Moment) ->
 def _training_moment(scenario: Scenario, moment: Moment) -> int:
     """Weights; and activations, logits and a workspace; or gradients, outputs and two workspaces.
 
-    Activations include K and V, which ``outputs`` keeps past backward.
+    The end of a step has the optimizer's states too. Activations include K and V, which ``outputs``
+    keeps past backward.
     """
     training = scenario.workload.training
     assert training is not None
@@ -80,7 +101,9 @@ def _training_moment(scenario: Scenario, moment: Moment) -> int:
     workspace = cublas_workspace_bytes(share.gpu)
     if moment == "forward":
         held += step.kept_bytes() + step.kept_logits() + workspace
-    if moment == "backward":
+    if moment in ("backward", "end_of_step"):
         held += step.sharded.gradients + step.kept_with_outputs() + step.kept_logits()
         held += 2 * workspace
+    if moment == "end_of_step":
+        held += step.sharded.optimizer_states
     return held

@@ -34,6 +34,8 @@ class Reading:
     """What the source's counter held besides, where the source says how much: its own context."""
     moment: Moment | None = None
     """Moment at which the counter was read, of the binding GPU; None where it is a peak."""
+    ends: tuple[int, ...] = (0,)
+    """At ``end_of_step`` by trace: which emptyings of the cache, from 0, it is the mean of."""
 
     def __call__(self, estimate: Estimate) -> int:
         """Bytes; raises `UnsupportedError` where the estimate has none of the phases."""

@@ -24,11 +24,26 @@ from willfit.scenario import Scenario, Stack
 from willfit.scenario.stack import TESTED, release
 
 COMPANIONS: Final[dict[str, tuple[str, ...]]] = {
-    # requirement: what its own metadata asks for and today's releases are not
+    # requirement: what its own metadata asks for and today's releases are not; PEFT of its time,
+    # which the trainer imports
     "transformers==4.34.1": ("tokenizers==0.14.1", "huggingface_hub==0.17.3"),
     "transformers==4.35.2": ("tokenizers==0.15.2", "huggingface_hub==0.20.3"),
+    **{
+        f"transformers=={version}": (
+            "tokenizers==0.15.2", "huggingface_hub==0.20.3", "numpy==1.26.4", "peft==0.9.0",
+        )
+        for version in ("4.36.2", "4.37.2", "4.38.1", "4.38.2", "4.39.3")
+    },
+    **{
+        f"transformers=={version}": (
+            "tokenizers==0.19.1", "huggingface_hub==0.25.2", "numpy==1.26.4", "peft==0.11.1",
+        )
+        for version in ("4.40.2", "4.41.2", "4.42.4", "4.43.4", "4.44.2")
+    },
+    "transformers==4.45.2": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
     "transformers==4.46.3": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
     "transformers==4.50.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
+    "transformers==4.51.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
     "transformers==4.57.6": ("tokenizers==0.22.1", "huggingface_hub==0.36.0"),
     "peft==0.20.0": (),
     "peft==0.13.2": (),

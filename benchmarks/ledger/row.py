@@ -58,7 +58,16 @@ class NotExpressed:
     reason: str
 
 
-Result = Expressed | RanOut | NotExpressed
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """A measurement of less than a job: a single kernel, or a stream of allocations replayed."""
+
+    kind: str
+    num_bytes: Callable[[], int]
+    """What the counter would have read; raises `WillfitError` where it cannot be computed."""
+
+
+Result = Expressed | Computed | RanOut | NotExpressed
 
 Importer = Callable[[PublishedRow], Iterator[Result]]
 """Maps a published row to one result per measured kind; guesses nothing."""
@@ -126,6 +135,12 @@ class Outcome:
     generation: Generation = "unrecorded"
     experiment: str = ""
     """Equal for repeats of the same experiment: model, settings and counter, not the date."""
+    work: str = ""
+    """Kind of work by which uncertainty is kept; "" for less than a job."""
+    counter: str = ""
+    """``allocated``, or ``reserved`` for what has cached memory in it; "" as `work`."""
+    wider: float = 1
+    """Factor of a range that no measurement of that card's kernels supports."""
     why: str | None = None
     """What the importer says about its error, where it says something."""
 
@@ -162,6 +177,8 @@ class Known:
     source: str
     level: str
     gpu: str
+    sm: tuple[int, ...]
+    """Compute capabilities of the cards: (75,) for a T4."""
     ran_out: bool
     verdict: Verdict | None
     """Of the likeliest scenario; None where there is no estimate."""

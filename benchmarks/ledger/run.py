@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from benchmarks.ledger.figures import subset
 from benchmarks.ledger.importers import sources
 from benchmarks.ledger.judging import Judged, judge, source_of
 from benchmarks.ledger.row import Known, Outcome, PublishedRow
@@ -28,17 +29,26 @@ _DECIDES: Final = (
     "trace", "dtypes.py", "results.py", "units.py",
 )  # fmt: skip
 """Parts of willfit that a number can depend on."""
+_HOW: Final = (
+    "amounts.py", "growth.py", "judging.py", "liger.py", "liger_worker.py", "moments.py",
+    "printed.py", "reading.py", "releases.py", "row.py", "snapshots.py", "stand_ins.py",
+    "traced.py", "models/__init__.py",
+)  # fmt: skip
+"""Modules of the ledger that make them."""
 _LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
 
 
 def rows_of(folder: Path, only: Sequence[str] | None = None) -> Iterator[PublishedRow]:
-    """Rows of every ``.jsonl`` file of a folder; ``only`` names sources (by the rows' ids)."""
+    """Rows of every ``.jsonl`` file of a folder; ``only`` names sources (by the rows' ids).
+
+    A file of events beside a row is named by its whole path.
+    """
     for path in sorted(folder.glob("*.jsonl")):
         if only and path.stem in sources() and path.stem not in only:
             continue
         for row in read_rows(path):
             if is_published(row) and (not only or source_of(row) in only):
-                yield row
+                yield {**row, "events": str(folder / row["events"])} if row.get("events") else row
 
 
 def is_published(row: PublishedRow) -> bool:
@@ -47,20 +57,26 @@ def is_published(row: PublishedRow) -> bool:
 
 
 def judge_all(
-    rows: Iterable[PublishedRow],
+    rows: Sequence[PublishedRow],
     levels: Sequence[Level],
     *,
+    sample: int | None = None,
     jobs: int | None = None,
     cached: bool = True,
     progress: TextIO | None = None,
 ) -> Judged:
     """What became of the rows, in their order, level by level.
 
+    By trace, which takes seconds a row, ``sample`` rows of each source at most (`subset`).
+
     ``jobs`` processes (as many as there are CPUs by default; 1 is this one). Kept are answers by
     the row, the level and the code that makes the numbers, under ``$WILLFIT_LEDGER``
     (``~/.cache/willfit/ledger`` by default).
     """
-    tasks = [(row, level) for level in levels for row in rows]
+    traced = {id(row) for row in (rows if sample is None else subset(rows, sample))}
+    tasks = [
+        (row, level) for level in levels for row in rows if level != "trace" or id(row) in traced
+    ]
     found: dict[int, Judged] = {}
     if cached:
         found = {n: kept for n, task in enumerate(tasks) if (kept := _kept(*task)) is not None}
@@ -130,7 +146,7 @@ def _code(source: str) -> str:
     """A digest of all code and data that a source's numbers depend on."""
     parts = [_PACKAGE / name for name in _DECIDES]
     files = [f for part in parts for f in ([part] if part.is_file() else part.rglob("*"))]
-    files += [*_HERE.glob("*.py"), *(_HERE / "models").glob("*.json")]
+    files += [*(_HERE / name for name in _HOW), *(_HERE / "models").glob("*.json")]
     files += [_HERE / "importers" / f"{source}.py", *(_HERE / "importers").glob("_*.py")]
     digest = hashlib.sha256(" ".join(map(_version, _LIBRARIES)).encode())
     for file in sorted(files):
@@ -152,7 +168,8 @@ def _kept(row: PublishedRow, level: Level) -> Judged | None:
         return Judged(
             outcomes=tuple(Outcome(**outcome) for outcome in found["outcomes"]),
             known=tuple(
-                Known(**{**known, "verdicts": tuple(known["verdicts"])}) for known in found["known"]
+                Known(**{**known, **{name: tuple(known[name]) for name in ("sm", "verdicts")}})
+                for known in found["known"]
             ),
         )
     except (OSError, ValueError, TypeError, KeyError):

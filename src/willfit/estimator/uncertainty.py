@@ -19,6 +19,11 @@ from willfit.scenario.machine import Gpu
 
 Work = Literal["loading", "inference", "training", "several"]
 """What the parts are kept by; ``several`` is any work on more than one GPU."""
+Counter = Literal["allocated", "reserved"]
+"""Live tensors; or with what the allocator holds besides, as ``nvidia-smi`` shows it too."""
+_VERDICTS: Final[dict[str, Counter]] = {"formula": "allocated", "trace": "reserved"}
+"""By what a level's `range` is widened: cached memory is given back before a run fails, and only a
+trace knows how much of it cannot be (docs/decisions/0004)."""
 _BFLOAT16_SINCE: Final = 80
 """Compute capability from which bfloat16 has kernels of its own (CUDA programming guide, 16.4)."""
 
@@ -27,8 +32,11 @@ _BFLOAT16_SINCE: Final = 80
 class Uncertainty:
     """How far a measurement may lie from an estimate, as parts of its tensors."""
 
+    work: Work
     below: float
     above: float
+    wider: float = 1
+    """By which both are more than what was measured."""
     unseen: tuple[str, ...] = ()
     """What no measurement covers, for which both are widened."""
 
@@ -37,8 +45,10 @@ class Uncertainty:
         return round(num_bytes * self.below), round(num_bytes * self.above)
 
 
-def uncertainty(scenario: Scenario, level: Level, gpu: Gpu | None) -> Uncertainty:
-    """Of a scenario on one of its GPUs."""
+def uncertainty(
+    scenario: Scenario, level: Level, gpu: Gpu | None, counter: Counter | None = None
+) -> Uncertainty:
+    """Of a scenario on one of its GPUs; of its verdict's counter if none is named."""
     work = scenario.workload
     num_gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
     kind: Work = "loading"
@@ -51,10 +61,11 @@ def uncertainty(scenario: Scenario, level: Level, gpu: Gpu | None) -> Uncertaint
     bfloat16 = trains_in_bf16 or (dtype is not None and dtype.name == "bfloat16")
     return _uncertainty(
         level,
+        counter or _VERDICTS.get(level, "allocated"),
         "several" if num_gpus > 1 else kind,
         gpu.sm if gpu is not None else 0,
         gpu.vendor if gpu is not None else "nvidia",
-        bfloat16,
+        bfloat16=bfloat16,
     )
 
 
@@ -65,13 +76,22 @@ def wider_range(scenario: Scenario, level: Level) -> list[str]:
     return [f"range wider than usual: no measurement covers {what}" for what in unseen]
 
 
+def usual(level: Level, work: Work) -> Uncertainty:
+    """Of a kind of work on kernels that were measured."""
+    return _uncertainty(level, "allocated", work, 0, "nvidia", bfloat16=False)
+
+
 @lru_cache(maxsize=512)
-def _uncertainty(level: Level, work: Work, sm: int, vendor: str, bfloat16: bool) -> Uncertainty:
+def _uncertainty(
+    level: Level, counter: Counter, work: Work, sm: int, vendor: str, *, bfloat16: bool
+) -> Uncertainty:
     data = _data()
-    below, above = data["parts"]["trace" if level == "trace" else "formula"][work]
+    below, above = data["parts"]["trace" if level == "trace" else "formula"][counter][work]
     unseen = tuple(_unseen(data["seen_sm"], sm, vendor, bfloat16))
     wider = data["unseen_factor"] if unseen else 1
-    return Uncertainty(below=below * wider, above=above * wider, unseen=unseen)
+    return Uncertainty(
+        work=work, below=below * wider, above=above * wider, wider=wider, unseen=unseen
+    )
 
 
 def _unseen(seen_sm: list[int], sm: int, vendor: str, bfloat16: bool) -> list[str]:

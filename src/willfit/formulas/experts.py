@@ -12,6 +12,7 @@ from typing import Final
 
 from willfit.scenario.model import ModelSpec, TensorRow
 from willfit.scenario.stack import Stack
+from willfit.sources.stored import QUANTIZED_MODULE
 
 FUSED_SINCE: Final = "5.0"
 """transformers release whose classes hold all experts of a layer in one parameter."""
@@ -69,10 +70,14 @@ def copies_experts(model: ModelSpec, stack: Stack) -> bool:
 def as_in_stack(row: TensorRow, model: ModelSpec, stack: Stack) -> Iterator[TensorRow]:
     """The row, or before transformers 5 its experts one by one, each an ``nn.Linear``.
 
-    [E, N, K] fused is E·[N, K]; gate and up joined are two of [N/2, K].
+    [E, N, K] fused is E·[N, K]; gate and up joined are two of [N/2, K]. One that the checkpoint
+    stores quantised stays so.
     """
-    if stack.at_least("transformers", FUSED_SINCE) or not is_merged(row, model):
+    if stack.at_least("transformers", FUSED_SINCE):
         yield row
+        return
+    if not is_merged(row, model):
+        yield from _packed_in_stack(row)
         return
     experts, n, k = row.shape
     parts = _JOINED[row.name.rpartition(".")[2]]
@@ -81,5 +86,19 @@ def as_in_stack(row: TensorRow, model: ModelSpec, stack: Stack) -> Iterator[Tens
             row,
             name=f"{row.owner}.{{0-{experts - 1}}}.{part}.weight",
             shape=(n // len(parts), k),
-            module="Linear",
+            module=row.module if row.module == QUANTIZED_MODULE else "Linear",
         )
+
+
+def _packed_in_stack(row: TensorRow) -> Iterator[TensorRow]:
+    """GPTQ's and AWQ's tensors of fused experts ([E, …, N], ``g_idx`` [E, K]) one by one."""
+    experts, _, fused = row.owner.rpartition(".")
+    if row.module != QUANTIZED_MODULE or fused not in _JOINED or not experts.endswith("experts"):
+        yield row
+        return
+    number, *shape = row.shape
+    last = row.name.rpartition(".")[2]
+    for part in _JOINED[fused]:
+        own = shape if last == "g_idx" else [*shape[:-1], shape[-1] // len(_JOINED[fused])]
+        name = f"{experts}.{{0-{number - 1}}}.{part}.{last}"
+        yield replace(row, name=name, shape=tuple(own))

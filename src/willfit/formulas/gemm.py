@@ -5,13 +5,16 @@ backends/cuda/ops.py `gemm_4bit`, `_gemm_4bit_use_custom_cuda`; autograd/_functi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from willfit.dtypes import FLOAT16, FLOAT32, DType
 from willfit.formulas.quantization import BLOCK
 from willfit.formulas.weights import LoadedWeights
+from willfit.scenario.machine import Gpu
 from willfit.scenario.model import ModelSpec
+from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Quantization
 from willfit.units import ceil_div
 
@@ -23,23 +26,58 @@ EXLLAMA_ROWS: Final = 2048
 """Rows that the exllama kernels size their input scratch for (GPTQModel and AutoGPTQ default)."""
 
 
-def stored_scratch_bytes(model: ModelSpec) -> int:
+EXLLAMA_2_BATCHES: Final = 8
+"""Batches of `EXLLAMA_ROWS` that the second version's scratch is for (``max_batch_size``)."""
+GPTQMODEL_SINCE: Final = "5.0"
+"""transformers release that has GPTQModel alone, whose kernel is Marlin or Machete on most GPUs."""
+_MARLIN_SINCE: Final = 75
+"""Compute capability from which GPTQModel takes Marlin for symmetric weights."""
+
+
+def stored_scratch_bytes(model: ModelSpec, stack: Stack, gpu: Gpu | None) -> int:
     """Scratch that a pre-quantised model's kernels hold from the first call on.
 
-    GPTQ 4 bit (exllama): one weight dequantised, 2·N·K of the largest, and 2·2,048·max(N, K).
-    Agrees within 35 MB with three published sizes (0.5B, 7B, 32B); read from no source: a lead.
+    GPTQ 4 bit by exllama: one weight dequantised, 2·N·K of the largest; the first version also
+    2·2,048·max(N, K) where rows are reordered (AutoGPTQ `autogptq_post_init`: ``temp_dq``,
+    ``temp_state``), the second 4·2,048·8·N (`scratch_space_fixed`). To the byte what Llama-3.1-8B
+    held on an A100. Marlin, Machete and AutoGPTQ's older kernel hold none.
     """
     quantization = model.quantization
     if quantization is None or quantization.method != "gptq" or quantization.bits != 4:
         return 0
     shapes = [
-        (row.shape[0] * 8, row.shape[1]) for row in model.tensors if row.name.endswith("qweight")
+        (row.shape[-2] * 8, row.shape[-1]) for row in model.tensors if row.name.endswith("qweight")
     ]
-    if not shapes:
+    kernel = _gptq_kernel(model, stack, gpu)
+    if not shapes or not kernel:
         return 0
-    largest = max(rows * columns for rows, columns in shapes)
-    widest = max(max(shape) for shape in shapes)
-    return 2 * largest + 2 * EXLLAMA_ROWS * widest
+    largest = 2 * max(rows * columns for rows, columns in shapes)
+    if kernel == 2:
+        return max(
+            2 * rows * columns + 4 * EXLLAMA_ROWS * EXLLAMA_2_BATCHES * columns
+            for rows, columns in shapes
+        )
+    reorders = bool(_stored_settings(model).get("desc_act"))
+    return largest + (2 * EXLLAMA_ROWS * max(map(max, shapes)) if reorders else 0)
+
+
+def _gptq_kernel(model: ModelSpec, stack: Stack, gpu: Gpu | None) -> int:
+    """Version of exllama that runs; 0 for another kernel."""
+    settings = _stored_settings(model)
+    backend = str(settings.get("backend") or "")
+    if "exllama_v" in backend:
+        return 2 if "exllama_v2" in backend else 1
+    if backend not in ("", "auto") or not settings.get("use_exllama", True):
+        return 0
+    if not stack.at_least("transformers", GPTQMODEL_SINCE):
+        return 1
+    symmetric = bool(settings.get("sym", True))
+    return 0 if symmetric and (gpu is None or gpu.sm >= _MARLIN_SINCE) else 2
+
+
+def _stored_settings(model: ModelSpec) -> Mapping[str, Any]:
+    found = model.config.get("quantization_config")
+    return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, kw_only=True)

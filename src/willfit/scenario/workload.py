@@ -120,8 +120,9 @@ class Training:
     step_lengths: tuple[int, ...] = ()
     """Padded lengths of the steps that a trace follows, in their order; by default the longest
     micro-batch twice."""
-    empties_cache: bool = False
-    """A plain loop calls ``torch.cuda.empty_cache()`` between those steps."""
+    empties_cache_every: int = 0
+    """A plain loop calls ``torch.cuda.empty_cache()`` after every so many of those steps; 0 never
+    does."""
     adapter_was_disabled: bool = False
     """``model.disable_adapter()`` was entered and left before the first step: PEFT asks for the
     gradient of every adapter parameter from then on, of those too that a method froze."""

@@ -188,28 +188,38 @@ def _out_in(row: TensorRow) -> tuple[int, int]:
 
 
 def _gptq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
-    """GPTQ: qweight [K·b/32, N], qzeros [K/g, N·b/32], scales [K/g, N], g_idx [K]."""
+    """GPTQ: qweight [K·b/32, N], qzeros [K/g, N·b/32], scales [K/g, N], g_idx [K].
+
+    Of fused experts so many of each, which the files hold one by one.
+    """
+    lead = row.shape[:-2]
     n, k = _out_in(row)
     bits, group = int(quantization.bits), quantization.group_size or 128
     groups = ceil_div(k, group if group > 0 else k)
     return [
-        _part(row, "qweight", (ceil_div(k * bits, 32), n), "int32"),
-        _part(row, "qzeros", (groups, ceil_div(n * bits, 32)), "int32"),
-        _part(row, "scales", (groups, n), "float16"),
-        _part(row, "g_idx", (k,), "int32"),
+        _part(row, _packed(row, "qweight"), (*lead, ceil_div(k * bits, 32), n), "int32"),
+        _part(row, _packed(row, "qzeros"), (*lead, groups, ceil_div(n * bits, 32)), "int32"),
+        _part(row, _packed(row, "scales"), (*lead, groups, n), "float16"),
+        _part(row, _packed(row, "g_idx"), (*lead, k), "int32"),
     ]
 
 
 def _awq(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:
     """AutoAWQ ``gemm``: qweight [K, N·b/32], qzeros [K/g, N·b/32], scales [K/g, N]."""
+    lead = row.shape[:-2]
     n, k = _out_in(row)
     bits, group = int(quantization.bits), quantization.group_size or 128
     packed = ceil_div(n * bits, 32)
     return [
-        _part(row, "qweight", (k, packed), "int32"),
-        _part(row, "qzeros", (ceil_div(k, group), packed), "int32"),
-        _part(row, "scales", (ceil_div(k, group), n), "float16"),
+        _part(row, _packed(row, "qweight"), (*lead, k, packed), "int32"),
+        _part(row, _packed(row, "qzeros"), (*lead, ceil_div(k, group), packed), "int32"),
+        _part(row, _packed(row, "scales"), (*lead, ceil_div(k, group), n), "float16"),
     ]
+
+
+def _packed(row: TensorRow, name: str) -> str:
+    """``qweight``; of fused experts ``down_proj.qweight``, below the parameter's own name."""
+    return name if len(row.shape) == 2 else f"{row.name.rpartition('.')[2]}.{name}"
 
 
 def _fp8(row: TensorRow, quantization: StoredQuantization) -> list[TensorRow]:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from willfit.errors import UnsupportedError
 from willfit.trace.caches import cache_tensors
+from willfit.trace.cuda.flash_by_name import is_imported_by_name
 from willfit.trace.cuda.kernels import replaced
 from willfit.trace.recorder import Recorder
 
@@ -57,7 +59,14 @@ def generate(
     library: Any = transformers.generation
     plain = library.GenerationMixin.generate  # Whisper's own reads its output
     chunk, before = chunks if prefill else (None, 0)
-    calls = _Calls(recorder, before, wanted, full_logits=full_logits)
+    attention = getattr(model.config, "_attn_implementation", None)
+    by_name = attention == "flash_attention_2" and is_imported_by_name()
+    if by_name and masked:
+        raise UnsupportedError(
+            "the trace does not know what this release of transformers does with padding before "
+            "flash_attention_2: leave --trace out"
+        )
+    calls = _Calls(recorder, before, wanted, full_logits=full_logits, without_mask=by_name)
     with ExitStack() as stack:
         for hook in (
             model.register_forward_pre_hook(calls.enter, with_kwargs=True),
@@ -93,11 +102,20 @@ def generate(
 class _Calls:
     """Hooks on the whole model's calls: which phase it is, what the outputs hold, when to end."""
 
-    def __init__(self, recorder: Recorder, prefill: int, steps: int, *, full_logits: bool) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        prefill: int,
+        steps: int,
+        *,
+        full_logits: bool,
+        without_mask: bool = False,
+    ) -> None:
         self._recorder = recorder
         self._prefill = prefill
         self._wanted = prefill + steps
         self._full_logits = full_logits
+        self._without_mask = without_mask
         self.starts: list[int] = []
         """Number of events before each call."""
 
@@ -113,6 +131,8 @@ class _Calls:
             recorder.phase = "decode"
         if self._full_logits:
             kwargs = {k: v for k, v in kwargs.items() if not k.endswith("logits_to_keep")}
+        if self._without_mask and "attention_mask" in kwargs:
+            kwargs["attention_mask"] = None  # of ones: looked at, and dropped
         return args, kwargs
 
     def leave(self, _: Any, __: Any, outputs: Any) -> None:

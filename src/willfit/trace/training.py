@@ -92,7 +92,8 @@ class _Run:
             self._precision.step(optimizer)
         _reallocate(self._model, number)
         recorder.mark(state_tensors(optimizer), "optimizer_states")
-        if self._training.empties_cache and not last:
+        every = self._training.empties_cache_every
+        if every and number % every == 0 and not last:
             recorder.empty_cache()
         self._model.zero_grad()
 

@@ -20,7 +20,7 @@ from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
 from willfit.formulas.inference.adapters import AdapterWork, adapter_work
 from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
-from willfit.formulas.inference.logits import LAST_ONLY_SINCE, logits_bytes
+from willfit.formulas.inference.logits import KEEP_TYPE, LAST_ONLY_SINCE, logits_bytes
 from willfit.formulas.inference.settings import Settings, fill_defaults
 from willfit.formulas.kv_cache import KvCache, kv_cache
 from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
@@ -258,7 +258,8 @@ class _Run:
             "activations": stream if at_head else layer.activations,
             "logits": logits if at_head else 0,
             "temporaries": head if at_head else layer.temporaries,
-            "workspaces": cublas_workspace_bytes(self.gpu) + stored_scratch_bytes(self.model),
+            "workspaces": cublas_workspace_bytes(self.gpu)
+            + stored_scratch_bytes(self.model, self.stack, self.gpu),
         }
         choice = next(iter(choices.values()), None)
         return (
@@ -319,6 +320,8 @@ class _Run:
         if self.stage.head:
             return made
         upcast = not self.stack.at_least("transformers", LAST_ONLY_SINCE)
+        if upcast and self._model_type in KEEP_TYPE:
+            return made
         e = self.settings.dtype.block_bytes
         return made * 4 // (e + 4) if upcast or not self.inference.full_logits else made
 
@@ -337,7 +340,12 @@ class _Run:
             dtype=self.settings.dtype,
             stack=self.stack,
             full=self.inference.full_logits,
+            model_type=self._model_type,
         )
+
+    @property
+    def _model_type(self) -> str:
+        return str(self.model.config.get("model_type"))
 
     def _notes(
         self, layer: Moment, at_head: bool, choice: KernelChoice | None, q_len: int

@@ -26,11 +26,14 @@ def balanced_caps(
     max_memory: Mapping[int | str, int] | None,
     cpu: int,
     mode: Mode = "auto",
+    *,
+    by_accelerate: bool = False,
 ) -> dict[Device, float]:
     """Caps of a ``device_map`` word: each GPU but the last its even share plus a buffer.
 
     A user's map is taken as given, also beyond what is free; without one a single GPU gives 90 %
     of its free memory and the host 90 % of ``cpu``. ``sequential`` balances nothing.
+    ``by_accelerate``: the rule of transformers 4, which asked accelerate.
     """
     caps = _ordered(free if max_memory is None else max_memory)
     if max_memory is None:
@@ -41,7 +44,7 @@ def balanced_caps(
     if len(gpus) == 1 and max_memory is None:
         caps[gpus[0]] *= SINGLE_GPU_SHARE
     low_zero = mode == "balanced_low_0" and len(gpus) > 1
-    share = tree.root.size // (len(gpus) - low_zero) + _buffer(tree)
+    share = tree.root.size // (len(gpus) - low_zero) + _buffer(tree, mean=by_accelerate)
     for index in gpus[:-1]:
         caps[index] = caps[index] if low_zero and index == 0 else min(share, caps[index])
     if low_zero and 0 in caps:
@@ -61,9 +64,16 @@ def _ordered(given: Mapping[int, int] | Mapping[int | str, int]) -> dict[Device,
     return caps
 
 
-def _buffer(tree: Tree) -> int:
-    """1.25 times the largest of the modules kept whole and of single modules' own tensors."""
+def _buffer(tree: Tree, *, mean: bool) -> int:
+    """1.25 times the largest of the modules kept whole and of single modules' own tensors.
+
+    ``mean``: of modules without children their mean instead (accelerate 1.15 utils/modeling.py
+    `get_balanced_memory`).
+    """
     modules = [node for node in tree.nodes.values() if node.is_module]
     whole = max((node.size for node in modules if node.whole), default=0)
+    if mean:
+        leaves = [node.size for node in modules if not node.children]
+        return int(BALANCE_BUFFER * max(whole, int(sum(leaves) / max(len(leaves), 1))))
     leaf = max((node.own_size for node in modules), default=0)
     return int(BALANCE_BUFFER * max(whole, leaf))

@@ -15,6 +15,8 @@ from willfit.scenario.model import ModelSpec
 from willfit.scenario.stack import TESTED, Stack
 from willfit.units import format_bytes
 
+OWN_RULE_SINCE: Final = "5.0"
+"""transformers release that balances by itself; 4.57 still asked accelerate."""
 _MEGABYTE: Final = 10**6
 _PLENTY: Final = 2**50
 """Host memory where none was given: placement then never needs the disk."""
@@ -37,7 +39,8 @@ def infer_device_map(
     """
     tree = build_tree(model, weights)
     cpu = _PLENTY if cpu_free_bytes is None else cpu_free_bytes
-    caps = balanced_caps(tree, gpus_free_bytes, max_memory, cpu, mode)
+    own_rule = stack.at_least("transformers", OWN_RULE_SINCE)
+    caps = balanced_caps(tree, gpus_free_bytes, max_memory, cpu, mode, by_accelerate=not own_rule)
     placement = place(tree, _quantizer_caps(weights, caps))
     return replace(
         placement,

@@ -137,13 +137,17 @@ class Backward:
                 weight_dtype=self.step.stream.residual,
                 trained=self._head_trained,
             )
-        return loss_peak_bytes(
+        whole = loss_peak_bytes(
             architecture,
             tokens=tokens,
             dtype=dtype,
             keeps_outputs=self.step.settings.keeps_outputs,
             upcast=self._loss_in_float32,
         )
+        if not self.step.settings.keeps_outputs or dtype.block_bytes == 4:
+            return whole
+        # outputs of releases whose models give float32 logits keep those, not the half ones
+        return whole + self.step.kept_logits() - kept_logits_bytes(architecture, tokens, dtype)
 
     @property
     def _loss_in_float32(self) -> bool:

@@ -34,12 +34,15 @@ def shard(
     optimizer_states: int,
     largest_block: int,
     half_precision: bool,
+    root: int = 0,
 ) -> Sharded:
     """One rank's part under a strategy; ``degree`` ranks together hold at least the whole.
 
     ddp: a full copy and buckets as large as the gradients. zero1: states sharded, with float32
     masters of half-precision weights and a float32 copy of this rank's gradients in the step.
-    zero2: gradients too. zero3 and fsdp: weights too, with two gathered blocks alive.
+    zero2: gradients too. zero3 and fsdp: weights too, with two gathered blocks alive. fsdp's
+    ``root``, what no block holds (embedding, head), is gathered from forward to backward's end
+    (torch fully_shard, FullyShardedDataParallel: the root is not resharded after forward).
     """
     if degree == 1 or strategy in ("device_map", "replicas"):
         return Sharded(
@@ -76,6 +79,6 @@ def shard(
         weights=ceil_div(weights, degree),
         gradients=ceil_div(gradients, degree),
         optimizer_states=states,
-        communication=2 * largest_block,
-        note="gathered weights of two blocks",
+        communication=2 * largest_block + (root if strategy == "fsdp" else 0),
+        note="gathered weights of two blocks" + (" and the root" if strategy == "fsdp" else ""),
     )

@@ -19,6 +19,7 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Lora, Strategy, Training
+from willfit.units import ceil_div
 
 
 def training_phases(
@@ -104,8 +105,9 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
             parts={
                 "activations": step.kept_with_outputs(),
                 "logits": step.kept_logits(),
-                "temporaries": static.step_temporary_bytes(
-                    step.trainables, step.settings.optimizer
+                "temporaries": ceil_div(
+                    static.step_temporary_bytes(step.trainables, step.settings.optimizer),
+                    step.shards,
                 ),
             },
         ),
@@ -122,11 +124,10 @@ def _phase(
     step: Step, name: PhaseName, *, gradients: int, parts: Mapping[ComponentName, int]
 ) -> Phase:
     sharded = step.sharded
-    adapters = static.total_bytes(step.trainables) if step.adapter is not None else 0
     components: dict[ComponentName, int] = {
         "weights": sharded.weights,
         "quantization_state": step.weights.state_allocated_bytes,
-        "adapters": adapters,
+        "adapters": step.adapter_bytes,
         "gradients": gradients,
         "optimizer_states": sharded.optimizer_states,
         **parts,

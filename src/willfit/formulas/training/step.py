@@ -9,6 +9,7 @@ from typing import Final
 from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.attention import AttentionShape, choose_kernel
 from willfit.formulas.inference.activations import attention_shape
+from willfit.formulas.inference.logits import KEEP_TYPE
 from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
 from willfit.formulas.training import parallel, static
 from willfit.formulas.training.freeze import trained_rows
@@ -29,13 +30,15 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Strategy, Training
+from willfit.units import ceil_div
 
 VIEWS_FUSED_QKV: Final = ("gpt_neox", "phi3")
 """Model types whose v is a view of it, and whose rotary embedding concatenates (transformers 5.23
 modeling_gpt_neox.py, modeling_phi3.py); Falcon indexes, which copies, and GPT-2 views all three."""
 
 LOGITS_STAY_HALF_SINCE: Final = "4.45"
-"""transformers release whose models give logits in their own type; before, ``logits.float()``."""
+"""transformers release whose models give logits in their own type; before, ``logits.float()`` in
+causal models but those of `KEEP_TYPE`."""
 
 INPUTS_RELEASED_SINCE: Final = "0.43.2"
 """bitsandbytes release whose 4-bit products no longer keep their input (pull request 1270)."""
@@ -77,6 +80,8 @@ class Step:
         quantized = self.weights.quantization is not None or self.model.quantization is not None
         autocast = self.settings.autocast
         residual = FLOAT32 if self.kbit or self.promotes else self.weights.dtype
+        if autocast is not None and self._gathers_in_half:
+            residual, autocast = autocast, None
         return Stream(
             residual=residual,
             compute=autocast or residual,
@@ -125,9 +130,35 @@ class Step:
             trainable=gradients,
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
             optimizer_states=self.optimizer_state_bytes[0],
-            largest_block=self.largest_block,
-            half_precision=self.weights.dtype.block_bytes < 4,
+            largest_block=self.largest_layer if self.strategy == "fsdp" else self.largest_block,
+            half_precision=self._has_masters,
+            root=self.root_bytes,
         )
+
+    @property
+    def _has_masters(self) -> bool:
+        """Whether 16-bit trainables have float32 masters: DeepSpeed's, and FSDP's under autocast.
+
+        accelerate 1.15 upcasts what FSDP trains where mixed precision is on (utils/fsdp_utils.py
+        `fsdp2_prepare_model`); a plain loop's and float32 adapters stay as they are.
+        """
+        if self.strategy == "fsdp" and self.settings.autocast is None:
+            return False
+        trained = self.adapter.dtype if self.adapter is not None else self.weights.dtype
+        return trained.block_bytes < 4
+
+    @property
+    def shards(self) -> int:
+        """Parts that the optimizer's work is split into."""
+        return self.num_gpus if self.strategy in parallel.SHARDED else 1
+
+    @property
+    def adapter_bytes(self) -> int:
+        """The adapter on one rank: sharded where weights are."""
+        if self.adapter is None:
+            return 0
+        degree = self.num_gpus if self.strategy in ("fsdp", "zero3") else 1
+        return ceil_div(static.total_bytes(self.trainables), degree)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -138,10 +169,37 @@ class Step:
     @cached_property
     def largest_block(self) -> int:
         """Bytes of the largest layer, or of the largest single weight."""
-        layers = max(self.architecture.num_layers, 1)
-        in_layers = sum(r.total_bytes for r in self.weights.rows if r.row.count >= layers)
         largest = max((r.weight_bytes for r in self.weights.rows), default=0)
-        return max(in_layers // layers, largest)
+        return max(self._in_layers // max(self.architecture.num_layers, 1), largest)
+
+    @property
+    def largest_layer(self) -> int:
+        """Bytes of a layer as FSDP gathers it."""
+        layers = max(self.architecture.num_layers, 1)
+        return self._gathered(self._in_layers // layers)
+
+    @property
+    def root_bytes(self) -> int:
+        """Bytes of what no layer holds, as FSDP gathers it."""
+        whole = sum(row.total_bytes for row in self.weights.rows)
+        return self._gathered(whole - self._in_layers)
+
+    @cached_property
+    def _in_layers(self) -> int:
+        layers = max(self.architecture.num_layers, 1)
+        return sum(row.total_bytes for row in self.weights.rows if row.row.count >= layers)
+
+    @property
+    def _gathers_in_half(self) -> bool:
+        """FSDP's mixed precision gathers float32 weights in 16 bit: autocast has nothing to cast.
+
+        accelerate 1.15 dataclasses.py `FullyShardedDataParallelPlugin.set_mixed_precision`.
+        """
+        sharded = self.strategy == "fsdp" and self.num_gpus > 1
+        return sharded and self.settings.autocast is not None and self.weights.dtype is FLOAT32
+
+    def _gathered(self, num_bytes: int) -> int:
+        return num_bytes // 2 if self._gathers_in_half else num_bytes
 
     def length_of(self, group: LayerGroup) -> int:
         """Positions of a sequence in a layer: an encoder's may be fixed (Whisper's frames)."""
@@ -345,17 +403,25 @@ class Step:
         return self.stream.compute
 
     def kept_logits(self) -> int:
-        """Logits that the outputs keep until the next step."""
-        if not self.settings.keeps_outputs or self.model.classifier:
+        """Logits that the outputs keep until the next step: none with a fused loss."""
+        settings = self.settings
+        if not settings.keeps_outputs or settings.chunked_loss or self.model.classifier:
             return 0
-        upcast = not self.stack.at_least("transformers", LOGITS_STAY_HALF_SINCE)
+        earlier = not self.stack.at_least("transformers", LOGITS_STAY_HALF_SINCE)
+        own_type = str(self.model.config.get("model_type")) in KEEP_TYPE
+        upcast = earlier and self.architecture.is_decoder and not own_type
         dtype = FLOAT32 if upcast else self.logits_dtype
         return kept_logits_bytes(self.architecture, self.settings.tokens, dtype)
 
     def kept_with_outputs(self) -> int:
-        """What outputs keep past backward besides logits: K and V, and their graph's ``ctx``."""
+        """What outputs keep past backward besides logits: K and V, and their graph's ``ctx``.
+
+        Reentrant checkpointing has no products in that graph.
+        """
         if not self.settings.keeps_outputs:
             return 0
+        if self.settings.checkpointing and self.settings.reentrant:
+            return self.kept_cache()
         return self.kept_cache() + self.product_inputs(all_of_them=True)
 
     def kept_cache(self) -> int:

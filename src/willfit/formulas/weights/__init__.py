@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from willfit.formulas.weights.cast import (
-    CACHED_ROTARY_UNTIL,
+    CACHED_ROTARY,
     TABLE_DTYPES,
     load_weights,
     loading_dtype,
@@ -12,7 +12,7 @@ from willfit.formulas.weights.dequantized import on_machine
 from willfit.formulas.weights.loaded import LoadedRow, LoadedWeights
 
 __all__ = [
-    "CACHED_ROTARY_UNTIL",
+    "CACHED_ROTARY",
     "TABLE_DTYPES",
     "LoadedRow",
     "LoadedWeights",

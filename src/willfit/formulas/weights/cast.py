@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from willfit.dtypes import DTYPES, FLOAT16, FLOAT32, DType
 from willfit.errors import InputError
@@ -108,9 +109,13 @@ def _loaded_rows(
     model: ModelSpec, quantization: Quantization | None, dtype: DType, stack: Stack
 ) -> Iterator[LoadedRow]:
     there = (row for row in model.tensors if _exists(row, stack))
-    rows = [part for row in there for part in as_in_stack(row, model, stack)]
+    rows = [
+        part for row in there for part in as_in_stack(_renamed(row, model, stack), model, stack)
+    ]
     rows += _cached_rotary(model, dtype, stack)
-    patterns = skip_patterns(model, quantization) if quantization is not None else ()
+    rows += _mask_buffers(model, stack)
+    named = replace(model, tensors=tuple(_renamed(row, model, stack) for row in model.tensors))
+    patterns = skip_patterns(named, quantization) if quantization is not None else ()
     by_layer = any(re.search(r"\d", pattern) for pattern in patterns)
     for row in rows:
         if quantization is None or not is_linear_weight(row):
@@ -123,36 +128,123 @@ def _loaded_rows(
                 yield _quantized_row(part, quantization)
 
 
-CACHED_ROTARY_UNTIL: Final = {
-    "llama": "4.38",
-    "mistral": "4.45",
-    "mixtral": "4.45",
-    "qwen2": "4.45",
+HEAD_NAMED_OTHERWISE: Final = {"gpt_neox": ("5.14", "lm_head.weight", "embed_out.weight")}
+"""Model types whose head has another name before a release: that release, the name since, the one
+before (modeling_gpt_neox.py of 5.13 and 5.14)."""
+
+
+def _renamed(row: TensorRow, model: ModelSpec, stack: Stack) -> TensorRow:
+    renamed = HEAD_NAMED_OTHERWISE.get(str(model.config.get("model_type")))
+    if renamed is None or row.name not in renamed[1:]:
+        return row
+    since, new, old = renamed
+    return replace(row, name=new if stack.at_least("transformers", since) else old)
+
+
+MASK_BUFFERS_UNTIL: Final = {
+    "gpt_neox": ("4.49", "gpt_neox.layers.{{0-{last}}}.attention"),
+    "gptj": ("4.45", "transformer.h.{{0-{last}}}.attn"),
+    "codegen": ("4.45", "transformer.h.{{0-{last}}}.attn"),
+    "gpt2": ("5.2", "transformer.h.{{0-{last}}}.attn"),
 }
-"""First release whose layers no longer keep cos and sin for every position, by model type."""
+"""First release whose layers no longer keep a causal mask of all positions, and the module that
+kept it, by model type (modeling files of the releases around it)."""
+
+
+SHARED_MASK: Final = {"4.38": "int64", "4.38.2": "bool"}
+"""Type of the one ``causal_mask`` that Llama and Gemma keep, by the first release with it; it is
+gone in 4.39 (modeling_llama.py: ``torch.full((max, max), fill_value=1)``)."""
+
+
+def _mask_buffers(model: ModelSpec, stack: Stack) -> list[TensorRow]:
+    """One element for each pair of positions: in every layer (``bias``, bool) or once for all.
+
+    `GPTNeoXAttention._init_bias` of 4.41: ``torch.tril(torch.ones(..., dtype=torch.bool))``.
+    """
+    architecture, model_type = model.architecture, str(model.config.get("model_type"))
+    types = [t for since, t in SHARED_MASK.items() if stack.at_least("transformers", since)]
+    shared = types and not stack.at_least("transformers", "4.39")
+    if shared and model_type in ("llama", "gemma") and architecture is not None:
+        return [_mask("model.causal_mask", architecture.max_context or 0, types[-1])]
+    found = MASK_BUFFERS_UNTIL.get(model_type)
+    if found is None or architecture is None or stack.at_least("transformers", found[0]):
+        return []
+    name = f"{found[1].format(last=architecture.num_layers - 1)}.bias"
+    return [_mask(name, architecture.max_context or 0, "bool")]
+
+
+def _mask(name: str, positions: int, dtype: str) -> TensorRow:
+    return TensorRow(
+        name=name,
+        shape=(positions, positions),
+        dtype=DTYPES[dtype],
+        module="Attention",
+        kind=TensorKind.NON_PERSISTENT_BUFFER,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tables:
+    """Cos and sin of every position that each layer of a model type kept."""
+
+    until: str
+    """First release without them."""
+    since: str = "0"
+    """First release with them."""
+    prefix: str = ""
+    """What the buffers' names begin with."""
+    dtype: DType | None = None
+    """Their type; None is the model's."""
+    module: str = "model.layers.{{0-{last}}}.self_attn"
+
+
+CACHED_ROTARY: Final = {
+    "llama": (_Tables(until="4.38"), _Tables(since="4.38.2", until="4.41", prefix="_")),
+    "mistral": (_Tables(until="4.42"),),
+    "mixtral": (_Tables(until="4.48"),),
+    "qwen2": (_Tables(until="4.45"),),
+    "phi": (_Tables(until="4.45"),),
+    "gpt_neox": (
+        _Tables(until="4.45", dtype=FLOAT32, module="gpt_neox.layers.{{0-{last}}}.attention"),
+    ),
+}
+"""By model type (modeling files of 4.37 to 4.46; Llama's come back for compatibility)."""
 
 
 def _cached_rotary(model: ModelSpec, dtype: DType, stack: Stack) -> list[TensorRow]:
-    """Cos and sin of every layer in the working type: 2·L·max_position·D·e (older transformers).
+    """Cos and sin of every layer: 2·L·max_position·D·e, D the part of a head that is turned.
 
     modeling_llama.py `LlamaRotaryEmbedding._set_cos_sin_cache` of 4.35: two buffers a layer.
     """
     architecture = model.architecture
-    until = CACHED_ROTARY_UNTIL.get(str(model.config.get("model_type")))
-    if until is None or architecture is None or stack.at_least("transformers", until):
+    release_of = stack.version("transformers")
+    there = [
+        tables
+        for tables in CACHED_ROTARY.get(str(model.config.get("model_type")), ())
+        if release(tables.since) <= release_of < release(tables.until)
+    ]
+    if not there or architecture is None:
         return []
+    tables = there[0]
     heads = [g.attention for g in architecture.layers if g.attention is not None]
-    shape = (architecture.max_context or 0, heads[0].head_dim)
+    turned = int(heads[0].head_dim * _rotary_share(model.config))
+    module = f"{tables.module.format(last=architecture.num_layers - 1)}.rotary_emb"
     return [
         TensorRow(
-            name=f"model.layers.{{0-{architecture.num_layers - 1}}}.self_attn.rotary_emb.{name}",
-            shape=shape,
-            dtype=dtype,
+            name=f"{module}.{tables.prefix}{name}",
+            shape=(architecture.max_context or 0, turned),
+            dtype=tables.dtype or dtype,
             module="RotaryEmbedding",
             kind=TensorKind.NON_PERSISTENT_BUFFER,
         )
         for name in ("cos_cached", "sin_cached")
     ]
+
+
+def _rotary_share(config: Mapping[str, Any]) -> float:
+    """Share of a head's width that is turned: GPT-NeoX and Phi turn a part."""
+    named = (config.get("partial_rotary_factor"), config.get("rotary_pct"))
+    return next((float(share) for share in named if share is not None), 1.0)
 
 
 def _exists(row: TensorRow, stack: Stack) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import SdpaKernel
-from willfit.trace.cuda import bitsandbytes, boft, fbgemm, foreach, fp8, softmax
+from willfit.trace.cuda import bitsandbytes, boft, fbgemm, foreach, fp8, rms_norm, softmax
 from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.autocast import cuda_autocast
 from willfit.trace.cuda.flash_attention import flash_library
@@ -109,6 +109,7 @@ def cuda_choices(
     with (
         replaced(rows),
         registered(softmax.KEY, softmax.ROWS),
+        registered(rms_norm.KEY, rms_norm.rows(stack)),
         cuda_autocast(),
         flash_library(implementation, attention),
         flex_attention(implementation, attention),

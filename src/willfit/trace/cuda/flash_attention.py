@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from willfit.errors import InputError, UnsupportedError
 from willfit.trace.cuda.attention import CudaAttention
+from willfit.trace.cuda.flash_by_name import imported_by_name, is_imported_by_name
 from willfit.trace.cuda.kernels import replaced
 from willfit.units import ceil_div, round_up
 
@@ -42,14 +43,16 @@ def flash_library(name: str | None, attention: CudaAttention | None) -> Iterator
             "the trace does not know what flash_attention_4 allocates: use flash_attention_2, or "
             "leave --trace out"
         )
+    if is_imported_by_name():
+        if name != "flash_attention_2":
+            raise UnsupportedError(f"this release of transformers does not know {name}")
+        kernel = _Kernel(name, attention)
+        with replaced(imported_by_name(_dense_2(kernel), _varlen_2(kernel))):
+            yield
+        return
     from transformers import masking_utils
     from transformers import modeling_flash_attention_utils as utils
 
-    if not hasattr(utils, "_lazy_imports"):
-        raise UnsupportedError(
-            f"the trace does not know how this release of transformers calls {name}: leave --trace "
-            "out"
-        )
     module: Any = utils
     version = int(name[-1])
     checks = dict(module.FLASH_ATTENTION_COMPATIBILITY_MATRIX)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from willfit.errors import UnsupportedError
-from willfit.trace.cuda.gptqmodel import Dequantised, ExllamaV1, ExllamaV2, Machete, Marlin
+from willfit.trace.cuda.gptqmodel import CudaOld, Dequantised, ExllamaV1, ExllamaV2, Machete, Marlin
 from willfit.trace.quantized.linear import Kernel
 from willfit.trace.quantized.stored import Stored, replace_linears
 
@@ -31,7 +31,7 @@ def kernel_name(stored: Stored) -> str:
         return "dequantising"
     if asked in ("auto", "none"):
         return _chosen(stored)
-    for known in ("exllama_v1", "exllama_v2", "marlin", "machete", "dequantising"):
+    for known in ("exllama_v1", "exllama_v2", "marlin", "machete", "cuda_old", "dequantising"):
         if known in asked:
             return known
     if asked in ("triton", "torch", "auto_trainable"):
@@ -68,6 +68,8 @@ def _kernel(name: str, stored: Stored) -> Kernel:
         case "exllama_v2":
             return ExllamaV2(batches=8, keeps_order=True)
         case "exllama_v1":
-            return ExllamaV1()
+            return ExllamaV1(reorders=bool(stored.settings.get("desc_act")))
+        case "cuda_old":
+            return CudaOld()
         case _:
             return Dequantised()

@@ -1,4 +1,4 @@
-"""Recorded allocator traces as events and a start state (see the README beside the snapshots)."""
+"""Recorded allocator traces as events and a start state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from willfit.allocator.config import AllocatorConfig, parse_alloc_conf
 from willfit.allocator.replay import Event, Segment
+from willfit.errors import UnsupportedError
 from willfit.units import MIB
 
 
@@ -21,19 +23,23 @@ class Recorded:
     segments: list[Segment]
     events: list[Event]
     new_segments: list[int]
-    figures: dict[str, int]
+    config: AllocatorConfig
 
 
-def recorded(folder: Path, row: dict[str, Any]) -> Recorded:
-    """The trace of a row of ``allocator_snapshots.jsonl``."""
-    with gzip.open(folder / row["events"]) as file:
+def recorded(path: Path) -> Recorded:
+    """The trace in a file of events (``.events.json.gz``); may raise `WillfitError`."""
+    with gzip.open(path) as file:
         trace = json.load(file)
     raw = trace["events"]
+    settings = trace.get("allocator_settings") or {}
+    config = parse_alloc_conf(settings.get("PYTORCH_CUDA_ALLOC_CONF") or "")
+    if config.expandable_segments or any(s.get("expandable") for s in trace["final_segments"]):
+        raise UnsupportedError("its segments are expandable: what is mapped is not in the stream")
     return Recorded(
         segments=_segments(raw, trace["final_segments"]),
         events=list(_events(raw)),
         new_segments=[address for action, address, _, _ in raw if action == "S"],
-        figures={item["kind"]: item["bytes"] for item in row["measured"]},
+        config=config,
     )
 
 
