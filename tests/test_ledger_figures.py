@@ -14,7 +14,7 @@ from benchmarks.ledger.page.picture import scatter
 from benchmarks.ledger.page.tables import percent, table
 from benchmarks.ledger.ranges import leave_one_out, parts
 from benchmarks.ledger.reading import Reading
-from benchmarks.ledger.row import Known, Miss, Outcome
+from benchmarks.ledger.row import Demand, Known, Miss, Outcome
 from benchmarks.ledger.run import judge_all, rows_of
 from benchmarks.ledger.summary import best_of, by_source, noise, overall, summarise
 
@@ -36,8 +36,6 @@ def outcome(measured: int, estimated: int | None, **more: Any) -> Outcome:
         "estimated_bytes": estimated,
         "unknown_low_bytes": estimated,
         "unknown_high_bytes": estimated,
-        "low_bytes": estimated,
-        "high_bytes": estimated,
         "reason": None if estimated else "not known",
         "work": "inference",
         "counter": "allocated",
@@ -119,23 +117,36 @@ def test_unknown_settings_are_not_held_against_the_range() -> None:
 
 
 def test_wrong_verdicts_are_counted_apart() -> None:
-    def known(ran_out: bool, *verdicts: Any) -> Known:
-        return Known(
-            id="x:1",
-            source="x",
-            level="formula",
-            gpu="T4",
-            sm=(75,),
-            ran_out=ran_out,
-            verdict=verdicts[0],
-            verdicts=verdicts,
+    def known(ran_out: bool, *needs: int) -> Known:
+        demands = tuple(
+            Demand(
+                low_bytes=need,
+                high_bytes=need,
+                tensor_bytes=0,
+                budget_bytes=100,
+                level="formula",
+                work="inference",
+            )
+            for need in needs
         )
+        return Known(
+            id="x:1", source="x", level="formula", gpu="T4", sm=(75,), ran_out=ran_out,
+            demands=demands,
+        )  # fmt: skip
 
-    assert known(True, "fits").is_wrong_fits
-    assert not known(True, "fits", "tight").is_wrong_fits
-    assert known(False, "does_not_fit").is_wrong_does_not_fit
-    assert not known(False, "does_not_fit", "fits").is_wrong_does_not_fit
-    page = render_page(Judged(outcomes=(), known=(known(True, "fits"), known(False, "fits"))), ())
+    def demand(low: int, high: int, **more: Any) -> Demand:
+        given: dict[str, Any] = {"level": "formula", "work": "inference", "budget_bytes": 1000}
+        return Demand(low_bytes=low, high_bytes=high, **{**given, "tensor_bytes": 900, **more})
+
+    assert demand(900, 900).verdict == "fits"  # and with the uncertainty of 900
+    assert demand(999, 999).verdict == "tight"
+    assert demand(1900, 1900).verdict == "does_not_fit"
+    assert demand(100, 100, refused=True).verdict == "does_not_fit"
+    assert known(True, 90).is_wrong_fits
+    assert not known(True, 90, 110).is_wrong_fits
+    assert known(False, 110).is_wrong_does_not_fit
+    assert not known(False, 110, 90).is_wrong_does_not_fit
+    page = render_page(Judged(outcomes=(), known=(known(True, 90), known(False, 90))), ())
     assert "Wrong “fits”: `x:1` (formula, T4)." in page
     assert "Wrong “does not fit”: none." in page
 

@@ -7,11 +7,12 @@ from typing import Final, NamedTuple
 from benchmarks.ledger.moments import moment_by_formula
 from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.releases import others, trace_under
-from benchmarks.ledger.row import Expressed, RanOut
+from benchmarks.ledger.row import Demand, Expressed, RanOut
 from benchmarks.ledger.traced import Traced, traced
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
-from willfit.results import Estimate, Level, Verdict
+from willfit.estimator.uncertainty import uncertainty
+from willfit.results import Estimate, Level
 from willfit.scenario import Scenario
 
 
@@ -35,11 +36,39 @@ def estimated(result: Expressed, level: Level) -> Amounts:
     return Amounts(nominal, low + result.unknown_bytes[0], high + result.unknown_bytes[1])
 
 
-def verdicts(result: Expressed | RanOut, level: Level) -> tuple[Verdict, ...]:
-    """Of the likeliest scenario, then of the ends; () where no card was named."""
-    scenarios = (result.scenario, result.low_scenario, result.high_scenario)
-    found = (_estimate(scenario, level).verdict for scenario in scenarios if scenario is not None)
-    return tuple(verdict for verdict in found if verdict is not None)
+def demands(result: Expressed | RanOut, level: Level) -> tuple[Demand, ...]:
+    """Of the likeliest scenario, then of the ends, on the GPU with the least room for each.
+
+    () where no card was named. An end under another release is not traced for it.
+    """
+    ends = [result.scenario]
+    for scenario in (result.low_scenario, result.high_scenario):
+        if scenario is not None and (level != "trace" or scenario.stack == result.scenario.stack):
+            ends.append(scenario)
+    return tuple(_demand(scenario, level) for scenario in ends if scenario.machine is not None)
+
+
+def _demand(scenario: Scenario, level: Level) -> Demand:
+    """What an estimate says without its uncertainty, which is made of the ledger itself."""
+    found = _estimate(scenario, level)
+    gpu = max(found.gpus, key=lambda gpu: gpu.peak.device_bytes - (gpu.budget_bytes or 0))
+    context = sum(p.num_bytes for p in gpu.peak.components if p.name == "cuda_context")
+    machine = scenario.machine
+    assert machine is not None
+    uncertain = uncertainty(scenario, level, machine.gpus[min(gpu.index, len(machine.gpus) - 1)])
+    tensors = gpu.peak.device_bytes - context
+    below, above = uncertain.ends(tensors)
+    gets_through = gpu.high_device_bytes == gpu.budget_bytes  # a full card, less the upper part
+    return Demand(
+        low_bytes=gpu.low_device_bytes + below,
+        high_bytes=gpu.peak.device_bytes if gets_through else gpu.high_device_bytes - above,
+        tensor_bytes=0 if gets_through else tensors,
+        budget_bytes=gpu.budget_bytes or 0,
+        level=level,
+        work=uncertain.work,
+        wider=uncertain.wider,
+        refused=found.refused is not None,
+    )
 
 
 _TRACED: Final[dict[str, Traced | UnsupportedError]] = {}

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast, get_args
 
-from benchmarks.ledger.amounts import Amounts, estimated, verdicts
+from benchmarks.ledger.amounts import Amounts, demands, estimated
 from benchmarks.ledger.compact import is_compact, results_of
 from benchmarks.ledger.importers import about, importer
-from benchmarks.ledger.printed import Printed, counter_of, kernel_range, printed_range
+from benchmarks.ledger.printed import counter_of, uncertainty_of
 from benchmarks.ledger.row import (
     Computed,
+    Demand,
     Expressed,
     Generation,
     Known,
@@ -24,7 +25,7 @@ from benchmarks.ledger.row import (
     Result,
 )
 from willfit.errors import WillfitError
-from willfit.estimator.uncertainty import Counter
+from willfit.estimator.uncertainty import Counter, Uncertainty
 from willfit.results import Level
 from willfit.scenario.stack import release
 
@@ -97,19 +98,16 @@ def _outcome(
     row: PublishedRow, result: Expressed | Computed | NotExpressed, level: Level, measured: int
 ) -> Outcome:
     amounts: Amounts | None = None
-    printed: Printed | None = None
-    ends: tuple[int, int] | None = None
+    uncertain: Uncertainty | None = None
     counter: Counter | None = None
     reason = None
     try:
         if isinstance(result, Expressed):
             amounts = estimated(result, level)
             counter = counter_of(result)
-            printed = printed_range(result.scenario, amounts, level, counter)
-            ends = printed.low, printed.high
+            uncertain = uncertainty_of(result, level)
         elif isinstance(result, Computed):
             amounts = Amounts(*[result.num_bytes()] * 3)
-            ends = kernel_range(amounts, level)
         else:
             reason = result.reason
     except WillfitError as error:
@@ -125,22 +123,21 @@ def _outcome(
         estimated_bytes=amounts.nominal if amounts else None,
         unknown_low_bytes=amounts.low if amounts else None,
         unknown_high_bytes=amounts.high if amounts else None,
-        low_bytes=ends[0] if ends else None,
-        high_bytes=ends[1] if ends else None,
         reason=reason,
         generation=generation_of(row),
         experiment=_experiment(row, result.kind),
         why=_why(row, result.kind, level),
-        work=printed.uncertain.work if printed else "",
-        counter=counter if printed and counter else "",
-        wider=printed.uncertain.wider if printed else 1,
+        work=uncertain.work if uncertain else None,
+        counter=counter,
+        wider=uncertain.wider if uncertain else 1,
     )
 
 
 def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known:
-    found = reason = None
+    reason = None
+    found: tuple[Demand, ...] = ()
     try:
-        found = verdicts(result, level)
+        found = demands(result, level)
     except WillfitError as error:
         reason = str(error)
     machine = result.scenario.machine
@@ -151,8 +148,7 @@ def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known
         gpu=", ".join(sorted({gpu.name for gpu in machine.gpus})) if machine else "",
         sm=tuple(sorted({gpu.sm for gpu in machine.gpus})) if machine else (),
         ran_out=isinstance(result, RanOut),
-        verdict=found[0] if found else None,
-        verdicts=found or (),
+        demands=found,
         reason=reason,
     )
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.ledger.releases import _without_datasets
+from benchmarks.ledger.releases import without_datasets
 from benchmarks.ledger.stand_ins import OnTheCpu, StandIns, cuda
 from willfit.allocator.simulator import Allocator
 from willfit.devices import cublas_workspace_bytes, find_gpu
@@ -211,5 +211,5 @@ if __name__ == "__main__":
     importlib.import_module("transformers.models.llama.modeling_llama")
     importlib.import_module("torch._dynamo")
     sys.meta_path.insert(0, StandIns())
-    _without_datasets()
+    without_datasets()
     sys.exit(main())

@@ -125,7 +125,7 @@ def _held(
 ) -> LeftOut:
     inside, widths = 0, []
     for outcome in mine:
-        part = others[level, outcome.counter, outcome.work]
+        part = others[level, str(outcome.counter), str(outcome.work)]
         below, above = _beyond(outcome)
         inside += below <= part.below and above <= part.above
         unknown = (outcome.unknown_high_bytes or 0) - (outcome.unknown_low_bytes or 0)

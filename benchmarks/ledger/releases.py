@@ -30,7 +30,7 @@ COMPANIONS: Final[dict[str, tuple[str, ...]]] = {
     "transformers==4.35.2": ("tokenizers==0.15.2", "huggingface_hub==0.20.3"),
     **{
         f"transformers=={version}": (
-            "tokenizers==0.15.2", "huggingface_hub==0.20.3", "numpy==1.26.4", "peft==0.9.0",
+            "tokenizers==0.15.2", "huggingface_hub==0.20.3", "numpy==1.26.4", "peft==0.11.1",
         )
         for version in ("4.36.2", "4.37.2", "4.38.1", "4.38.2", "4.39.3")
     },
@@ -40,11 +40,6 @@ COMPANIONS: Final[dict[str, tuple[str, ...]]] = {
         )
         for version in ("4.40.2", "4.41.2", "4.42.4", "4.43.4", "4.44.2")
     },
-    "transformers==4.45.2": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
-    "transformers==4.46.3": ("tokenizers==0.20.3", "huggingface_hub==0.36.0"),
-    "transformers==4.50.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
-    "transformers==4.51.3": ("tokenizers==0.21.4", "huggingface_hub==0.36.0"),
-    "transformers==4.57.6": ("tokenizers==0.22.1", "huggingface_hub==0.36.0"),
     "peft==0.20.0": (),
     "peft==0.13.2": (),
     "trl==0.12.1": (),
@@ -54,7 +49,10 @@ COMPANIONS: Final[dict[str, tuple[str, ...]]] = {
         "anyio==4.11.0", "sniffio==1.3.1",
     ),
 }  # fmt: skip
-"""Releases that a side directory can be made for."""
+"""Releases that a side directory can be made for, besides `TOKENIZERS`'."""
+TOKENIZERS: Final = (("4.56", "0.22.1"), ("4.47", "0.21.4"), ("4.45", "0.20.3"))
+"""Of any release of transformers 4 from 4.45 on: the tokenizers that its metadata asks for."""
+_HUB: Final = "huggingface_hub==0.36.0"
 _LIBRARIES: Final = ("transformers", "peft")
 SECONDS: Final = 600
 """The longest that one trace, or pip, may take."""
@@ -104,10 +102,11 @@ def side_directory(requirement: str) -> Path | str:
     directory = home() / f"{library}-{version}"
     if (directory / library).is_dir():
         return directory
-    if requirement not in COMPANIONS:
+    companions = _companions(library, version)
+    if companions is None:
         return f"no side directory is known for {requirement}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    wanted = [requirement, *COMPANIONS[requirement]]
+    wanted = [requirement, *companions]
     unfinished = directory.with_name(f"{directory.name}.{os.getpid()}")
     try:
         done = subprocess.run(
@@ -125,6 +124,16 @@ def side_directory(requirement: str) -> Path | str:
     return directory
 
 
+def _companions(library: str, version: str) -> tuple[str, ...] | None:
+    known = COMPANIONS.get(f"{library}=={version}")
+    if known is not None or library != "transformers" or release(version)[:1] != (4,):
+        return known
+    for since, tokenizers in TOKENIZERS:
+        if release(version) >= release(since):
+            return f"tokenizers=={tokenizers}", _HUB
+    return None
+
+
 def home() -> Path:
     """The folder of all side directories."""
     given = os.environ.get("WILLFIT_RELEASES")
@@ -136,7 +145,7 @@ def main() -> int:
     scenario: Scenario = pickle.loads(sys.stdin.buffer.read())
     out = sys.stdout.buffer
     sys.stdout = sys.stderr  # libraries print
-    _without_datasets()
+    without_datasets()
     answer: Traced | WillfitError
     try:
         answer = traced(scenario)
@@ -146,7 +155,7 @@ def main() -> int:
     return 0
 
 
-def _without_datasets() -> None:
+def without_datasets() -> None:
     """The installed ``datasets`` wants a later Hub client than an older release has beside it."""
     utils: Any = importlib.import_module("transformers.utils.import_utils")
     if hasattr(utils, "_datasets_available"):

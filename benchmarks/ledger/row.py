@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from benchmarks.ledger.reading import Reading
-from willfit.results import Estimate, Verdict
+from willfit.estimator.uncertainty import Counter, Uncertainty, Work, usual
+from willfit.results import Estimate, Level, Verdict
 from willfit.scenario import Scenario, Stack
 from willfit.scenario.stack import TESTED
 
@@ -120,25 +121,22 @@ class Outcome:
     source: str
     tier: str
     task: str
-    level: str
+    level: Level
     kind: str
     measured_bytes: int
     estimated_bytes: int | None
     unknown_low_bytes: int | None
     """The estimate with every named unknown at its small end."""
     unknown_high_bytes: int | None
-    low_bytes: int | None
-    """That, and willfit's own uncertainty: what `range` prints."""
-    high_bytes: int | None
     reason: str | None
     """Why there is no estimate; None where there is one."""
     generation: Generation = "unrecorded"
     experiment: str = ""
     """Equal for repeats of the same experiment: model, settings and counter, not the date."""
-    work: str = ""
-    """Kind of work by which uncertainty is kept; "" for less than a job."""
-    counter: str = ""
-    """``allocated``, or ``reserved`` for what has cached memory in it; "" as `work`."""
+    work: Work | None = None
+    """Kind of work by which uncertainty is kept; None for less than a job."""
+    counter: Counter | None = None
+    """``reserved`` for what has cached memory in it."""
     wider: float = 1
     """Factor of a range that no measurement of that card's kernels supports."""
     why: str | None = None
@@ -162,6 +160,26 @@ class Outcome:
         return (self.estimated_bytes - self.measured_bytes) / self.measured_bytes
 
     @property
+    def low_bytes(self) -> int | None:
+        """The small end, less willfit's own uncertainty: what `range` prints."""
+        if self.unknown_low_bytes is None:
+            return None
+        return self.unknown_low_bytes - round((self.estimated_bytes or 0) * self._usual.below)
+
+    @property
+    def high_bytes(self) -> int | None:
+        """The large end, and willfit's own uncertainty."""
+        if self.unknown_high_bytes is None:
+            return None
+        return self.unknown_high_bytes + round((self.estimated_bytes or 0) * self._usual.above)
+
+    @property
+    def _usual(self) -> Uncertainty:
+        """That of its kind of work; of less than a job, a training step's."""
+        found = usual(self.level, self.work or "training", self.counter or "allocated")
+        return replace(found, below=found.below * self.wider, above=found.above * self.wider)
+
+    @property
     def is_covered(self) -> bool | None:
         """Whether the printed range holds the measurement."""
         if self.low_bytes is None or self.high_bytes is None:
@@ -170,21 +188,50 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What an estimate asks of the fullest GPU, without its uncertainty."""
+
+    low_bytes: int
+    high_bytes: int
+    tensor_bytes: int
+    """What the uncertainty is a part of."""
+    budget_bytes: int
+    level: Level
+    work: Work
+    wider: float = 1
+    refused: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """By today's uncertainty, as `GpuEstimate.verdict`."""
+        usually = usual(self.level, self.work)
+        if self.refused:
+            return "does_not_fit"
+        if self.high_bytes + self.tensor_bytes * usually.above * self.wider <= self.budget_bytes:
+            return "fits"
+        low = self.low_bytes - self.tensor_bytes * usually.below * self.wider
+        return "tight" if low <= self.budget_bytes else "does_not_fit"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """A run whose end is known, on a card of known size, beside willfit's verdict."""
 
     id: str
     source: str
-    level: str
+    level: Level
     gpu: str
     sm: tuple[int, ...]
     """Compute capabilities of the cards: (75,) for a T4."""
     ran_out: bool
-    verdict: Verdict | None
-    """Of the likeliest scenario; None where there is no estimate."""
-    verdicts: tuple[Verdict, ...] = ()
-    """Of the ends too, where something is unknown."""
+    demands: tuple[Demand, ...] = ()
+    """Of the likeliest scenario and of the ends; () where there is no estimate."""
     reason: str | None = None
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """As willfit would print them, with its uncertainty."""
+        return tuple(demand.verdict for demand in self.demands)
 
     @property
     def is_wrong_fits(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final, TextIO
 from benchmarks.ledger.figures import subset
 from benchmarks.ledger.importers import sources
 from benchmarks.ledger.judging import Judged, judge, source_of
-from benchmarks.ledger.row import Known, Outcome, PublishedRow
+from benchmarks.ledger.row import Demand, Known, Outcome, PublishedRow
 from willfit.live.rows import read_rows
 from willfit.results import Level
 
@@ -150,6 +150,8 @@ def _code(source: str) -> str:
     files += [_HERE / "importers" / f"{source}.py", *(_HERE / "importers").glob("_*.py")]
     digest = hashlib.sha256(" ".join(map(_version, _LIBRARIES)).encode())
     for file in sorted(files):
+        if file.name == "uncertainty.json":  # is made of the ledger, and enters no kept answer
+            continue
         if file.suffix in (".py", ".json", ".jsonl", ".gz") and file.is_file():
             digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -168,7 +170,13 @@ def _kept(row: PublishedRow, level: Level) -> Judged | None:
         return Judged(
             outcomes=tuple(Outcome(**outcome) for outcome in found["outcomes"]),
             known=tuple(
-                Known(**{**known, **{name: tuple(known[name]) for name in ("sm", "verdicts")}})
+                Known(
+                    **{
+                        **known,
+                        "sm": tuple(known["sm"]),
+                        "demands": tuple(Demand(**demand) for demand in known["demands"]),
+                    }
+                )
                 for known in found["known"]
             ),
         )

@@ -48,8 +48,6 @@ GPTQ: Final = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act":
 """Of TheBloke's copies. Both of exllama's versions held 45 MB beside what they name, as much as
 2,048 rows of the widest layer to reorder."""
 EXLLAMA_ROWS: Final = 2048
-BATCHES: Final = 8
-"""Rows and batches that exllama v2's scratch is for (AutoGPTQ, ``max_batch_size``)."""
 BESIDE: Final = (1_380_000_000, 2_300_000_000)
 """NVML less reserved, in the rows that have both: context, kernels and the driver's own part. 1.38
 or 1.47 GB where one GPU is visible to a process of 4.34.1 or 4.35.2, 2.30 in the runs before."""
@@ -189,12 +187,12 @@ class _Counter:
         return tokens * (4 * int(config["vocab_size"]) + cache)
 
     def _scratch(self) -> int:
-        """What the row's exllama holds beside what is estimated."""
+        """The 45 MB that the second exllama's rows held too (`GPTQ`)."""
         version = str((self.row["quant"] or {}).get("exllama_config.version", ""))
-        if version != "2" or self.by_trace:
+        if version != "2":
             return 0
         config = published_model(BASES.get(self._name, self._name)).config
-        return 4 * EXLLAMA_ROWS * BATCHES * int(config["intermediate_size"])
+        return 2 * EXLLAMA_ROWS * int(config["intermediate_size"])
 
 
 _GPU: Final = find_gpu("A100-SXM4-80GB")

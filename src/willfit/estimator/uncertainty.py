@@ -76,9 +76,11 @@ def wider_range(scenario: Scenario, level: Level) -> list[str]:
     return [f"range wider than usual: no measurement covers {what}" for what in unseen]
 
 
-def usual(level: Level, work: Work) -> Uncertainty:
-    """Of a kind of work on kernels that were measured."""
-    return _uncertainty(level, "allocated", work, 0, "nvidia", bfloat16=False)
+def usual(level: Level, work: Work, counter: Counter | None = None) -> Uncertainty:
+    """Of a kind of work on kernels that were measured; of the verdict's counter by default."""
+    return _uncertainty(
+        level, counter or _VERDICTS.get(level, "allocated"), work, 0, "nvidia", bfloat16=False
+    )
 
 
 @lru_cache(maxsize=512)
