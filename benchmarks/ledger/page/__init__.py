@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from benchmarks.ledger.importers import about
@@ -252,9 +253,12 @@ def _ranges(outcomes: Sequence[Outcome]) -> list[str]:
     lines = [
         "## The printed range",
         "",
-        "`range` adds to every estimate what measurements of the same kind of work were off by,",
-        "beyond unknown settings: 97.5 % on each side, every source weighing the same (tiers A",
-        "and B). Each source is held to the ranges that the others give.",
+        "`range` adds to every estimate what measurements of allocated memory of the same kind",
+        "of work were off by, beyond unknown settings: 99 % of them on each side, sources of",
+        "five rows and more weighing the same (tiers A and B, transformers' code, peaks); see",
+        "[decision 14](decisions/0014-the-range-is-measured.md). What a formula's reserved",
+        "memory is off by is shown, not printed. Each source is held to the ranges that the",
+        "others give.",
         "",
     ]
     rows = [
@@ -282,25 +286,31 @@ def _left_out(held: Sequence[LeftOut]) -> list[str]:
     rows = [
         (
             one.source,
-            one.level,
+            f"{one.level}, {one.counter}",
             f"{one.num_rows:,}",
             percent(one.num_inside / one.num_rows),
             percent(one.half_width),
         )
         for one in held
     ]
-    total, inside = sum(o.num_rows for o in held), sum(o.num_inside for o in held)
-    alike = [o.num_inside / o.num_rows for o in held]
-    widths = sorted(o.half_width for o in held)
-    part = percent(inside / total if total else None)
-    weighed = percent(sum(alike) / len(alike) if alike else None)
-    said = (
-        f"Of {total:,} measurements left out {part} are inside ({weighed} where sources weigh the "
-        f"same); the median over sources of the half-width is "
-        f"{percent(widths[len(widths) // 2] if widths else None)}."
+    said = [_covered(level, [o for o in held if o.level == level]) for level in LEVELS]
+    head = ("source left out", "level, counter", "measured", "inside", "half-width, median")
+    return [*said, "", *table(head, rows, left=2)]
+
+
+def _covered(level: str, held: Sequence[LeftOut]) -> str:
+    """In words, how many measurements of the printed counter are inside."""
+    printed = [one for one in held if one.is_printed]
+    total = sum(one.num_rows for one in printed)
+    if not total:
+        return f"By {level} nothing is judged."
+    inside = sum(one.num_inside for one in printed) / total
+    widths = [width for one in printed for width in one.half_widths]
+    counter = "allocated memory" if level == "formula" else "allocated and reserved memory"
+    return (
+        f"By {level}, of {total:,} measurements of {counter} {percent(inside)} are inside; the "
+        f"median half-width is {percent(median(widths))}."
     )
-    head = ("source left out", "level", "measured", "inside", "half-width, median")
-    return [said, "", *table(head, rows, left=2)]
 
 
 def _each(outcomes: Sequence[Outcome]) -> Iterator[str]:
