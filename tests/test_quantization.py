@@ -228,9 +228,7 @@ def test_scratch_of_gptq_is_that_of_its_kernel(
     base = resolve("meta-llama/Llama-3.1-8B")
     packed = {"quant_method": "gptq", "bits": 4, "group_size": 128, **settings}
     model = spec_of(
-        Checkpoint(
-            id="copy", source="local", config={**base.config, "quantization_config": packed}
-        )
+        Checkpoint(id="copy", source="local", config={**base.config, "quantization_config": packed})
     )
     stack = Stack(versions={**TESTED, "transformers": release})
     assert stored_scratch_bytes(model, stack, find_gpu("A100-SXM4-80GB")) == expected
