@@ -288,3 +288,20 @@ def test_the_printed_range_is_wider_where_nobody_measured(shared: Path) -> None:
     assert gpu.high_device_bytes - gpu.peak.device_bytes >= round(tensors * wide.above)
     assert json.dumps(emulated.assumptions)
     assert estimate(usual.scenario).verdict == "fits"
+
+
+def test_a_row_that_raises_ends_no_other(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
+    """An importer's error, whatever it is, becomes that row's reason."""
+    rows = list(rows_of(shared / "measured", ["hub_pages"]))[:3]
+
+    def broken(row: Any, level: Any) -> Any:
+        if row["id"] == rows[1]["id"]:
+            raise ZeroDivisionError("by nothing")
+        return judge(row, level)
+
+    monkeypatch.setattr("benchmarks.ledger.run.judge", broken)
+    found = judge_all(rows, ["formula"], jobs=1, cached=False).outcomes
+    failed = [o for o in found if o.id == rows[1]["id"]]
+    assert {o.reason for o in failed} == {"fails with ZeroDivisionError: by nothing"}
+    assert len(failed) == len(rows[1]["measured"])
+    assert {o.id for o in found} == {row["id"] for row in rows}

@@ -38,6 +38,10 @@ ABOUT: Final = About(
     notes=(
         "What is allocated at a step's end is weights, gradients, Adam's states, workspaces and the"
         " outputs (2·B·S·V of logits, K and V): all methods within 0.5 %.",
+        "From 14 July 2026 (d787f51b) the script enters and leaves `disable_adapter()` before"
+        " training: PEFT asks for every adapter gradient from then on, so LoRA-FA's frozen A trains"
+        " (+10 %). AdaLoRA is traced by PEFT 0.20: since 0.21 its ranks keep a gradient. What is"
+        " highest in prefix tuning with 200 tokens in 2026 (−4.5 %) is the evaluation, not traced.",
         "Since the cache is emptied every ten steps, a second batch of more than two thirds of the"
         " first's length reserves one more 4·B·S·V: float32 logits that fit no free block.",
     ),

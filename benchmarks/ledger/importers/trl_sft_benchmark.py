@@ -37,6 +37,11 @@ ABOUT: Final = About(
     },
     misses=(
         Miss(
+            level="trace",
+            why="A rank is replayed on a device without end, and what all ranks share is added by "
+            "formula: cached memory that a full card gives back counts (decision 6).",
+        ),
+        Miss(
             where=lambda row: _tokens(row) <= 4096,
             why="At 4,096 tokens a rank the device holds 18 to 19 GiB, which no moment of the step "
             "has (weights, states, root, logits and their gradients are 13): the counter is the "

@@ -46,7 +46,7 @@ def render_page(judged: Judged, peers: Sequence[PeerFigure], sample: int | None 
         "",
         "Every published measurement of GPU memory that was found, beside what willfit says of",
         "the same run. The measurements are other people's; all of this page is made by",
-        f"`{COMMAND}`.",
+        f"`{COMMAND}`. [Findings behind the figures](findings.md) tells what was off and why.",
         "",
         *_sampled(sample),
         *_about_figures(),
