@@ -93,8 +93,15 @@ class Miss:
             (not self.ids or row["id"] in self.ids)
             and kind.startswith(self.kind)
             and self.level in ("", level)
-            and (self.where is None or self.where(row))
+            and self._admits(row)
         )
+
+    def _admits(self, row: PublishedRow) -> bool:
+        """Not where a row in the project's own form lacks the setting that is asked for."""
+        try:
+            return self.where is None or self.where(row)
+        except (KeyError, TypeError):
+            return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,7 +238,8 @@ def _peers(figures: Sequence[PeerFigure]) -> list[str]:
             percent(figure.willfit_formula_median),
             percent(figure.willfit_trace_median),
         )
-        for figure in figures
+        for figure in sorted(figures, key=lambda f: (f.source != ALL, f.source, f.peer))
+        if figure.expressed
     ]
     head = (
         "tool", "source", "rows", "expressed", "median", "p95", "worst", "bias",

@@ -21,7 +21,7 @@ from willfit.units import format_bytes
 
 _VERDICT: Final = {
     "fits": ("fits", "green"),
-    "tight": ("tight: inside the range of what is not known", "yellow"),
+    "tight": ("tight: inside the range", "yellow"),
     "does_not_fit": ("does not fit", "red"),
 }
 _SOURCES: Final = {
