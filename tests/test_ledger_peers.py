@@ -479,8 +479,6 @@ def test_a_slow_tool_is_asked_about_a_sample_chosen_by_ids(monkeypatch: pytest.M
 def comparison(predicted: int | None, source: str = "s", measured: int = 100) -> Comparison:
     return Comparison(
         id="s:1", source=source, kind="k", peer="fake", counter="allocated",
-        measured_bytes=measured, predicted_bytes=predicted, low_bytes=predicted,
-        high_bytes=predicted, reason=None if predicted else "cannot",
     )  # fmt: skip
 
 
@@ -488,8 +486,6 @@ def test_figures_are_of_the_rows_that_the_tool_has(tmp_path: Path) -> None:
     some = [comparison(90), comparison(150), comparison(80), comparison(None)]
     outcome = Outcome(
         id="s:1", source="s", tier="A", task="t", level="formula", kind="k", measured_bytes=100,
-        estimated_bytes=97, unknown_low_bytes=97, unknown_high_bytes=97, low_bytes=90,
-        high_bytes=110, reason=None,
     )  # fmt: skip
     found = figures(beside([*some, comparison(101, source="z")], [outcome]))
     first = found[0]
