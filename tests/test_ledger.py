@@ -42,8 +42,8 @@ ROUNDING = 0.0002
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> list[Outcome]:
-    rows = figures.subset(rows_of(OWN))
+def outcomes(shared: Path) -> list[Outcome]:
+    rows = figures.subset(rows_of(shared / "measured"))
     return list(judge_all(rows, ["formula"], jobs=1, cached=False).outcomes)
 
 

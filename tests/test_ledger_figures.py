@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from benchmarks.ledger.__main__ import main
+from benchmarks.ledger.importers import importer
 from benchmarks.ledger.judging import Judged, generation_of, judge
 from benchmarks.ledger.page import render_page
 from benchmarks.ledger.page.picture import scatter
@@ -294,12 +295,14 @@ def test_a_row_that_raises_ends_no_other(monkeypatch: pytest.MonkeyPatch, shared
     """An importer's error, whatever it is, becomes that row's reason."""
     rows = list(rows_of(shared / "measured", ["hub_pages"]))[:3]
 
-    def broken(row: Any, level: Any) -> Any:
+    express = importer("hub_pages", "formula")
+
+    def broken(row: Any) -> Any:
         if row["id"] == rows[1]["id"]:
             raise ZeroDivisionError("by nothing")
-        return judge(row, level)
+        return express(row)
 
-    monkeypatch.setattr("benchmarks.ledger.run.judge", broken)
+    monkeypatch.setattr("benchmarks.ledger.judging.importer", lambda *_: broken)
     found = judge_all(rows, ["formula"], jobs=1, cached=False).outcomes
     failed = [o for o in found if o.id == rows[1]["id"]]
     assert {o.reason for o in failed} == {"fails with ZeroDivisionError: by nothing"}

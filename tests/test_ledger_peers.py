@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from benchmarks.ledger import judging
 from benchmarks.ledger.peers import (
     ALL,
     Comparison,
@@ -33,7 +34,6 @@ from benchmarks.ledger.peers import (
 )
 from benchmarks.ledger.peers import __main__ as command
 from benchmarks.ledger.peers import _answers as answers
-from benchmarks.ledger.peers import _comparing as comparing
 from benchmarks.ledger.peers import mem_tracker as tracker
 from benchmarks.ledger.peers._asked import asked
 from benchmarks.ledger.peers._peer import AboutPeer
@@ -383,7 +383,6 @@ def fake(predict: object, **about: object) -> Peer:
         "fake",
         replace(ABOUT, **about),  # type: ignore[arg-type]
         predict,  # type: ignore[arg-type]
-        lambda counter: counter in ABOUT.counters,
         __file__,
     )
 
@@ -398,7 +397,7 @@ def rows(count: int, **bytes_by_kind: int) -> list[dict[str, object]]:
 
 def by_kind(monkeypatch: pytest.MonkeyPatch, **results: Expressed) -> None:
     listed = [replace(result, kind=kind) for kind, result in results.items()]
-    monkeypatch.setattr(comparing, "importer", lambda *_: lambda _row: iter(listed))
+    monkeypatch.setattr(judging, "importer", lambda *_: lambda _row: iter(listed))
 
 
 @pytest.mark.usefixtures("home")
@@ -479,6 +478,8 @@ def test_a_slow_tool_is_asked_about_a_sample_chosen_by_ids(monkeypatch: pytest.M
 def comparison(predicted: int | None, source: str = "s", measured: int = 100) -> Comparison:
     return Comparison(
         id="s:1", source=source, kind="k", peer="fake", counter="allocated",
+        measured_bytes=measured, predicted_bytes=predicted, low_bytes=predicted,
+        high_bytes=predicted, reason=None if predicted else "cannot",
     )  # fmt: skip
 
 
@@ -486,6 +487,7 @@ def test_figures_are_of_the_rows_that_the_tool_has(tmp_path: Path) -> None:
     some = [comparison(90), comparison(150), comparison(80), comparison(None)]
     outcome = Outcome(
         id="s:1", source="s", tier="A", task="t", level="formula", kind="k", measured_bytes=100,
+        estimated_bytes=97, unknown_low_bytes=97, unknown_high_bytes=97, reason=None,
     )  # fmt: skip
     found = figures(beside([*some, comparison(101, source="z")], [outcome]))
     first = found[0]

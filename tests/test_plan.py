@@ -18,7 +18,7 @@ from willfit.planning import Job, plan
 from willfit.report.plan import plan_json, render_plan
 
 THREAD = (
-    "llama-3-8b --gpu T4:14.75GiB --train qlora --num-labels 3 --lora-r 64 "
+    "llama-3-8b --dtype float16 --gpu T4:14.75GiB --train qlora --num-labels 3 --lora-r 64 "
     "--lora-target-modules all-linear --optim paged_adamw_32bit --max-length 1024"
 )
 GRID = (

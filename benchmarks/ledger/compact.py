@@ -2,8 +2,10 @@
 
 A line of ``tests/data/measured/published/SOURCE.jsonl`` is a published row of fewer fields, with
 ``expressed``: for each level the scenarios (settings that are not the default) and which amount
-each counter is held to. It is read by the same command as the source's own rows. What no scenario
-expresses (single kernels) keeps the source's settings and goes through its importer again.
+each counter is held to. It is read by the same command as the source's own rows. What no
+declared reading expresses (single kernels, a source's own rule) keeps the source's settings, less
+its remarks, and goes through its importer again, which may then want a remark: the figures that
+are recorded are those of the source's own rows.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from benchmarks.ledger.row import Expressed, NotExpressed, PublishedRow, RanOut,
 from willfit.comparing.typed import made
 from willfit.devices import find_gpu
 from willfit.errors import WillfitError
+from willfit.identity import by_identity
 from willfit.report.contract import plain
 from willfit.results import Level
 from willfit.scenario import Machine, ModelSpec, Scenario, Stack, Workload
@@ -169,27 +172,11 @@ def _scenario(entry: Mapping[str, Any]) -> Scenario:
     )
 
 
+@by_identity(1024)
 def _model_entry(model: ModelSpec) -> dict[str, Any]:
     """By name, with its head where that is another's; else by its config."""
-    return json.loads(_model_text(model.id, id(model), _Held(model)))  # type: ignore[no-any-return]
-
-
-class _Held:
-    """A model beside its identity, by which answers are kept."""
-
-    def __init__(self, model: ModelSpec) -> None:
-        self.model = model
-
-    def __hash__(self) -> int:
-        return id(self.model)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and other.model is self.model
-
-
-@lru_cache(maxsize=1024)
-def _model_text(name: str, _: int, held: _Held) -> str:
-    config = {"id": name, "config": dict(held.model.config)}
+    name = model.id
+    config = {"id": name, "config": dict(model.config)}
     entries: list[dict[str, Any]] = [{"id": name}, config]
     heads = [{"head": h, "labels": n} for h in _HEADS for n in _LABELS]
     entries += [{"id": name, **head} for head in heads]
@@ -197,8 +184,9 @@ def _model_text(name: str, _: int, held: _Held) -> str:
     for entry in entries:
         text = json.dumps(entry, sort_keys=True, default=str)
         try:
-            if _model(text) == held.model:
-                return text
+            if _model(text) == model:
+                found: dict[str, Any] = json.loads(text)
+                return found
         except WillfitError:
             continue
     raise _NotPlainError

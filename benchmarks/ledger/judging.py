@@ -31,7 +31,6 @@ from willfit.scenario.stack import release
 
 _TODAY: Final = (4, 50)
 """transformers from here on is of today's generation."""
-_STRANGE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
 _NOT_THE_EXPERIMENT: Final = frozenset(
     {"id", "measured", "repo_path", "notes", "created_at", "versions", "quality", "oom", "tier"}
 )
@@ -53,10 +52,10 @@ def source_of(row: PublishedRow) -> str:
 
 def judge(row: PublishedRow, level: Level = "formula") -> Judged:
     """One outcome per measured kind of a row, and one verdict where its end is known."""
-    measured = _measured(row)
+    measured = measured_of(row)
     outcomes: list[Outcome] = []
     known: list[Known] = []
-    for result in _expressed(row, level):
+    for result in expressed(row, level):
         if isinstance(result, RanOut):
             known.append(_known(row, result, level))
         elif result.kind in measured:
@@ -67,24 +66,28 @@ def judge(row: PublishedRow, level: Level = "formula") -> Judged:
     return Judged(outcomes=tuple(outcomes), known=tuple(known))
 
 
-def _expressed(row: PublishedRow, level: Level) -> list[Result]:
+def expressed(row: PublishedRow, level: Level) -> list[Result]:
     """The importer's results; a model that no source knows offline is a reason, not an end."""
     express = importer(source_of(row), level)
     if is_compact(row):
         express = partial(results_of, level=level)  # type: ignore[assignment]
     if express is None:
         reason = "no importer reads this source"
-        return [NotExpressed(kind=kind, reason=reason) for kind in _measured(row)]
+        return [NotExpressed(kind=kind, reason=reason) for kind in measured_of(row)]
     try:
         return list(express(row))
-    except WillfitError as error:
-        reason = str(error)
-    except _STRANGE as error:  # a row in another form than the source's
-        reason = f"its importer cannot read the row: {type(error).__name__} {error}"
-    return [NotExpressed(kind=kind, reason=reason) for kind in _measured(row)]
+    except Exception as error:
+        return [NotExpressed(kind=kind, reason=_reason(error)) for kind in measured_of(row)]
 
 
-def _measured(row: PublishedRow) -> dict[str, int]:
+def _reason(error: Exception) -> str:
+    """What a row raised, whatever it was: one row must not end all others."""
+    if isinstance(error, WillfitError):
+        return str(error)
+    return f"fails with {type(error).__name__}: {str(error)[:200]}"
+
+
+def measured_of(row: PublishedRow) -> dict[str, int]:
     """Bytes by kind; ratios, times and cells without a figure are left out."""
     entries = [m for m in row.get("measured") or () if isinstance(m, Mapping)]
     return {
@@ -110,8 +113,8 @@ def _outcome(
             amounts = Amounts(*[result.num_bytes()] * 3)
         else:
             reason = result.reason
-    except WillfitError as error:
-        reason = str(error)
+    except Exception as error:
+        reason = _reason(error)
     return Outcome(
         id=row["id"],
         source=source_of(row),
@@ -138,8 +141,8 @@ def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known
     found: tuple[Demand, ...] = ()
     try:
         found = demands(result, level)
-    except WillfitError as error:
-        reason = str(error)
+    except Exception as error:
+        reason = _reason(error)
     machine = result.scenario.machine
     return Known(
         id=row["id"],

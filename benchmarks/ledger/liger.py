@@ -19,7 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.ledger.releases import SECONDS, home, side_directory
+from benchmarks.ledger.beside import SECONDS
+from benchmarks.ledger.releases import home, side_directory
 from willfit.errors import UnsupportedError
 
 RELEASED: Final = {

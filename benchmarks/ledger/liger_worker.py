@@ -210,6 +210,8 @@ def _extend(source: Path) -> None:
 if __name__ == "__main__":
     importlib.import_module("transformers.models.llama.modeling_llama")
     importlib.import_module("torch._dynamo")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "triton"]:
+        del sys.modules[name]  # an installed one, which torch has imported, looks for a driver
     sys.meta_path.insert(0, StandIns())
     without_datasets()
     sys.exit(main())

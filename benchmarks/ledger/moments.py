@@ -12,8 +12,10 @@ from willfit.estimator.outcome import load
 from willfit.estimator.replay import placed
 from willfit.formulas.training import static
 from willfit.formulas.training.phases import training_step
+from willfit.formulas.training.step import Step
 from willfit.results import Estimate
 from willfit.scenario import Scenario
+from willfit.scenario.workload import Strategy
 from willfit.trace.recording import EMPTY_CACHE, Event, Recording
 
 Moment = Literal["loaded", "forward", "backward", "end_of_step"]
@@ -84,21 +86,30 @@ def moment_by_formula(scenario: Scenario, estimate: Estimate, moment: Moment) ->
     return sum(part.num_bytes for part in phase.components if part.name in alive)
 
 
+def step_of(scenario: Scenario, strategy: Strategy = "ddp", num_gpus: int = 1) -> Step:
+    """The formulas' training step on the first GPU, one rank's under a strategy."""
+    training = scenario.workload.training
+    assert training is not None
+    share = load(scenario).split.shares[0]
+    step, _ = training_step(
+        scenario.model, training, share.gpu, scenario.stack, share.weights,
+        strategy=strategy, num_gpus=num_gpus,
+    )  # fmt: skip
+    return step
+
+
 def _training_moment(scenario: Scenario, moment: Moment) -> int:
     """Weights; and activations, logits and a workspace; or gradients, outputs and two workspaces.
 
     The end of a step has the optimizer's states too. Activations include K and V, which ``outputs``
     keeps past backward.
     """
-    training = scenario.workload.training
-    assert training is not None
-    loaded = load(scenario)
-    share = loaded.split.shares[0]
-    step, _ = training_step(scenario.model, training, share.gpu, scenario.stack, share.weights)
+    gpu = load(scenario).split.shares[0].gpu
+    step = step_of(scenario)
     held = step.sharded.weights + step.weights.state_allocated_bytes
     if step.adapter is not None:
         held += static.total_bytes(step.trainables)
-    workspace = cublas_workspace_bytes(share.gpu)
+    workspace = cublas_workspace_bytes(gpu)
     if moment == "forward":
         held += step.kept_bytes() + step.kept_logits() + workspace
     if moment in ("backward", "end_of_step"):

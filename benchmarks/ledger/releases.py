@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.ledger.beside import SECONDS, made_by_pip
 from benchmarks.ledger.traced import Traced, traced
 from willfit.errors import UnsupportedError, WillfitError
 from willfit.scenario import Scenario, Stack
@@ -54,8 +54,6 @@ TOKENIZERS: Final = (("4.56", "0.22.1"), ("4.47", "0.21.4"), ("4.45", "0.20.3"))
 """Of any release of transformers 4 from 4.45 on: the tokenizers that its metadata asks for."""
 _HUB: Final = "huggingface_hub==0.36.0"
 _LIBRARIES: Final = ("transformers", "peft")
-SECONDS: Final = 600
-"""The longest that one trace, or pip, may take."""
 
 
 def others(stack: Stack) -> tuple[str, ...]:
@@ -105,23 +103,7 @@ def side_directory(requirement: str) -> Path | str:
     companions = _companions(library, version)
     if companions is None:
         return f"no side directory is known for {requirement}"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    wanted = [requirement, *companions]
-    unfinished = directory.with_name(f"{directory.name}.{os.getpid()}")
-    try:
-        done = subprocess.run(
-            [*pip, str(unfinished), *wanted], capture_output=True, timeout=SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"pip cannot fetch {requirement}: {type(error).__name__}"
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return f"pip cannot fetch {requirement}: {' '.join(last)}"
-    try:
-        unfinished.rename(directory)
-    except OSError:  # another process was faster
-        shutil.rmtree(unfinished)
-    return directory
+    return made_by_pip(directory, [requirement, *companions]) or directory
 
 
 def _companions(library: str, version: str) -> tuple[str, ...] | None:

@@ -186,13 +186,6 @@ class Outcome:
         found = usual(self.level, self.work or "training", self.counter or "allocated")
         return replace(found, below=found.below * self.wider, above=found.above * self.wider)
 
-    @property
-    def is_covered(self) -> bool | None:
-        """Whether the printed range holds the measurement."""
-        if self.low_bytes is None or self.high_bytes is None:
-            return None
-        return self.low_bytes <= self.measured_bytes <= self.high_bytes
-
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:

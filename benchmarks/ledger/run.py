@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -17,8 +16,9 @@ from typing import Any, Final, TextIO
 
 from benchmarks.ledger.figures import subset
 from benchmarks.ledger.importers import sources
-from benchmarks.ledger.judging import Judged, _measured, generation_of, judge, source_of
+from benchmarks.ledger.judging import Judged, judge, source_of
 from benchmarks.ledger.row import Demand, Known, Outcome, PublishedRow
+from willfit.installed import installed_versions
 from willfit.live.rows import read_rows
 from willfit.results import Level
 
@@ -104,7 +104,7 @@ def _judged(
     chunks = [part[i : i + 8] for part in shared for i in range(0, len(part), 8)]
     if jobs == 1 or len(chunks) < 2:
         for n in todo:
-            yield n, judge_safely(*tasks[n])
+            yield n, judge(*tasks[n])
         return
     with ProcessPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(_judge_chunk, [tasks[n] for n in chunk]) for chunk in chunks]
@@ -117,38 +117,7 @@ def _shared(row: PublishedRow, level: Level) -> tuple[str, str, str]:
 
 
 def _judge_chunk(tasks: Sequence[tuple[PublishedRow, Level]]) -> list[Judged]:
-    return [judge_safely(row, level) for row, level in tasks]
-
-
-def judge_safely(row: PublishedRow, level: Level) -> Judged:
-    """As `judge`; whatever one row raises is its reason, and ends no other row."""
-    try:
-        return judge(row, level)
-    except Exception as error:
-        reason = f"fails with {type(error).__name__}: {str(error)[:200]}"
-        return unjudged(row, level, reason)
-
-
-def unjudged(row: PublishedRow, level: Level, reason: str) -> Judged:
-    """Every measurement of a row with the same reason."""
-    outcomes = [
-        Outcome(
-            id=str(row["id"]),
-            source=source_of(row),
-            tier=str(row["tier"]),
-            task=str(row["task"]),
-            level=level,
-            kind=kind,
-            measured_bytes=num_bytes,
-            estimated_bytes=None,
-            unknown_low_bytes=None,
-            unknown_high_bytes=None,
-            reason=reason,
-            generation=generation_of(row),
-        )
-        for kind, num_bytes in _measured(row).items()
-    ]
-    return Judged(outcomes=tuple(outcomes))
+    return [judge(row, level) for row, level in tasks]
 
 
 def _say(progress: TextIO | None, done: int, of: int, row: PublishedRow, level: Level) -> None:
@@ -179,20 +148,13 @@ def _code(source: str) -> str:
     files = [f for part in parts for f in ([part] if part.is_file() else part.rglob("*"))]
     files += [*(_HERE / name for name in _HOW), *(_HERE / "models").glob("*.json")]
     files += [_HERE / "importers" / f"{source}.py", *(_HERE / "importers").glob("_*.py")]
-    digest = hashlib.sha256(" ".join(map(_version, _LIBRARIES)).encode())
+    digest = hashlib.sha256(json.dumps(installed_versions(_LIBRARIES)).encode())
     for file in sorted(files):
         if file.name == "uncertainty.json":  # is made of the ledger, and enters no kept answer
             continue
         if file.suffix in (".py", ".json", ".jsonl", ".gz") and file.is_file():
             digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
 
 
 def _kept(row: PublishedRow, level: Level) -> Judged | None:

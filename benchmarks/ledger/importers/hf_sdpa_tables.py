@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
+from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
 from willfit.devices import cublas_workspace_bytes, find_gpu
 from willfit.dtypes import FLOAT16
 from willfit.estimator.outcome import load
-from willfit.formulas.training.phases import training_step
 from willfit.scenario import (
     Inference,
     Loading,
@@ -159,12 +159,11 @@ def _end_of_forward(row: PublishedRow, scenario: Scenario) -> int:
     of that type: its outputs hold each layer's keys in float32 and, through a view, the whole fused
     product, 10·h bytes a token; eager attention keeps float32 queries and its copy of values too.
     """
-    work, model = scenario.workload.training, scenario.model
+    model = scenario.model
     architecture = model.architecture
-    assert work is not None
     assert architecture is not None
     share = load(scenario).split.shares[0]
-    step, _ = training_step(model, work, share.gpu, scenario.stack, share.weights)
+    step = step_of(scenario)
     tokens = row["batch"] * row["seq"]
     outputs = FLOAT16.num_bytes(tokens * architecture.vocab_size) + step.kept_cache()
     held = step.weight_bytes + step.kept_bytes() + outputs - step.kept_cache()

@@ -14,11 +14,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from benchmarks.ledger.models import from_config
+from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import cublas_workspace_bytes, find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.estimator.outcome import load
-from willfit.formulas.training.phases import training_step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Machine, ModelSpec, Scenario, Stack, Training, Workload
 from willfit.scenario.model import Attention
@@ -119,13 +118,9 @@ class _Rank:
         """What the stage's layers keep of all micro-batches alive."""
         wide = 0 if scenario.stack.versions[_SETTING] == "true" else _WIDE
         tp = int(self.row["parallelism"]["tp"])
-        training, architecture = scenario.workload.training, scenario.model.architecture
-        assert training is not None
+        architecture = scenario.model.architecture
         assert architecture is not None
-        assert scenario.machine is not None
-        weights = load(scenario).weights
-        gpu = scenario.machine.gpus[0]
-        step, _ = training_step(scenario.model, training, gpu, scenario.stack, weights)
+        step = step_of(scenario)
         grouped = any(
             group.attention and _is_grouped(group.attention) for group in step.all_groups()
         )

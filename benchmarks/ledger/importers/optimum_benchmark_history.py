@@ -6,7 +6,7 @@ reset before each phase. NVML is read once at the end of a phase.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -259,7 +259,6 @@ def _large(row: PublishedRow) -> bool:
     return int(row["batch"] or 0) >= 16
 
 
-Where = Callable[[PublishedRow], bool]
 ABOUT: Final = About(
     title="huggingface/optimum-benchmark, reports of 2023",
     unknowns={

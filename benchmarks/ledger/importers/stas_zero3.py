@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from benchmarks.ledger.models import published_model
+from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.estimator.outcome import load
 from willfit.formulas.training.loss import liger_loss_bytes
-from willfit.formulas.training.phases import training_step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Machine, Scenario, Stack, Training, Workload
 from willfit.scenario.stack import TESTED
@@ -127,10 +126,7 @@ def _worst_rank(estimate: Estimate) -> int:
     training, machine = scenario.workload.training, scenario.machine
     assert training is not None
     assert machine is not None
-    step, _ = training_step(
-        scenario.model, training, machine.gpus[0], scenario.stack, load(scenario).weights,
-        strategy="zero3", num_gpus=len(machine.gpus),
-    )  # fmt: skip
+    step = step_of(scenario, "zero3", len(machine.gpus))
     table = step.architecture.vocab_size * step.architecture.hidden_size
     fused = liger_loss_bytes(
         step.architecture, tokens=step.settings.tokens, dtype=BFLOAT16, weight_dtype=BFLOAT16,

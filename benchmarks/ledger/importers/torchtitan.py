@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from benchmarks.ledger.models import published_model
+from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.estimator.outcome import load
-from willfit.formulas.training.phases import training_step
 from willfit.formulas.training.step import Step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Machine, Scenario, Training, Workload
@@ -132,13 +131,9 @@ class _Rank:
 
     def __call__(self, estimate: Estimate) -> int:
         scenario = estimate.scenario
-        training, machine = scenario.workload.training, scenario.machine
-        assert training is not None
+        machine = scenario.machine
         assert machine is not None
-        step, _ = training_step(
-            scenario.model, training, machine.gpus[0], scenario.stack, load(scenario).weights,
-            strategy="fsdp", num_gpus=len(machine.gpus),
-        )  # fmt: skip
+        step = step_of(scenario, "fsdp", len(machine.gpus))
         architecture, sharded = step.architecture, step.sharded
         logits = self.logit_bytes * step.settings.tokens * architecture.vocab_size
         reduced = 4 * architecture.vocab_size * architecture.hidden_size

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.ledger.models import published_model
+from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16
-from willfit.estimator.outcome import load
 from willfit.formulas.training import static
-from willfit.formulas.training.phases import training_step
 from willfit.formulas.training.step import Step
 from willfit.results import Estimate
 from willfit.scenario import (
@@ -223,13 +222,8 @@ class _Peak:
     in_backward: bool
 
     def __call__(self, estimate: Estimate) -> int:
-        scenario = estimate.scenario
-        training, machine = scenario.workload.training, scenario.machine
-        assert training is not None
-        assert machine is not None
-        weights = load(scenario).weights
-        step, _ = training_step(scenario.model, training, machine.gpus[0], scenario.stack, weights)
-        held = step.weight_bytes + weights.state_allocated_bytes + step.adapter_bytes
+        step = step_of(estimate.scenario)
+        held = step.weight_bytes + step.weights.state_allocated_bytes + step.adapter_bytes
         held += step.optimizer_state_bytes[0]
         kept = 0 if self.offloaded else step.saved_bytes()
         gradients = 0 if self.in_backward else static.total_bytes(step.trainables)

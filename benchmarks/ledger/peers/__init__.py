@@ -43,4 +43,4 @@ def peers() -> tuple[Peer, ...]:
 def _peer(name: str) -> Peer:
     module = import_module(f"{__name__}.{name}")
     path = str(module.__file__)
-    return Peer(name, module.ABOUT, module.predict, module.predicts, path)
+    return Peer(name, module.ABOUT, module.predict, path)

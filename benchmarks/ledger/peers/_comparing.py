@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TextIO
 
-from benchmarks.ledger.importers import importer
-from benchmarks.ledger.judging import source_of
+from benchmarks.ledger.judging import expressed, measured_of, source_of
 from benchmarks.ledger.peers._answers import answer
 from benchmarks.ledger.peers._asked import Asked, asked
 from benchmarks.ledger.peers._peer import NotPredicted, Peer
 from benchmarks.ledger.reading import Amount
-from benchmarks.ledger.row import Expressed, Outcome, PublishedRow, Result
-from willfit.errors import WillfitError
+from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
 from willfit.results import Level
 from willfit.scenario import Scenario
 
@@ -120,7 +118,7 @@ def _hash(text: str) -> str:
 
 def _of_row(row: PublishedRow, peer: Peer, made: Made) -> Iterator[Comparison]:
     """One comparison for each stretch of the run that was measured."""
-    measured = _measured(row)
+    measured = measured_of(row)
     best: dict[tuple[str, ...], tuple[int, Asked, str]] = {}
     for kind, question in _questions(row, peer.about.level, made):
         if kind not in measured or not peer.predicts(question.counter):
@@ -136,7 +134,7 @@ def _of_row(row: PublishedRow, peer: Peer, made: Made) -> Iterator[Comparison]:
 def _questions(row: PublishedRow, level: Level, made: Made) -> list[tuple[str, Asked]]:
     key = (id(row), level)
     if key not in made:
-        results = (r for r in _expressed(row, level) if isinstance(r, Expressed))
+        results = (r for r in expressed(row, level) if isinstance(r, Expressed))
         made[key] = [(r.kind, question) for r in results if (question := asked(r)) is not None]
     return made[key]
 
@@ -184,23 +182,3 @@ def _none(
         predicted_bytes=None,
         reason=reason,
     )
-
-
-def _expressed(row: PublishedRow, level: Level) -> list[Result]:
-    """What the importer yields; of a row that it cannot read there is nothing to ask."""
-    express = importer(source_of(row), level)
-    if express is None:
-        return []
-    try:
-        return list(express(row))
-    except (WillfitError, LookupError, TypeError, ValueError, AttributeError):
-        return []
-
-
-def _measured(row: PublishedRow) -> dict[str, int]:
-    entries = [m for m in row.get("measured") or () if isinstance(m, Mapping)]
-    return {
-        str(m.get("kind")): round(m["bytes"])
-        for m in entries
-        if isinstance(m.get("bytes"), int | float) and m["bytes"] > 0
-    }

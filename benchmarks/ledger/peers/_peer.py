@@ -50,6 +50,9 @@ class Peer(NamedTuple):
     name: str
     about: AboutPeer
     predict: Callable[[Scenario], Answer]
-    predicts: Callable[[Amount], bool]
     path: str
     """Its file: answers are kept by its text."""
+
+    def predicts(self, counter: Amount) -> bool:
+        """Whether its figure is comparable to a counter."""
+        return counter in self.about.counters

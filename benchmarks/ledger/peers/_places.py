@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Final
 
+from benchmarks.ledger.beside import made_by_pip
+
 SECONDS: Final = 120
-"""The longest that pip, or a download, may take."""
+"""The longest that a download may take."""
 
 
 def home() -> Path:
@@ -43,11 +43,4 @@ def side_directory(requirement: str) -> Path | str:
     folder = home() / requirement.replace("==", "-")
     if folder.is_dir():
         return folder
-    making = folder.with_suffix(f".{os.getpid()}")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(making)]
-    try:
-        subprocess.run([*command, requirement], check=True, capture_output=True, timeout=SECONDS)
-        making.rename(folder)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"{requirement} cannot be installed beside: {error}"
-    return folder
+    return made_by_pip(folder, [requirement]) or folder

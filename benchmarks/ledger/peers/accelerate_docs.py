@@ -7,7 +7,6 @@ from typing import Final
 
 from benchmarks.ledger.peers import accelerate_estimate
 from benchmarks.ledger.peers._peer import Answer, NotPredicted
-from benchmarks.ledger.reading import Amount
 from willfit.scenario import Scenario
 
 ADDED: Final = (1, 5)
@@ -19,11 +18,6 @@ ABOUT: Final = replace(
     claims="memory for inference: Total Size and the 20 % that its guide says to allow",
     called="as accelerate estimate-memory; inference alone",
 )
-
-
-def predicts(counter: Amount) -> bool:
-    """Whether its figure is comparable to a counter."""
-    return accelerate_estimate.predicts(counter)
 
 
 def predict(scenario: Scenario) -> Answer:

@@ -20,7 +20,6 @@ from typing import Any, Final
 from unittest import mock
 
 from benchmarks.ledger.peers._peer import AboutPeer, Answer, NotPredicted
-from benchmarks.ledger.reading import Amount
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.weights.cast import loading_dtype
 from willfit.scenario import Scenario
@@ -41,11 +40,6 @@ _BY_BITS: Final = {4: "int4", 8: "int8"}
 _BY_DTYPE: Final = {"float32": "float32", "float16": "float16", "bfloat16": "float16"}
 ADAM: Final = frozenset({"adamw_torch", "adamw_torch_fused", "adamw_hf", "adam"})
 """Names of Adam with two states of the parameter's own type."""
-
-
-def predicts(counter: Amount) -> bool:
-    """Whether its figure is comparable to a counter."""
-    return counter in ABOUT.counters
 
 
 def predict(scenario: Scenario) -> Answer:

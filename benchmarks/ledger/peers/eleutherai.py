@@ -12,7 +12,6 @@ from typing import Any, Final
 from benchmarks.ledger.peers._peer import AboutPeer, Answer, NotPredicted
 from benchmarks.ledger.peers._places import script
 from benchmarks.ledger.peers.accelerate_estimate import ADAM
-from benchmarks.ledger.reading import Amount
 from willfit.formulas.inference.settings import fill_defaults
 from willfit.formulas.training.settings import fill_training
 from willfit.formulas.weights.cast import loading_dtype
@@ -41,11 +40,6 @@ ABOUT: Final = AboutPeer(
 _STAGES: Final = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, None: 0}
 _TOTAL: Final = re.compile(r"Per-GPU Memory Required for \w+: ([\d.]+) GiB")
 _MODEL: Final = re.compile(r"Per-GPU Model Memory: ([\d.]+) GiB")
-
-
-def predicts(counter: Amount) -> bool:
-    """Whether its figure is comparable to a counter."""
-    return counter in ABOUT.counters
 
 
 def predict(scenario: Scenario) -> Answer:

@@ -19,7 +19,6 @@ from unittest import mock
 
 from benchmarks.ledger.peers._peer import AboutPeer, Answer, NotPredicted
 from benchmarks.ledger.peers._places import side_directory
-from benchmarks.ledger.reading import Amount
 from willfit.formulas.inference.settings import fill_defaults
 from willfit.formulas.weights.cast import loading_dtype
 from willfit.scenario import ModelSpec, Scenario
@@ -47,11 +46,6 @@ _FP8_CACHE: Final = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"}
 _FIRST_REQUEST: Final = 100_000
 _CLIPPED: Final = 16
 """Bytes short of its first request from which it cuts a header off; headers are padded past it."""
-
-
-def predicts(counter: Amount) -> bool:
-    """Whether its figure is comparable to a counter."""
-    return counter in ABOUT.counters
 
 
 def predict(scenario: Scenario) -> Answer:

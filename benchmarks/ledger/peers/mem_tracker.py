@@ -15,7 +15,6 @@ from typing import Any, Final
 from unittest import mock
 
 from benchmarks.ledger.peers._peer import AboutPeer, Answer, NotPredicted
-from benchmarks.ledger.reading import Amount
 from willfit.formulas.inference.settings import fill_defaults
 from willfit.formulas.training.settings import TrainingSettings, fill_training
 from willfit.formulas.weights.cast import loading_dtype
@@ -39,11 +38,6 @@ MOST_PARAMS: Final = 4_000_000_000
 """Larger models take minutes."""
 OPTIMIZERS: Final = frozenset({"adamw_torch", "adamw_torch_fused", "sgd"})
 _CPU: Final = "cpu"
-
-
-def predicts(counter: Amount) -> bool:
-    """Whether its figure is comparable to a counter."""
-    return counter in ABOUT.counters
 
 
 def predict(scenario: Scenario) -> Answer:
