@@ -52,6 +52,7 @@ class Visit:
         query = f"?{urlencode({'tab': tab, **values})}" if values or tab != "estimate" else ""
         self.page.goto(f"http://{self.address}/{query}")
         self.page.wait_for_function("name => document.body.dataset.tab === name", arg=tab)
+        self.page.wait_for_selector(f"#wf-ask-{tab}")  # the form comes after the tabs
         return self.page
 
     def answer(self, tab: str) -> Any:
@@ -347,32 +348,28 @@ def test_every_tab_on_a_phone_in_both_themes_without_a_barrier(browser, served, 
 
 
 def test_the_keyboard_is_enough(visit):
-    """Every control in its order, visibly focused; a model is chosen and an answer asked for."""
+    """Every control once and in its order, visibly focused; a model is chosen, an answer asked for."""
     page = visit.open()
     reached: list[str] = []
-    for _ in range(40):
+    while "wf-ask-estimate" not in reached:
         page.keyboard.press("Tab")
-        where = page.evaluate(
+        place, outline, width = page.evaluate(
             "() => { const e = document.activeElement; const box = e.closest('[id^=wf-]');"
-            " const style = getComputedStyle(e); return [box ? box.id : '', e.id, style.outlineStyle,"
-            " parseFloat(style.outlineWidth)]; }"
+            " const style = getComputedStyle(e);"
+            " return [box ? box.id : '', style.outlineStyle, parseFloat(style.outlineWidth)]; }"
         )
-        reached += where[:2]
-        if where[0]:
-            assert where[2] != "none" and where[3] >= 2, where
-        if where[0] == "wf-model":
+        assert place, f"after {reached} the place is lost"
+        assert outline != "none" and width >= 2, place
+        if place == "wf-model":
             page.keyboard.type("openai-community/gpt2")
             page.keyboard.press("Enter")
-        if where[1] == "wf-ask-estimate":
-            break
-    assert {
-        "wf-tab-estimate-button",
-        "wf-model",
-        "wf-file",
-        "wf-gpu",
-        "wf-work",
-        "wf-batch_size",
-    } <= set(reached)
+        if [place] != reached[-1:]:
+            reached.append(place)
+    assert reached == [
+        *(f"wf-tab-{tab}-button" for tab in TABS),
+        *("wf-model", "wf-file", "wf-gpu", "wf-work", "wf-quantize", "wf-batch_size", "wf-context"),
+        *("wf-form", "wf-ask-estimate"),  # between them the folded parts
+    ]
     page.keyboard.press("Enter")
     assert visit.answer("estimate").locator(".wf-said").inner_text().startswith("Needs")
     page.wait_for_function("document.getElementById('wf-live')?.textContent.startsWith('Needs')")

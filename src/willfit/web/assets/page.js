@@ -104,8 +104,16 @@
     if (name) document.body.dataset.tab = name[1];
   };
 
+  // What the keyboard has no business in: a browser stops at a list because it scrolls, and
+  // closing it loses the place; the config's text is filled in by its file.
+  const skip = () => {
+    document.querySelectorAll("[role=listbox]:not([tabindex]), #wf-config textarea:not([tabindex])")
+      .forEach((element) => { element.tabIndex = -1; });
+  };
+
   new MutationObserver(() => {
     tabOf();
+    skip();
     document.querySelectorAll(".wf-answer:not([data-seen])").forEach(answered);
   }).observe(document, { childList: true, subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
 
