@@ -9,8 +9,8 @@ from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
-from willfit.estimator.on_top import OnTop, on_top
 from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
+from willfit.estimator.ranks import Rank, Ranks, ranks_of
 from willfit.estimator.replay import (
     OutOfMemoryAt,
     Replayed,
@@ -45,7 +45,7 @@ def outcome_by_trace(
         )
     shares, placement = loaded.split.shares, loaded.split.device_map
     gpus = [share.gpu for share in (shares if placement is not None else shares[:1])]
-    added = on_top(scenario, loaded)
+    ranks = ranks_of(scenario, loaded)
     try:
         from willfit.trace.trace import trace
 
@@ -61,30 +61,33 @@ def outcome_by_trace(
             f"--trace runs the real code and lacks a library ({error}): "
             "pip install 'willfit[trace]', or leave --trace out"
         ) from None
+    if ranks is not None:
+        recordings = ranks.recordings(traced.recording)
+    elif len(gpus) > 1:
+        recordings = [traced.recording.on(share.index) for share in shares]
+    else:
+        recordings = [traced.recording for _ in shares]
     if listener is not None:
-        listener(traced.recording)
-    recordings = [
-        traced.recording.on(share.index) if len(gpus) > 1 else traced.recording for share in shares
-    ]
+        listener(recordings[0] if ranks is not None else traced.recording)
     sizes = [
-        _size(scenario, share, overheads) if added is None else (None, None)
+        _size(scenario, share, overheads)
         for share, overheads in zip(shares, loaded.overheads, strict=True)
     ]
     results = _replays(recordings, sizes, scenario.stack.alloc_conf)
-    replayed = [
-        result.phases if added is None else added.applied(index, result.phases)
-        for index, result in enumerate(results)
-    ]
+    if ranks is not None:
+        results = [
+            _of_rank(rank, result) for rank, result in zip(ranks.ranks, results, strict=True)
+        ]
     estimates = tuple(
         _squeezed(
-            _gpu(scenario, share, overheads, phases, added),
-            recording if added is None else None,
+            _gpu(scenario, share, overheads, result.phases, ranks),
+            recording,
             result,
             overheads,
             scenario.stack.alloc_conf,
         )
-        for share, overheads, phases, recording, result in zip(
-            shares, loaded.overheads, replayed, recordings, results, strict=True
+        for share, overheads, recording, result in zip(
+            shares, loaded.overheads, recordings, results, strict=True
         )
     )
     fullest = max(range(len(shares)), key=lambda index: _demand(estimates[index]))
@@ -94,7 +97,7 @@ def outcome_by_trace(
         level="trace",
         gpus=estimates,
         weights=loaded.weights,
-        kv_cache_bytes=_kv_cache_bytes(scenario, loaded, replayed),
+        kv_cache_bytes=_kv_cache_bytes(scenario, loaded, [r.phases for r in results]),
         num_trainable_params=traced.num_trainable_params,
         host_bytes=host_bytes,
         pinned_bytes=pinned_bytes,
@@ -103,7 +106,7 @@ def outcome_by_trace(
                 *loaded.weights.assumptions,
                 *loaded.split.assumptions,
                 *traced.assumptions,
-                *((added.note,) if added is not None else ()),
+                *((ranks.note,) if ranks is not None else ()),
             ]
         ),
         unsupported=(),
@@ -117,7 +120,7 @@ def outcome_by_trace(
             ),
             None,
         ),
-        largest_alive=largest_alive(recordings[fullest], replayed[fullest]),
+        largest_alive=largest_alive(recordings[fullest], results[fullest].phases),
         off_gpu=(host, disk),
     )
 
@@ -158,7 +161,7 @@ def _kv_cache_bytes(
 
 
 Size = tuple[int | None, int | None]
-"""What a process may take of a GPU, and its total; no end where others share the work."""
+"""What a process may take of a GPU, and its total."""
 
 
 def _size(scenario: Scenario, share: Share, overheads: Overheads) -> Size:
@@ -179,9 +182,14 @@ def _replays(
     return [done[id(r), size] for r, size in zip(recordings, sizes, strict=True)]
 
 
+def _of_rank(rank: Rank, result: Replayed) -> Replayed:
+    """Without the phases that the rank does not go through."""
+    return replace(result, phases=tuple(p for p in result.phases if rank.has(p.name)))
+
+
 def _squeezed(
     gpu: GpuEstimate,
-    recording: Recording | None,
+    recording: Recording,
     result: Replayed,
     overheads: Overheads,
     alloc_conf: str,
@@ -193,7 +201,7 @@ def _squeezed(
     """
     budget, high = gpu.budget_bytes, gpu.high_device_bytes
     full = budget is not None and gpu.peak.device_bytes <= budget < high
-    if recording is None or result.failure is not None or budget is None or not full:
+    if result.failure is not None or budget is None or not full:
         return gpu
     more = high - gpu.peak.device_bytes
     try:
@@ -208,12 +216,12 @@ def _gpu(
     share: Share,
     overheads: Overheads,
     phases: Sequence[ReplayedPhase],
-    added: OnTop | None,
+    ranks: Ranks | None,
 ) -> GpuEstimate:
     notes: dict[ComponentName, str] = {
         **usual_notes(overheads, by_type(share.weights)),
         "workspaces": "cuBLAS",
-        **(added.notes if added is not None else {}),
+        **(ranks.notes if ranks is not None else {}),
     }
     estimates = [
         phase_estimate(
