@@ -18,10 +18,11 @@ from willfit.scenario import Scenario
 from willfit.scenario.workload import Strategy
 from willfit.trace.recording import EMPTY_CACHE, Event, Recording
 
-Moment = Literal["loaded", "forward", "backward", "end_of_step"]
+Moment = Literal["loaded", "forward", "backward", "end_of_step", "end"]
 """Right after the model is on the device; after the first forward pass, with its outputs alive;
 after the first backward pass, with outputs and gradients alive; after the optimizer's step, with
-its states too, where a loop reads the counter before it empties the cache."""
+its states too, where a loop reads the counter before it empties the cache; after the last step,
+where what is read is the reserved memory: a full device has been given segments back."""
 
 
 class StepEnd(NamedTuple):
@@ -41,6 +42,14 @@ def step_ends(recording: Recording) -> tuple[StepEnd, ...]:
             ends.append(held)
         held = StepEnd(allocator.allocated_bytes, allocator.reserved_bytes)
     return tuple(ends)
+
+
+def reserved_at_end(recording: Recording, alloc_conf: str, capacity_bytes: int | None) -> int:
+    """Segments still held after the last event; raises `SimulatedOutOfMemory` on its way there."""
+    allocator = Allocator(parse_alloc_conf(alloc_conf), capacity_bytes=capacity_bytes)
+    for _ in placed(recording.events, allocator):
+        pass
+    return allocator.reserved_bytes
 
 
 def moments_traced(recording: Recording) -> dict[Moment, int]:
@@ -73,6 +82,8 @@ def _allocated(recording: Recording) -> Iterator[tuple[Event, int]]:
 
 def moment_by_formula(scenario: Scenario, estimate: Estimate, moment: Moment) -> int:
     """The sum of what the formulas say is alive then."""
+    if moment == "end":
+        return estimate.binding.peak.reserved_bytes
     if scenario.workload.training is not None:
         return _training_moment(scenario, moment)
     phase = next(

@@ -31,6 +31,7 @@ WIDE: dict[str, Any] = {
     "num_key_value_heads": 1,
     "vocab_size": 64,
 }
+UNGROUPED: dict[str, Any] = {**SMALL, "intermediate_size": 1024, "num_key_value_heads": None}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "llama wide": WIDE,
@@ -41,7 +42,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi3": {**SMALL, "pad_token_id": 0},
     "mixtral": {**SMALL, "num_local_experts": 4, "sliding_window": None},
     "gpt2": {"n_embd": 256, "n_head": 4, "vocab_size": 64, "n_positions": 128},
-    "gpt_neox": {**SMALL, "intermediate_size": 1024, "num_key_value_heads": None},
+    "gpt_neox": UNGROUPED,
     "opt": {
         "hidden_size": 256,
         "ffn_dim": 1024,
@@ -50,8 +51,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "word_embed_proj_dim": 256,
         "max_position_embeddings": 128,
     },
-    "bert": {**SMALL, "intermediate_size": 1024, "is_decoder": True},
+    "bert": {**UNGROUPED, "is_decoder": True},
+    "starcoder2": SMALL,
+    **{
+        name: {**UNGROUPED, "max_position_embeddings": 160}
+        for name in ("roberta", "electra", "xlm-roberta")
+    },
 }
+"""Dropouts are at their defaults: 0.1 in gpt2, opt (not on attention), bert and its kin."""
 
 
 def built(name: str, layers: int, implementation: str = "sdpa") -> Any:
@@ -144,6 +151,7 @@ def _activations(
         gradient_checkpointing=False,
         bf16=autocast,
         attn="eager" if kernel == "eager" else "sdpa",
+        sdpa_kernel="math" if kernel == "math" else None,
     )
     weights = load_weights(spec, Loading(dtype=DTYPES[dtype]), Stack())
     phases = training_phases(spec, training, None, Stack(), weights)

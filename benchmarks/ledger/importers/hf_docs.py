@@ -43,9 +43,10 @@ ABOUT: Final = About(
     },
     misses=(
         Miss(
-            why="The device's counter after training, torch 1.10, at 90 % of the card: it holds "
-            "what earlier steps cached. The formulas lack what eager attention with dropout keeps "
-            "in float32 besides the softmax: a byte of mask and the product, 5·H·S² bytes a layer",
+            why="torch 1.10: until 1.11 softmax kept its input for backward beside its result"
+            " (derivatives.yaml `_softmax`; transformers' `softmax_backward_data` has both calls),"
+            " 4·H·S² bytes a layer and sequence: 0.40 GB of the 0.57 GB that a sequence takes more."
+            " No later torch keeps it",
             ids=("hf_docs:2", "hf_docs:3", "hf_docs:5", "hf_docs:6"),
         ),
     ),

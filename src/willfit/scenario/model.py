@@ -122,6 +122,10 @@ class Attention:
     """Whether the layer also attends to an encoder (encoder–decoder models), and caches that."""
     eager_score_bytes: int | None = None
     """Bytes per score at eager attention's peak in 16 bit, where the class has its own."""
+    dropout: float = 0.0
+    """On the softmax's result, active in training."""
+    softmax_in_own_type: bool = False
+    """Whether eager attention computes the softmax in the scores' type, not in float32."""
     broadcasts_kv: bool = False
     """Whether eager attention lets the product broadcast a single key head (Falcon): K and V are
     copied to all heads one after the other, not together."""
@@ -213,6 +217,8 @@ class Architecture:
     hidden_act: str = "silu"
     dropout: float = 0.0
     """Hidden dropout active in training, 0 for modern decoders."""
+    activation_dropout: float = 0.0
+    """On the activation inside the MLP (T5, BART)."""
 
     @property
     def num_layers(self) -> int:

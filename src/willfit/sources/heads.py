@@ -54,13 +54,41 @@ def with_auto_class(spec: ModelSpec, auto_class: str | None, num_labels: int | N
     )
 
 
+_OF_LABELS: Final = {
+    "ForSequenceClassification": ("score", "classifier"),
+    "ForTokenClassification": ("score", "classifier"),
+    "ForQuestionAnswering": ("qa_outputs",),
+    "ElectraForPreTraining": ("discriminator_predictions",),
+}
+"""Endings of classes whose logits are as wide as a last layer of these names."""
+
+
+def with_own_head(spec: ModelSpec) -> ModelSpec:
+    """The model as its own class scores: a stored classifier's logits are its labels'."""
+    names = next((n for end, n in _OF_LABELS.items() if spec.model_class.endswith(end)), ())
+    heads = [row for row in spec.tensors if row.name.split(".")[0] in names and row.shape]
+    if not heads or spec.architecture is None or spec.architecture.encoder_layers:
+        return spec
+    return replace(
+        spec,
+        architecture=replace(spec.architecture, vocab_size=heads[-1].shape[0]),
+        classifier=spec.model_class.endswith("ForSequenceClassification"),
+    )
+
+
 def _base(spec: ModelSpec) -> ModelSpec:
     if spec.library != "transformers":
         return spec  # timm has one class a model
     variant = spec.variants.get("AutoModel")
     if variant is None:
         rows = tuple(row for row in spec.tensors if not _is_head(row))
-        return replace(spec, tensors=rows, architecture=_headless(spec), stated_num_params=None)
+        return replace(
+            spec,
+            tensors=rows,
+            architecture=_headless(spec),
+            classifier=False,
+            stated_num_params=None,
+        )
     return replace(
         spec,
         model_class=variant.model_class,
@@ -68,6 +96,7 @@ def _base(spec: ModelSpec) -> ModelSpec:
         no_split=variant.no_split,
         composite=variant.composite,
         architecture=_headless(spec),
+        classifier=False,
         stated_num_params=None,
     )
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from willfit.errors import InputError
 from willfit.scenario.model import ModelSpec
+from willfit.sources.heads import with_own_head
 from willfit.sources.missing import not_found
 from willfit.sources.source import Asked, Progress, Source, silent
 
@@ -94,7 +95,7 @@ def resolve(
     for source in chain:
         spec = source.find(name.strip())
         if spec is not None:
-            return spec
+            return with_own_head(spec)
     raise not_found(name)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ from willfit.errors import UnsupportedError
 from willfit.trace.caches import cache_tensors
 from willfit.trace.cuda.flash_by_name import is_imported_by_name
 from willfit.trace.cuda.kernels import replaced
+from willfit.trace.masks import nothing_hidden
 from willfit.trace.recorder import Recorder
 
 DECODED = 3
@@ -75,7 +74,7 @@ def generate(
             stack.callback(hook.remove)
         rows = [
             *_decoding_on_a_gpu(library.GenerationMixin),
-            *([] if masked else _nothing_hidden()),
+            *([] if masked else nothing_hidden()),
         ]
         stack.enter_context(replaced(rows))
         start = {} if prefill else {"decoder_start_token_id": 0}
@@ -166,40 +165,3 @@ def _batched_experts(model: Any) -> Iterator[None]:
 
 
 _BATCHED = {"grouped_mm": "batched_mm"}
-
-
-_CHECK = "_ignore_causal_mask_sdpa"
-_CHECKS = (
-    ("transformers.masking_utils", None),
-    ("transformers.modeling_attn_mask_utils", "AttentionMaskConverter"),
-)
-"""Where releases keep the check: transformers ≥ 4.53 in the first, all since 4.36 in the second."""
-
-
-def _nothing_hidden() -> Iterator[tuple[Any, str, Any]]:
-    """A mask of ones is none: the check reads values, and a fake tensor has none."""
-    for module, owner in _CHECKS:
-        try:
-            place: Any = importlib.import_module(module)
-        except ImportError:
-            continue
-        place = getattr(place, owner) if owner else place
-        kept = inspect.getattr_static(place, _CHECK, None)
-        if kept is not None:
-            check = _without_mask(getattr(place, _CHECK))
-            yield place, _CHECK, staticmethod(check) if isinstance(kept, staticmethod) else check
-
-
-def _without_mask(original: Callable[..., Any]) -> Callable[..., Any]:
-    def check(*args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(original).bind(*args, **kwargs).arguments
-        for name in ("padding_mask", "attention_mask"):
-            if name in given:
-                given[name] = None
-        if isinstance(given.get("q_offset"), torch.Tensor):  # a static cache's, now 0
-            if given["q_length"] == 1:
-                return False  # what is not written yet is hidden
-            given["q_offset"] = 0
-        return original(**given)
-
-    return check

@@ -12,8 +12,10 @@ from willfit.formulas.training.settings import TrainingSettings
 from willfit.scenario.workload import Training
 from willfit.trace.adapters import adapter_optimizer
 from willfit.trace.caches import cache_tensors
+from willfit.trace.cuda.kernels import replaced
 from willfit.trace.fused_loss import fused_losses
 from willfit.trace.inputs import forward_batch, training_batch
+from willfit.trace.masks import nothing_hidden
 from willfit.trace.offloading import NOTE, offloaded_activations
 from willfit.trace.optimizers import make_optimizer, optimizer_on_cuda, state_tensors
 from willfit.trace.precision import MixedPrecision
@@ -40,6 +42,7 @@ def run_training(session: Session, training: Training, settings: TrainingSetting
             model, training, settings, session.gpu, session.recording.assumptions
         ) as extra,
         session.running(packed=settings.packed, sdpa_kernel=training.sdpa_kernel),
+        replaced([] if training.padded or settings.packed else list(nothing_hidden())),
     ):
         if training.offload_activations:
             session.recording.assumptions.append(NOTE)

@@ -18,7 +18,7 @@ from willfit.formulas.training.loss import (
     trl_loss_bytes,
 )
 from willfit.formulas.training.optimizers import step_copies
-from willfit.formulas.training.saved import mlp_bytes_per_token
+from willfit.formulas.training.saved import mlp_bytes_per_token, takes_power
 from willfit.formulas.training.step import Step
 from willfit.scenario.model import LayerGroup
 
@@ -117,9 +117,17 @@ class Backward:
         return max(whole - own, 0)
 
     def _final_norm(self) -> int:
-        """The last norm keeps its float32 input; a trained head keeps what it is given."""
-        e = self.step.stream.residual.block_bytes if self.step.stream.trained else 0
-        return self.step.settings.tokens * self.step.architecture.hidden_size * (4 + e)
+        """The last norm keeps its float32 input; a trained head keeps what it is given.
+
+        BERT and its kin end with a layer's own norm; the head of a masked language model is a
+        product, an activation and a norm before the product with the vocabulary.
+        """
+        architecture = self.step.architecture
+        e = self.step.stream.residual.block_bytes
+        per_width = 4 + (e if self.step.stream.trained else 0)
+        if architecture.vocab_size and not architecture.is_decoder and not architecture.rms_norm:
+            per_width = e * (1 if self.step.model.classifier else 4)
+        return self.step.settings.tokens * architecture.hidden_size * per_width
 
     def _loss(self) -> int:
         architecture, tokens = self.step.architecture, self.step.settings.tokens
@@ -159,8 +167,9 @@ class Backward:
     def _one_layer(self) -> _OneLayer:
         """One layer in backward: recomputed activations under checkpointing, and temporaries.
 
-        Gradients of the product, of up and of gate, 3·I·e, and about 1.1·h·e of the stream; where
-        the layer is trained its saved product is freed first: 2·I·e and 2.1·h·e. Or the attention
+        Gradients of the product, of up and of gate, 3·I·e (ungated, of the activation and of its
+        input, 2·I·e), and about 1.1·h·e of the stream; where the layer is trained its saved product
+        is freed first: 2·I·e (1·I·e) and 2.1·h·e. Or the attention
         backward where that is more: what the MLP kept is gone by then. A quantised base
         dequantises its largest weight.
         """
@@ -168,10 +177,9 @@ class Backward:
         recomputed = max((self.step.layer_kept(group) for group in groups), default=0)
         e = max(self.step.stream.compute.block_bytes, self._mlp_element_bytes())
         tokens = self.step.settings.tokens
-        widths = [self.step.mlp_width(group) for group in groups]
-        inner, outer = (2, 2.1) if self.step.stream.trained else (3, 1.1)
-        widest = max(widths, default=0)
-        mlp = tokens * e * (inner * widest + outer * self.step.architecture.hidden_size)
+        outer = 2.1 if self.step.stream.trained else 1.1
+        inner = max((self._mlp_gradients(group, e) for group in groups), default=0)
+        mlp = tokens * (inner + e * outer * self.step.architecture.hidden_size)
         attention = max(map(self._attention, groups), default=0)
         return _OneLayer(
             activations=recomputed + self.step.layer_cast()
@@ -179,6 +187,15 @@ class Backward:
             else 0,
             temporaries=max(round(mlp), attention) + self._dequantised(),
         )
+
+    def _mlp_gradients(self, group: LayerGroup, e: int) -> int:
+        """Bytes a token, where most are alive; of an activation made of a power, 3·I in float32."""
+        if group.mlp is None:
+            return 0
+        width, freed = self.step.mlp_width(group), int(self.step.stream.trained)
+        if takes_power(self.step.architecture):
+            return width * (3 * FLOAT32.block_bytes - freed * e)
+        return width * e * ((3 if group.mlp.gated else 2) - freed)
 
     def _attention(self, group: LayerGroup) -> int:
         """Attention's backward above all that the layer kept; parallel branches keep the MLP's."""

@@ -16,8 +16,10 @@ KEPT_OUTPUTS: Final = 14
 """bf16/fp16 model, outputs kept (plain loop): logits 2 + float 4 + log-softmax 4 + gradient 4."""
 DROPPED_OUTPUTS: Final = 12
 """The same under the Trainer, which drops the outputs: the half-precision logits are freed."""
-FLOAT32_MODEL: Final = 16
-"""float32 model: four float32 tensors."""
+FLOAT32_KEPT: Final = 16
+"""float32 model, outputs kept: logits, log-softmax and both gradients, 4 each."""
+FLOAT32_DROPPED: Final = 12
+"""The same under the Trainer: no node of the loss needs the logits once log-softmax is there."""
 TRL_ROWS: Final = 4096
 TRL_COLUMNS: Final = 32768
 """Tile of TRL 1.16's fused head: tokens × vocabulary entries (kernels/chunked_logprob.py)."""
@@ -39,7 +41,7 @@ def loss_peak_bytes(
     if not upcast and dtype.block_bytes < 4:
         per_entry = (4 if keeps_outputs else 3) * dtype.block_bytes
     elif dtype.block_bytes >= 4:
-        per_entry = FLOAT32_MODEL
+        per_entry = FLOAT32_KEPT if keeps_outputs else FLOAT32_DROPPED
     else:
         per_entry = KEPT_OUTPUTS if keeps_outputs else DROPPED_OUTPUTS
     if architecture.final_softcap:

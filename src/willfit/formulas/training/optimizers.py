@@ -69,7 +69,7 @@ _PAGED32 = Optimizer(states=0, state_bytes=8, paged=True)
 OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "adamw_torch_fused": _FUSED,
     "adamw_torch": _FOREACH,
-    "adamw_hf": Optimizer(states=2, step_largest=3),
+    "adamw_hf": Optimizer(states=2, step_largest=1),  # the denominator: transformers 4.45 `AdamW`
     "adamw_anyprecision": Optimizer(states=2, step_largest=3),
     "sgd": Optimizer(states=0),
     "adagrad": Optimizer(states=1, step_all=2),

@@ -14,8 +14,13 @@ from willfit.formulas.attention import AttentionShape, saved_bytes
 from willfit.formulas.training.lora import Adapter, input_of
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 
-_SAVING_ACTIVATIONS: Final = {"relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "bloom": 2}
-"""Tensors of width I that an ungated activation keeps besides its output; one for the usual."""
+_SAVING_ACTIVATIONS: Final = {
+    "relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "bloom": 2, "gated-gelu": 4,
+}  # fmt: skip
+"""Tensors of width I that an activation keeps besides its output; one for the usual. T5's
+``gated-gelu`` is ``gelu_new``."""
+_POWERS: Final = frozenset({"gelu_new", "gated-gelu"})
+"""Activations that take a power, which autocast computes in float32 (its list has ``pow``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +54,17 @@ def layer_bytes_per_token(
     if group.mlp is not None:
         kept += mlp_bytes_per_token(architecture, group.mlp, stream)
     if architecture.dropout:  # native_dropout keeps a one-byte mask
-        kept += 2 * architecture.hidden_size
-        if architecture.relative_bias and group.mlp is not None:
-            kept += group.mlp.intermediate_size
+        kept += (3 if _crosses(group) else 2) * architecture.hidden_size
+    if architecture.activation_dropout and group.mlp is not None:
+        kept += group.mlp.intermediate_size
     if adapter is not None:
         kept += lora_inputs(architecture, stream, adapter)
         kept += _dora_results(architecture, stream, adapter)
     return kept
+
+
+def _crosses(group: LayerGroup) -> bool:
+    return group.attention is not None and group.attention.cross
 
 
 def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> float:
@@ -86,14 +95,15 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
 
 def _norms_in(architecture: Architecture, group: LayerGroup) -> int:
     """An encoder's layer lacks the norm before cross attention."""
-    encoder = bool(architecture.encoder_layers) and not (group.attention and group.attention.cross)
+    encoder = bool(architecture.encoder_layers) and not _crosses(group)
     return architecture.norms_per_layer - (1 if encoder else 0)
 
 
 def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream) -> float:
-    """Inputs of trained products: the outputs of both norms, in the type of the product.
+    """Inputs of trained products: the outputs of the norms, in the type of the product.
 
-    Under autocast with a float32 stream q, k, v, gate and up each cast their own copy.
+    Under autocast with a float32 stream q, k, v, gate and up each cast their own copy; so do k and
+    v of cross attention, whose input all layers share otherwise.
     """
     if not stream.trained:
         return 0
@@ -101,13 +111,14 @@ def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream
     h = architecture.hidden_size
     if stream.autocast and stream.residual is FLOAT32:
         gated = group.mlp is not None and group.mlp.gated and not stream.fused_gate_up
-        return e * h * ((1 if stream.fused_qkv else 3) + (2 if gated else 1))
+        cross = 3 if _crosses(group) else 0
+        return e * h * ((1 if stream.fused_qkv else 3) + cross + (2 if gated else 1))
     shared = architecture.parallel_residual and architecture.norms_per_layer == 1
-    return e * h * (1 if shared else 2)
+    return e * h * (1 if shared else 3 if _crosses(group) else 2)
 
 
 def mlp_bytes_per_token(architecture: Architecture, mlp: Mlp, stream: Stream) -> float:
-    """Gated: gate, up and the activated gate, 3·I·e; trained: their product too.
+    """Gated: gate, up and the activated gate, 3·I·e; trained: their product or dropout's result.
 
     Ungated: the activation's input, and trained its output. Experts: the same for every one of
     the k experts of a token, with the weighted output and, trained, the gathered input.
@@ -121,7 +132,15 @@ def mlp_bytes_per_token(architecture: Architecture, mlp: Mlp, stream: Stream) ->
         router = 4 * mlp.num_experts + 8 * k
         gathered = (2 if stream.trained else 1) * e * h * k
         return tensors * e * width + gathered + shared + router
-    return _width_tensors(architecture, mlp, stream) * e * mlp.intermediate_size
+    kept = _width_tensors(architecture, mlp, stream) * e
+    if takes_power(architecture) and stream.autocast and e < FLOAT32.block_bytes:
+        kept += 3 * (FLOAT32.block_bytes - e)  # the power's input, tanh and 1 + tanh
+    return kept * mlp.intermediate_size
+
+
+def takes_power(architecture: Architecture) -> bool:
+    """Whether the activation is several operators, one of them a power."""
+    return architecture.hidden_act in _POWERS
 
 
 def _mlp_dtype(stream: Stream) -> DType:
@@ -130,11 +149,11 @@ def _mlp_dtype(stream: Stream) -> DType:
 
 
 def _width_tensors(architecture: Architecture, mlp: Mlp, stream: Stream) -> int:
-    if mlp.gated:  # Liger computes the activated gate anew (ops/swiglu.py)
-        return (4 if stream.trained else 3) - stream.liger
     inner = _SAVING_ACTIVATIONS.get(architecture.hidden_act, 1)
-    if architecture.hidden_act == "relu":
-        return 1  # relu keeps its result, which is also the next product's input
+    if mlp.gated:  # Liger computes the activated gate anew (ops/swiglu.py)
+        return inner + (3 if stream.trained else 2) - stream.liger
+    if architecture.hidden_act == "relu":  # keeps its result, which the next product may read too
+        return 2 if architecture.activation_dropout and stream.trained else 1
     return inner + (1 if stream.trained else 0)
 
 
@@ -210,14 +229,30 @@ def attention_saved(
     kept = saved_bytes(shape, kernel)
     if shape.masked and shape.num_kv_heads == 1 and kernel in ("efficient", "cudnn"):
         kept -= _unrepeated_bytes(shape)
-    if stream.trained and kernel in ("eager", "math"):
-        kept += shape.output_bytes()
+    if kernel in ("eager", "math"):
+        kept += _scores_kept(attention, stream, kernel, shape.dtype) * shape.score_elements
+        kept += shape.output_bytes() if stream.trained else 0
     if stream.views_fused_qkv and kernel not in ("eager", "math"):
         kept += _fused_view_bytes(shape, kernel, stream)
     if attention.kv_lora_rank is not None:
         width = attention.kv_lora_rank + (attention.q_lora_rank or 0)
         kept += shape.batch * shape.q_len * (4 + stream.residual.block_bytes) * width
     return kept
+
+
+def _scores_kept(attention: Attention, stream: Stream, kernel: str, dtype: DType) -> int:
+    """Bytes a score that a class keeps beside `saved_bytes`', or less: dropout, and its softmax.
+
+    Dropout keeps a mask of one byte, and the next product its result: where a 16-bit copy of a
+    float32 softmax is kept for that product, dropout's result stands for it. Where the softmax is
+    in 16 bit, neither autocast nor the class making it float32, its 2 bytes are all.
+    """
+    upcast = dtype is FLOAT32 or stream.autocast or not attention.softmax_in_own_type
+    if kernel == "eager" and not upcast:
+        return (3 if attention.dropout else 0) - 4
+    if not attention.dropout:
+        return 0
+    return 5 if kernel == "math" or dtype is FLOAT32 else 1
 
 
 def _unrepeated_bytes(shape: AttentionShape) -> int:

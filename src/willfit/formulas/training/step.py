@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -241,10 +241,17 @@ class Step:
             kernel = self.kernel(group.attention)
             kept += attention_saved(group.attention, shape, kernel, self.stream)
             kept += self._relative_bias(shape)
+            if group.attention.cross:
+                kept += attention_saved(group.attention, self._across(shape), kernel, self.stream)
         if group.recurrent is not None:
             inner = group.recurrent.inner_size
             kept += tokens * inner * 6 * self.stream.compute.block_bytes
         return kept
+
+    def _across(self, shape: AttentionShape) -> AttentionShape:
+        """The decoder's call over the encoder's positions."""
+        positions = self.architecture.encoder_len or self.settings.seq_len
+        return replace(shape, kv_len=positions, causal=False, masked=self.settings.masked)
 
     def _relative_bias(self, shape: AttentionShape) -> int:
         """T5's positions as every layer keeps them, laid out for its kernel: e·H·S²."""

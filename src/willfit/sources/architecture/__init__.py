@@ -9,7 +9,7 @@ from typing import Any, Final
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 from willfit.sources.architecture.defaults import text_type, with_defaults
 from willfit.sources.architecture.fields import Fields
-from willfit.sources.architecture.layers import layer_groups
+from willfit.sources.architecture.layers import attention_dropout, layer_groups
 from willfit.sources.architecture.traits import Traits, traits_of
 
 _TEXT_KEYS: Final = ("text_config", "llm_config", "language_config")
@@ -83,6 +83,7 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         parallel_residual=_parallel(fields, traits),
         hidden_act=fields.text("hidden_act", traits.hidden_act),
         dropout=_dropout(fields, traits),
+        activation_dropout=_activation_dropout(fields, traits),
     )
 
 
@@ -130,6 +131,13 @@ def _dropout(fields: Fields, traits: Traits) -> float:
     return traits.hidden_dropout
 
 
+def _activation_dropout(fields: Fields, traits: Traits) -> float:
+    """T5 has one rate for all of its dropouts."""
+    if fields.size("relative_attention_num_buckets") is not None and traits.hidden_dropout:
+        return _dropout(fields, traits)
+    return fields.number("activation_dropout") or 0.0
+
+
 def _encoder_decoder(fields: Fields, traits: Traits) -> Architecture:
     """T5, BART and Whisper: two plain stacks, the decoder with cross attention."""
     hidden_size = fields.need("hidden_size")
@@ -163,6 +171,8 @@ def _stack(fields: Fields, traits: Traits, hidden_size: int, side: str) -> Layer
             v_head_dim=head_dim,
             causal=side == "decoder",
             cross=side == "decoder",
+            dropout=attention_dropout(fields, traits),
+            softmax_in_own_type=traits.softmax_in_own_type,
         ),
         mlp=Mlp(intermediate_size=width, gated=gated),
     )

@@ -282,8 +282,20 @@ def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> At
         causal=traits.decoder,
         eager_score_bytes=traits.eager_score_bytes,
         broadcasts_kv=traits.broadcasts_kv,
+        dropout=attention_dropout(fields, traits),
+        softmax_in_own_type=traits.softmax_in_own_type,
         cross=kind == "cross",
     )
+
+
+def attention_dropout(fields: Fields, traits: Traits) -> float:
+    """On the softmax, by any of its names; T5 has one rate for all of its dropouts."""
+    names = (
+        "attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout",
+        "dropout_rate",
+    )  # fmt: skip
+    found = (fields.number(name) for name in names)
+    return next((rate for rate in found if rate is not None), traits.attention_dropout)
 
 
 def head_dim_of(fields: Fields, traits: Traits, hidden_size: int, heads: int) -> int:

@@ -35,6 +35,10 @@ class Traits:
     learned_positions: bool = False
     eager_score_bytes: int | None = None
     """Bytes per score of eager attention in 16 bit where the class keeps fewer or more copies."""
+    attention_dropout: float = 0.0
+    """Default of the dropout on attention's softmax where the config is silent."""
+    softmax_in_own_type: bool = False
+    """Whether eager attention leaves the softmax in 16 bit, not in float32."""
     broadcasts_kv: bool = False
     hidden_act: str = "silu"
     """Activation where the config has no field for it."""
@@ -46,7 +50,15 @@ class Traits:
 
 _LAYER_NORM = {"rms_norm": False, "gated": False}
 _GPT = Traits(rms_norm=False, gated=False)
-_ENCODER = Traits(rms_norm=False, gated=False, decoder=False, hidden_dropout=0.1, max_context=512)
+_ENCODER = Traits(
+    rms_norm=False,
+    gated=False,
+    decoder=False,
+    hidden_dropout=0.1,
+    attention_dropout=0.1,
+    softmax_in_own_type=True,
+    max_context=512,
+)
 
 TRAITS: Final[dict[str, Traits]] = {
     "gpt2": Traits(
@@ -55,9 +67,13 @@ TRAITS: Final[dict[str, Traits]] = {
         rms_norm=False,
         gated=False,
         hidden_dropout=0.1,
+        attention_dropout=0.1,
+        softmax_in_own_type=True,
         max_context=1024,
     ),
-    "gpt_bigcode": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
+    "gpt_bigcode": Traits(
+        rms_norm=False, gated=False, hidden_dropout=0.1, attention_dropout=0.1, max_context=1024
+    ),
     "gpt_neo": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
     "gptj": Traits(
         sdpa=False, rms_norm=False, gated=False, parallel_residual=True, norms_per_layer=1
@@ -132,8 +148,8 @@ TRAITS: Final[dict[str, Traits]] = {
     "vit": Traits(rms_norm=False, gated=False, decoder=False),
     "deit": Traits(rms_norm=False, gated=False, decoder=False),
     "dinov2": Traits(rms_norm=False, gated=False, decoder=False),
-    "t5": Traits(gated=False, hidden_dropout=0.1),
-    "mt5": Traits(hidden_dropout=0.1),
+    "t5": Traits(gated=False, hidden_act="relu", hidden_dropout=0.1, attention_dropout=0.1),
+    "mt5": Traits(hidden_dropout=0.1, attention_dropout=0.1),
     "bart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
     "mbart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
     "pegasus": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
