@@ -102,12 +102,12 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
 
 
 def express_by_trace(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
-    """Today's releases, with what those of the pages held besides from the formulas.
+    """Under the release that the pages agree with; for the Trainer's of 2021 under today's.
 
-    Not ROCm's, whose release can be traced.
+    What that held besides is the formulas'.
     """
     for result in express(row):
-        if isinstance(result, NotExpressed) or result.scenario.stack == _ROCM:
+        if isinstance(result, NotExpressed) or result.scenario.stack in (_ROCM, _PREFILL):
             yield result
             continue
         today = replace(result.scenario, stack=Stack())

@@ -131,7 +131,7 @@ def _obstacle(row: PublishedRow, kind: str) -> str | None:
 def _untraced(row: PublishedRow) -> str | None:
     """Why a row cannot be run on fake tensors."""
     if (row["quant"] or {}).get("scheme") == "bnb":
-        return "bitsandbytes of 2023 needs a GPU to be imported"
+        return "transformers 4.34 has no quantizers, by which bitsandbytes is traced"
     if not str(row["versions"].get("transformers", "")):
         return "the release of transformers is not recorded"
     return None

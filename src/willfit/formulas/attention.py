@@ -31,7 +31,7 @@ SDPA_SINCE: Final = "4.36"
 """transformers release whose decoders took SDPA by default (4.35 and before: eager)."""
 SDPA_REFUSED_SINCE: Final = "5.0"
 """transformers release from which the classes' own flags are known here (modeling_utils.py)."""
-ENABLE_GQA_SINCE: Final = "4.48"
+ENABLE_GQA_SINCE: Final = "4.54"
 """transformers release that passes ``enable_gqa`` instead of repeating K and V."""
 CUDNN_FIRST_SINCE: Final = "2.11"
 """torch release whose SDPA tries cuDNN before flash on Hopper and on data-centre Blackwell."""
@@ -65,6 +65,8 @@ class AttentionShape:
     """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
     math_score_bytes: int = 9
     """Bytes per score inside the math kernel (`math_score_bytes`)."""
+    always_repeats: bool = False
+    """Whether K and V are repeated to all heads also without a mask (before `ENABLE_GQA_SINCE`)."""
 
     @property
     def score_elements(self) -> int:
@@ -75,6 +77,11 @@ class AttentionShape:
     def grouped(self) -> bool:
         """Whether several query heads share one key head."""
         return self.num_heads != self.num_kv_heads
+
+    @property
+    def repeats(self) -> bool:
+        """Whether transformers repeats K and V before it calls SDPA."""
+        return self.grouped and (self.masked or self.always_repeats)
 
     def repeated_kv_bytes(self) -> int:
         """K and V copied to every query head: e·B·H·S_kv·(D + D_v); 0 without groups."""
@@ -313,7 +320,7 @@ def _fused_forward(shape: AttentionShape) -> int:
     batch and heads are few, which takes some MiB more.
     """
     lse = 4 * shape.batch * shape.num_heads * shape.q_len if shape.training else 0
-    repeated = shape.repeated_kv_bytes() if shape.masked else 0
+    repeated = shape.repeated_kv_bytes() if shape.repeats else 0
     return shape.output_bytes() + lse + repeated + sdpa_bias_bytes(shape)
 
 
@@ -420,7 +427,7 @@ def saved_bytes(shape: AttentionShape, kernel: str) -> int:
         return _math_saved(shape)
     if kernel == "eager":
         return _eager_saved(shape)
-    repeated = shape.masked and kernel not in _MASKLESS
+    repeated = shape.repeats and kernel not in _MASKLESS
     if kernel == "flex_attention":
         repeated = bool(_flex_kv(shape))
     kv_heads = shape.num_heads if repeated else shape.num_kv_heads
@@ -488,7 +495,7 @@ def _score_gradient_bytes(shape: AttentionShape, kernel: str) -> int:
 def _input_gradients(shape: AttentionShape) -> int:
     """dq, and dk and dv at all heads; grouped ones at their own heads besides."""
     heads = shape.num_heads
-    if shape.grouped and not shape.masked:
+    if shape.grouped and not shape.repeats:
         heads += shape.num_kv_heads
     return shape.dtype.num_bytes(
         shape.batch

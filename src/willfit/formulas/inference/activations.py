@@ -65,6 +65,8 @@ class Pass:
     """Whether the weights of every token's experts are copied side by side."""
     math_score_bytes: int = 9
     """Bytes per score inside SDPA's math kernel, by torch's release."""
+    always_repeats: bool = False
+    """Whether the release of transformers repeats K and V without a mask too."""
     adapter: Mapping[str, int] = field(default_factory=dict)
     """Temporary bytes a token of an adapted product, by what its input is."""
 
@@ -108,7 +110,7 @@ def _kept_scores(attention: Attention | None, run: Pass) -> int:
 
 def attention_shape(
     attention: Attention, dtype: DType, *, batch: int, q_len: int, kv_len: int, masked: bool,
-    training: bool = False, math_score_bytes: int = 9,
+    training: bool = False, math_score_bytes: int = 9, always_repeats: bool = False,
 ) -> AttentionShape:  # fmt: skip
     """The call that a layer makes; MLA expands its latent to every head first."""
     latent = attention.kv_lora_rank is not None
@@ -128,6 +130,7 @@ def attention_shape(
         eager_score_bytes=attention.eager_score_bytes,
         broadcasts_kv=attention.broadcasts_kv,
         math_score_bytes=math_score_bytes,
+        always_repeats=always_repeats,
     )
 
 
@@ -168,6 +171,7 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         kv_len=_kv_len(attention, run),
         masked=run.masked,
         math_score_bytes=run.math_score_bytes,
+        always_repeats=run.always_repeats,
     )
     e = run.dtype
     query = e.num_bytes(run.tokens * attention.num_heads * attention.head_dim)

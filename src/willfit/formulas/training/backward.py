@@ -18,7 +18,7 @@ from willfit.formulas.training.loss import (
     trl_loss_bytes,
 )
 from willfit.formulas.training.optimizers import step_copies
-from willfit.formulas.training.saved import mlp_bytes_per_token, takes_power
+from willfit.formulas.training.saved import mlp_bytes_per_token, norms_embeddings, takes_power
 from willfit.formulas.training.step import Step
 from willfit.scenario.model import LayerGroup
 
@@ -125,8 +125,9 @@ class Backward:
         architecture = self.step.architecture
         e = self.step.stream.residual.block_bytes
         per_width = 4 + (e if self.step.stream.trained else 0)
-        if architecture.vocab_size and not architecture.is_decoder and not architecture.rms_norm:
-            per_width = e * (1 if self.step.model.classifier else 4)
+        if norms_embeddings(architecture) and architecture.vocab_size:
+            compute = self.step.stream.compute.block_bytes
+            per_width = e if self.step.model.classifier else e + 3 * compute
         return self.step.settings.tokens * architecture.hidden_size * per_width
 
     def _loss(self) -> int:

@@ -63,6 +63,24 @@ def layer_bytes_per_token(
     return kept
 
 
+def norms_embeddings(architecture: Architecture) -> bool:
+    """BERT and its kin: a norm on the embeddings, and layers that end with one."""
+    return architecture.fixed_positions and not architecture.is_decoder
+
+
+def embedding_bytes_per_token(architecture: Architecture, stream: Stream) -> int:
+    """Before the first layer: that norm's input, and what it or dropout gives the layer.
+
+    Under autocast the layer reads copies. Elsewhere embeddings are the first norm's input, which
+    is the layer's.
+    """
+    if not norms_embeddings(architecture):
+        return 0
+    mask = 1 if architecture.dropout else 0
+    tensors = 1 if stream.autocast and stream.residual is FLOAT32 else 2
+    return architecture.hidden_size * (tensors * stream.residual.block_bytes + mask)
+
+
 def _crosses(group: LayerGroup) -> bool:
     return group.attention is not None and group.attention.cross
 
@@ -227,7 +245,7 @@ def attention_saved(
     MLA's latents come with it.
     """
     kept = saved_bytes(shape, kernel)
-    if shape.masked and shape.num_kv_heads == 1 and kernel in ("efficient", "cudnn"):
+    if shape.repeats and shape.num_kv_heads == 1 and kernel in ("efficient", "cudnn"):
         kept -= _unrepeated_bytes(shape)
     if kernel in ("eager", "math"):
         kept += _scores_kept(attention, stream, kernel, shape.dtype) * shape.score_elements
@@ -263,7 +281,6 @@ def _unrepeated_bytes(shape: AttentionShape) -> int:
 
 def _fused_view_bytes(shape: AttentionShape, kernel: str, stream: Stream) -> int:
     """e·B·S·D·(H + H_kv) that v's view keeps besides v, and flash's copied output."""
-    repeated = shape.masked and shape.grouped
-    heads = 0 if repeated else shape.num_heads + shape.num_kv_heads
+    heads = 0 if shape.repeats else shape.num_heads + shape.num_kv_heads
     kept = shape.dtype.num_bytes(shape.batch * shape.q_len * shape.head_dim * heads)
     return kept + (shape.output_bytes() if stream.trained and kernel == "flash" else 0)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.formulas.attention import AttentionShape, choose_kernel
+from willfit.formulas.attention import ENABLE_GQA_SINCE, AttentionShape, choose_kernel
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.inference.logits import KEEP_TYPE
 from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
@@ -21,6 +21,7 @@ from willfit.formulas.training.offload import STASH, pinned_bytes, staying_per_t
 from willfit.formulas.training.saved import (
     Stream,
     attention_saved,
+    embedding_bytes_per_token,
     layer_bytes_per_token,
     mlp_bytes_per_token,
 )
@@ -219,6 +220,7 @@ class Step:
             kv_len=length,
             masked=self.settings.masked or window or self.architecture.relative_bias,
             training=True,
+            always_repeats=not self.stack.at_least("transformers", ENABLE_GQA_SINCE),
         )
 
     def kernel(self, attention: Attention) -> str:
@@ -320,14 +322,15 @@ class Step:
     def saved_bytes(self) -> int:
         """What autograd keeps at the end of forward: every layer's, or only each layer's input."""
         groups = self.all_groups()
+        first = self.settings.tokens * embedding_bytes_per_token(self.architecture, self.stream)
         if self.settings.checkpointing:
             positions = sum(group.count * self.length_of(group) for group in groups)
             width = self.architecture.hidden_size * self.stream.residual.block_bytes
             inputs = positions * self.settings.batch * width
             unfreed = 0 if self.settings.reentrant else self.product_inputs()
-            return inputs + unfreed + self.head_cast()
+            return first + inputs + unfreed + self.head_cast()
         kept = sum(group.count * self.layer_kept(group) for group in groups)
-        return kept + self.casts() + self.product_inputs()
+        return first + kept + self.casts() + self.product_inputs()
 
     def head_cast(self) -> int:
         """Autocast's copy of an output head of another type, outside every checkpoint: 2·V·h.
