@@ -18,7 +18,7 @@ from willfit.estimator.replay import kinds_of
 from willfit.estimator.spread import strategy_of
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.scenario import Scenario
-from willfit.trace.recording import Event, Handle, Place, Recording
+from willfit.trace.recording import Event, Handle, Layer, Place, Recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +34,43 @@ class Rank:
 
     def recording(self, alone: Recording) -> Recording:
         """What this rank allocates where a single GPU makes ``alone``."""
-        kinds = dict(kinds_of(alone))
-        parts = {handle: self.parts.get(kind, 1.0) for handle, kind in kinds.items()}
         categories = {**alone.categories, **{_handle(name): name for name in self.buffers}}
-        return alone.with_events(list(self._events(alone.events, parts)), categories)
+        events = list(self._events(alone.events, self._sizes(alone)))
+        return alone.with_events(events, categories)
 
-    def _events(self, events: Sequence[Event], parts: Mapping[Handle, float]) -> Iterator[Event]:
+    def _sizes(self, alone: Recording) -> dict[Handle, int]:
+        """Bytes of every storage; what is shared and stays is flat: one storage a layer.
+
+        What clipping and the optimizer make for a moment is of the states that the rank has.
+        """
+        freed = {event.handle for event in alone.events if not event.num_bytes}
+        born = {event.handle: event for event in alone.events if event.num_bytes}
+        first: dict[tuple[ComponentName, Layer | None], Handle] = {}
+        sizes: dict[Handle, int] = {}
+        for handle, kind in kinds_of(alone):
+            passing = kind == "temporaries" and born[handle].phase in ("clip", "step")
+            part = self.parts.get("optimizer_states" if passing else kind, 1.0)
+            num_bytes = round(born[handle].num_bytes * part)
+            if part < 1 and handle not in freed:
+                into = first.setdefault((kind, born[handle].layer), handle)
+                sizes[into] = sizes.get(into, 0) + num_bytes
+                sizes.setdefault(handle, 0)
+            else:
+                sizes[handle] = num_bytes
+        return sizes
+
+    def _events(self, events: Sequence[Event], sizes: Mapping[Handle, int]) -> Iterator[Event]:
         left = dict(self.buffers)
         for event in events:
             if event.phase != "load":
                 for name, num_bytes in left.items():
                     yield Event(_handle(name), num_bytes, event.phase, _COLLECTIVE, None)
                 left = {}
-            part = parts.get(event.handle, 1.0)
-            if part == 1 or not event.num_bytes:
-                if part:
-                    yield event
-            elif part:
-                yield event._replace(num_bytes=max(round(event.num_bytes * part), 1))
+            size = sizes.get(event.handle)
+            if size is None or (size and not event.num_bytes):
+                yield event
+            elif size:
+                yield event._replace(num_bytes=size)
 
     def has(self, phase: str) -> bool:
         """Whether the rank goes through a phase of the trace."""
@@ -121,7 +140,14 @@ def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:
 
 
 _SHARED: Final[frozenset[ComponentName]] = frozenset(
-    ("weights", "quantization_state", "gradients", "optimizer_states", "communication")
+    (
+        "weights",
+        "quantization_state",
+        "adapters",
+        "gradients",
+        "optimizer_states",
+        "communication",
+    )
 )
 """What the ranks of a training share or talk through: each computes its own batch as a whole."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import FLOAT32
+from willfit.formulas.attention import ENABLE_GQA_SINCE
 from willfit.formulas.inference.logits import LAST_ONLY_SINCE
 from willfit.formulas.inference.settings import Settings
 from willfit.formulas.kv_cache import kv_cache
@@ -22,8 +23,6 @@ from willfit.units import ceil_div
 
 ADAPTER_OPERATORS: Final = 6
 """Operators of one LoRA layer: cast, A, B, scale, sum, cast (peft 0.21.2 lora/layer.py)."""
-EXPANDED_SINCE: Final = "4.48"
-"""transformers release that no longer copies K and V to all heads before a fused kernel."""
 TOKEN_OPERATORS: Final = 80.0
 """Operators of choosing a token: logits processed, argmax or sampling, stopping criteria, inputs of
 the next step (generation/utils.py `_sample`)."""
@@ -113,13 +112,13 @@ class Generation:
         Dynamic: ``torch.cat`` reads and writes it all, 2×. Static: attention reads the places that
         are still empty too. Quantised: 4 bit read, the whole written in the model's type.
         Offloaded: every layer but two comes over PCIe. K and V copied to all query heads (before
-        4.48, or with a mask): 2× that size.
+        4.54, or with a mask): 2× that size.
         """
         held = self._held(context)
         moved = held * _TRAFFIC[self.inference.cache]
         if self.inference.cache == "static":
             moved += held * max(self.settings.context_len / context - 1.0, 0.0)
-        copied = self.inference.padded or not self.stack.at_least("transformers", EXPANDED_SINCE)
+        copied = self.inference.padded or not self.stack.at_least("transformers", ENABLE_GQA_SINCE)
         if copied and self.kernel not in UNFUSED:
             moved += 2 * held * self.anatomy.repeats
         return moved, held if self.inference.cache == "offloaded" else 0.0
