@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from willfit.formulas.weights import load_weights
 from willfit.scenario import Loading, ModelSpec, Stack
 from willfit.scenario.stack import TESTED
 from willfit.sources.catalogue import ALIASES, FOLDER, entries, find, load, nearest
-from willfit.sources.heads import with_auto_class
+from willfit.sources.heads import with_auto_class, with_own_head
 from willfit.units import GIB
 
 NAMED = [
@@ -232,3 +233,28 @@ def test_tables_equal_a_fresh_build_of_the_real_class(model: str) -> None:
     assert [(r.name, r.shape, r.dtype, r.tied_to) for r in kept] == [
         (r.name, r.shape, r.dtype, r.tied_to) for r in fresh.rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("model_class", "head", "width", "is_classifier"),
+    [
+        ("BertForSequenceClassification", "classifier", 3, True),
+        ("BertForTokenClassification", "classifier", 9, False),
+        ("BertForQuestionAnswering", "qa_outputs", 2, False),
+        ("ElectraForPreTraining", "discriminator_predictions.dense_prediction", 1, False),
+    ],
+)
+def test_a_stored_class_that_scores_labels_has_logits_of_their_width(
+    model_class: str, head: str, width: int, is_classifier: bool
+) -> None:
+    base = with_auto_class(named("google-bert/bert-base-uncased"), "AutoModel", None)
+    row = replace(base.tensors[0], name=f"{head}.weight", shape=(width, 768))
+    architecture = named("google-bert/bert-base-uncased").architecture
+    assert architecture is not None and architecture.vocab_size == 30_522
+    spec = replace(
+        base, model_class=model_class, tensors=(*base.tensors, row), architecture=architecture
+    )
+    found = with_own_head(spec)
+    assert found.architecture is not None
+    assert (found.architecture.vocab_size, found.classifier) == (width, is_classifier)
+    assert with_own_head(named("google-bert/bert-base-uncased")).architecture == architecture

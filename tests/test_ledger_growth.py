@@ -1,10 +1,13 @@
-"""What the allocator keeps of other lengths: laws of the simulation, and one case by hand."""
+"""What the allocator keeps of other lengths, and of a full card: laws, and cases by hand."""
 
 from __future__ import annotations
 
 import pytest
 from benchmarks.ledger.growth import Shape, Steps
+from benchmarks.ledger.moments import reserved_at_end
 
+from willfit.allocator.simulator import SimulatedOutOfMemory
+from willfit.trace.recording import Event, Place, Recording
 from willfit.units import MIB
 
 VOCAB = 64_000
@@ -35,3 +38,19 @@ def test_a_short_row_before_the_longest_leaves_its_logits() -> None:
 def test_reserved_is_never_below_allocated(checkpointing: bool) -> None:
     steps = Steps(shape=STEPS.shape, checkpointing=checkpointing)
     assert steps.growth((300, 900, 40, 1200)) >= 0
+
+
+def test_what_is_left_of_a_full_device_is_what_came_after_it_was_full() -> None:
+    """64 MiB are cached when 80 more are asked for: a card of 100 gives them back, one of 200 not."""
+    place = Place("", "aten.empty")
+    events = [
+        Event("a", 64 * MIB, "prefill", place, None),
+        Event("a", 0, "prefill", place, None),
+        Event("b", 80 * MIB, "decode", place, None),
+        Event("b", 0, "decode", place, None),
+    ]
+    recording = Recording(events=events)
+    assert reserved_at_end(recording, "", 200 * MIB) == 144 * MIB
+    assert reserved_at_end(recording, "", 100 * MIB) == 80 * MIB
+    with pytest.raises(SimulatedOutOfMemory):
+        reserved_at_end(recording, "", 70 * MIB)

@@ -14,6 +14,7 @@ from willfit.dtypes import BFLOAT16
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.estimator.outcome import load
+from willfit.estimator.ranks import Rank
 from willfit.estimator.replay import replay
 from willfit.scenario import (
     Inference,
@@ -26,6 +27,7 @@ from willfit.scenario import (
     Workload,
 )
 from willfit.trace import trace as door
+from willfit.trace.recording import Event, Layer, Place, Recording
 
 LAYERS = 16
 HIDDEN = SMALL["hidden_size"]
@@ -204,6 +206,35 @@ def test_a_rank_computes_what_one_gpu_does(llama: ModelSpec, strategy: str) -> N
         for phase in backward
     ]
     assert own[0] == pytest.approx(own[1], rel=0.02)
+
+
+def test_a_rank_has_its_shards_flat_by_layer_and_its_buffers_from_the_first_step() -> None:
+    layers = [Layer("model.layers", number) for number in range(2)]
+    place = Place("", "aten.empty")
+    alone = Recording(
+        events=[
+            Event("a", 100, "load", place, layers[0]),
+            Event("b", 60, "load", place, layers[0]),
+            Event("c", 40, "load", place, layers[1]),
+            Event("x", 30, "forward", place, layers[0]),
+            Event("x", 0, "forward", place, layers[0]),
+            Event("t", 80, "step", place, None),
+            Event("t", 0, "step", place, None),
+        ],
+        categories={"a": "weights", "b": "weights", "c": "weights"},
+    )
+    rank = Rank(
+        parts={"weights": 0.5, "optimizer_states": 0.25},
+        buffers={"communication": 7},
+        phases=frozenset(("load", "backward", "step")),
+    )
+    made = rank.recording(alone)
+    assert [(event.phase, event.num_bytes) for event in made.events] == [
+        ("load", 80), ("load", 20), ("forward", 7), ("forward", 30), ("forward", 0), ("step", 20),
+        ("step", 0),
+    ]  # fmt: skip
+    assert list(made.categories.values()).count("communication") == 1
+    assert rank.has("forward") and rank.has("clip") and not rank.has("decode")
 
 
 def test_ranks_give_cached_segments_back_where_their_gpu_is_full(llama: ModelSpec) -> None:
