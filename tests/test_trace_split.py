@@ -28,6 +28,7 @@ from willfit.scenario import (
 )
 from willfit.trace import trace as door
 from willfit.trace.recording import Event, Layer, Place, Recording
+from willfit.units import MIB, round_up
 
 LAYERS = 16
 HIDDEN = SMALL["hidden_size"]
@@ -178,8 +179,11 @@ def test_ranks_have_what_they_share_by_formula_on_top(llama: ModelSpec, strategy
     )
     assert rank["weights"] <= one["weights"]
     for name in ("weights", "optimizer_states", "communication"):
-        # what is left of a block under 1 MiB stays with it (c10 CUDACachingAllocator, kSmallSize)
-        assert rank.get(name, 0) == pytest.approx(known.get(name, 0), rel=0.02, abs=2**20), name
+        if name == "communication":  # of a segment in whole pages a block keeps a rest under 1 MiB
+            asked = known.get(name, 0)
+            assert asked <= rank.get(name, 0) <= round_up(asked, 2 * MIB)
+        else:
+            assert rank[name] == pytest.approx(known[name], rel=0.02, abs=600_000), name
     if strategy in ("zero3", "fsdp"):
         assert ranks.gpus[0].peak.allocated_bytes < alone.gpus[0].peak.allocated_bytes
 

@@ -78,24 +78,22 @@ def outcome_by_trace(
         results = [
             _of_rank(rank, result) for rank, result in zip(ranks.ranks, results, strict=True)
         ]
-    estimates = tuple(
-        _squeezed(
-            _gpu(scenario, share, overheads, result.phases, ranks),
-            recording,
-            result,
-            overheads,
-            scenario.stack.alloc_conf,
-        )
-        for share, overheads, recording, result in zip(
-            shares, loaded.overheads, recordings, results, strict=True
-        )
-    )
+    estimates: list[GpuEstimate] = []
+    made: dict[tuple[object, ...], GpuEstimate] = {}
+    for share, overheads, recording, size, result in zip(
+        shares, loaded.overheads, recordings, sizes, results, strict=True
+    ):
+        same = (id(recording), size, id(share.gpu), id(share.weights), share.layers, overheads)
+        if same not in made:
+            gpu = _gpu(scenario, share, overheads, result.phases, ranks)
+            made[same] = _squeezed(gpu, recording, result, overheads, scenario.stack.alloc_conf)
+        estimates.append(replace(made[same], index=share.index))
     fullest = max(range(len(shares)), key=lambda index: _demand(estimates[index]))
     host, disk = loaded.split.host_weight_bytes, loaded.split.disk_weight_bytes
     host_bytes, pinned_bytes = _on_host(scenario, loaded)
     return Outcome(
         level="trace",
-        gpus=estimates,
+        gpus=tuple(estimates),
         weights=loaded.weights,
         kv_cache_bytes=_kv_cache_bytes(scenario, loaded, [r.phases for r in results]),
         num_trainable_params=traced.num_trainable_params,

@@ -65,6 +65,10 @@ class AttentionShape:
     """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
     math_score_bytes: int = 9
     """Bytes per score inside the math kernel (`math_score_bytes`)."""
+    dropout: bool = False
+    """Whether dropout is active on the softmax."""
+    softmax_in_own_type: bool = False
+    """Whether eager attention's softmax is in 16 bit where the scores are, not in float32."""
     always_repeats: bool = False
     """Whether K and V are repeated to all heads also without a mask (before `ENABLE_GQA_SINCE`)."""
 
@@ -280,16 +284,18 @@ def kernel_refusal(kernel: str, shape: AttentionShape, gpu: Gpu, stack: Stack) -
     return _REFUSALS[kernel](shape, gpu.sm, stack)
 
 
+def repeats_always(stack: Stack) -> bool:
+    """Whether transformers repeats K and V to all heads also without a mask."""
+    return not stack.at_least("transformers", ENABLE_GQA_SINCE)
+
+
 def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:
     """Whether grouped K and V reach SDPA as they are; a mask makes transformers repeat them.
 
     integrations/sdpa_attention.py `use_gqa_in_sdpa`: no mask and head size ≤ 256.
     """
     return (
-        shape.grouped
-        and not shape.masked
-        and shape.head_dim <= 256
-        and stack.at_least("transformers", ENABLE_GQA_SINCE)
+        shape.grouped and not shape.masked and shape.head_dim <= 256 and not repeats_always(stack)
     )
 
 
@@ -446,17 +452,27 @@ def saved_bytes(shape: AttentionShape, kernel: str) -> int:
 
 
 def _math_saved(shape: AttentionShape) -> int:
-    """float32 softmax, 4·B·H·S², scaled q and k, and v at all heads: measured to the byte."""
+    """float32 softmax, 4·B·H·S², scaled q and k, and v at all heads: measured to the byte.
+
+    Dropout keeps its result in float32 and a mask of one byte a score.
+    """
     heads = shape.batch * shape.num_heads
-    return 4 * shape.score_elements + 4 * heads * (
+    per_score = 9 if shape.dropout else 4
+    return per_score * shape.score_elements + 4 * heads * (
         shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim)
     )
 
 
 def _eager_saved(shape: AttentionShape) -> int:
-    """float32 softmax 4 and its half copy 2 (float32: 4 alone), q, repeated k and v."""
-    per_score = 4 if shape.dtype is FLOAT32 else 6
-    per_score += shape.dtype.block_bytes if shape.softcapped else 0
+    """The softmax, what the product with v reads where that is another tensor, q, k and v.
+
+    float32 softmax 4 and its half copy 2 (float32, or a softmax in 16 bit: itself alone). Dropout
+    keeps a mask of one byte, and its result, which the product then reads.
+    """
+    e = shape.dtype.block_bytes
+    softmax = e if shape.softmax_in_own_type else FLOAT32.block_bytes
+    read = e + 1 if shape.dropout else e if e < softmax else 0
+    per_score = softmax + read + (e if shape.softcapped else 0)
     inputs = shape.dtype.num_bytes(
         shape.batch
         * shape.num_heads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -66,12 +66,12 @@ _OF_LABELS: Final = {
 def with_own_head(spec: ModelSpec) -> ModelSpec:
     """The model as its own class scores: a stored classifier's logits are its labels'."""
     names = next((n for end, n in _OF_LABELS.items() if spec.model_class.endswith(end)), ())
-    heads = [row for row in spec.tensors if row.name.split(".")[0] in names and row.shape]
-    if not heads or spec.architecture is None or spec.architecture.encoder_layers:
+    width = _width_of(spec, names)
+    if width is None or spec.architecture is None or spec.architecture.encoder_layers:
         return spec
     return replace(
         spec,
-        architecture=replace(spec.architecture, vocab_size=heads[-1].shape[0]),
+        architecture=replace(spec.architecture, vocab_size=width),
         classifier=spec.model_class.endswith("ForSequenceClassification"),
     )
 
@@ -144,8 +144,14 @@ def _stored_labels(spec: ModelSpec) -> int | None:
     """Labels of the head that the checkpoint itself has; None where it has none."""
     if not spec.model_class.endswith("ForSequenceClassification"):
         return None
-    heads = [row for row in spec.tensors if row.name.split(".")[0] in ("score", "classifier")]
-    return heads[-1].shape[0] if heads else spec.config.get("num_labels")
+    width = _width_of(spec, _OF_LABELS["ForSequenceClassification"])
+    return spec.config.get("num_labels") if width is None else width
+
+
+def _width_of(spec: ModelSpec, names: Sequence[str]) -> int | None:
+    """Outputs of the last layer among these at the model's top; None where it has none of them."""
+    rows = [row for row in spec.tensors if row.name.split(".")[0] in names and row.shape]
+    return rows[-1].shape[0] if rows else None
 
 
 def _class_name(name: str) -> str:

@@ -110,9 +110,13 @@ def _kept_scores(attention: Attention | None, run: Pass) -> int:
 
 def attention_shape(
     attention: Attention, dtype: DType, *, batch: int, q_len: int, kv_len: int, masked: bool,
-    training: bool = False, math_score_bytes: int = 9, always_repeats: bool = False,
+    training: bool = False, autocast: bool = False, math_score_bytes: int = 9,
+    always_repeats: bool = False,
 ) -> AttentionShape:  # fmt: skip
-    """The call that a layer makes; MLA expands its latent to every head first."""
+    """The call that a layer makes; MLA expands its latent to every head first.
+
+    ``autocast``: it computes every softmax in float32.
+    """
     latent = attention.kv_lora_rank is not None
     return AttentionShape(
         batch=batch,
@@ -130,6 +134,8 @@ def attention_shape(
         eager_score_bytes=attention.eager_score_bytes,
         broadcasts_kv=attention.broadcasts_kv,
         math_score_bytes=math_score_bytes,
+        dropout=training and attention.dropout > 0,
+        softmax_in_own_type=attention.softmax_in_own_type and not autocast,
         always_repeats=always_repeats,
     )
 

@@ -10,11 +10,11 @@ from willfit.devices import cublas_workspace_bytes
 from willfit.dtypes import FLOAT32
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import (
-    ENABLE_GQA_SINCE,
     KernelChoice,
     choose_kernel,
     mask_bytes,
     math_score_bytes,
+    repeats_always,
 )
 from willfit.formulas.experts import copies_experts
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
@@ -229,7 +229,7 @@ class _Run:
             and copies_experts(self.model, self.stack),
             adapter=self.adapter.per_token,
             math_score_bytes=math_score_bytes(self.stack),
-            always_repeats=not self.stack.at_least("transformers", ENABLE_GQA_SINCE),
+            always_repeats=repeats_always(self.stack),
         )
         mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
         candidates = [

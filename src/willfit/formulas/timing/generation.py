@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from willfit.dtypes import FLOAT32
-from willfit.formulas.attention import ENABLE_GQA_SINCE
+from willfit.formulas.attention import repeats_always
 from willfit.formulas.inference.logits import LAST_ONLY_SINCE
 from willfit.formulas.inference.settings import Settings
 from willfit.formulas.kv_cache import kv_cache
@@ -118,7 +118,7 @@ class Generation:
         moved = held * _TRAFFIC[self.inference.cache]
         if self.inference.cache == "static":
             moved += held * max(self.settings.context_len / context - 1.0, 0.0)
-        copied = self.inference.padded or not self.stack.at_least("transformers", ENABLE_GQA_SINCE)
+        copied = self.inference.padded or repeats_always(self.stack)
         if copied and self.kernel not in UNFUSED:
             moved += 2 * held * self.anatomy.repeats
         return moved, held if self.inference.cache == "offloaded" else 0.0

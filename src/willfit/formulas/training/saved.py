@@ -247,30 +247,14 @@ def attention_saved(
     kept = saved_bytes(shape, kernel)
     if shape.repeats and shape.num_kv_heads == 1 and kernel in ("efficient", "cudnn"):
         kept -= _unrepeated_bytes(shape)
-    if kernel in ("eager", "math"):
-        kept += _scores_kept(attention, stream, kernel, shape.dtype) * shape.score_elements
-        kept += shape.output_bytes() if stream.trained else 0
+    if stream.trained and kernel in ("eager", "math"):
+        kept += shape.output_bytes()
     if stream.views_fused_qkv and kernel not in ("eager", "math"):
         kept += _fused_view_bytes(shape, kernel, stream)
     if attention.kv_lora_rank is not None:
         width = attention.kv_lora_rank + (attention.q_lora_rank or 0)
         kept += shape.batch * shape.q_len * (4 + stream.residual.block_bytes) * width
     return kept
-
-
-def _scores_kept(attention: Attention, stream: Stream, kernel: str, dtype: DType) -> int:
-    """Bytes a score that a class keeps beside `saved_bytes`', or less: dropout, and its softmax.
-
-    Dropout keeps a mask of one byte, and the next product its result: where a 16-bit copy of a
-    float32 softmax is kept for that product, dropout's result stands for it. Where the softmax is
-    in 16 bit, neither autocast nor the class making it float32, its 2 bytes are all.
-    """
-    upcast = dtype is FLOAT32 or stream.autocast or not attention.softmax_in_own_type
-    if kernel == "eager" and not upcast:
-        return (3 if attention.dropout else 0) - 4
-    if not attention.dropout:
-        return 0
-    return 5 if kernel == "math" or dtype is FLOAT32 else 1
 
 
 def _unrepeated_bytes(shape: AttentionShape) -> int:

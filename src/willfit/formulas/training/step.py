@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.formulas.attention import ENABLE_GQA_SINCE, AttentionShape, choose_kernel
+from willfit.formulas.attention import AttentionShape, choose_kernel, repeats_always
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.inference.logits import KEEP_TYPE
 from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
@@ -220,7 +220,8 @@ class Step:
             kv_len=length,
             masked=self.settings.masked or window or self.architecture.relative_bias,
             training=True,
-            always_repeats=not self.stack.at_least("transformers", ENABLE_GQA_SINCE),
+            autocast=self.stream.autocast,
+            always_repeats=repeats_always(self.stack),
         )
 
     def kernel(self, attention: Attention) -> str:

@@ -82,11 +82,16 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         norm_keeps_fp32=fields.text("model_type").startswith(("gemma", "paligemma")),
         parallel_residual=_parallel(fields, traits),
         hidden_act=fields.text("hidden_act", traits.hidden_act),
-        dropout=_dropout(fields, traits),
-        activation_dropout=_activation_dropout(fields, traits),
+        dropout=fields.rate(_HIDDEN_DROPOUT, traits.hidden_dropout),
+        activation_dropout=fields.rate(_ACTIVATION_DROPOUT, traits.activation_dropout),
     )
 
 
+_HIDDEN_DROPOUT: Final = (
+    "hidden_dropout_prob", "hidden_dropout", "resid_pdrop", "dropout", "dropout_rate",
+)  # fmt: skip
+_ACTIVATION_DROPOUT: Final = ("activation_dropout", "dropout_rate")
+"""``dropout_rate`` is T5's, one for all of its dropouts."""
 _TABLE_OF_POSITIONS: Final = frozenset(
     {
         "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "gpt2",
@@ -121,21 +126,6 @@ def _parallel(fields: Fields, traits: Traits) -> bool:
         if name in fields.config:
             return fields.flag(name)
     return traits.parallel_residual
-
-
-def _dropout(fields: Fields, traits: Traits) -> float:
-    for name in ("hidden_dropout_prob", "hidden_dropout", "resid_pdrop", "dropout", "dropout_rate"):
-        value = fields.number(name)
-        if value is not None:
-            return value
-    return traits.hidden_dropout
-
-
-def _activation_dropout(fields: Fields, traits: Traits) -> float:
-    """T5 has one rate for all of its dropouts."""
-    if fields.size("relative_attention_num_buckets") is not None and traits.hidden_dropout:
-        return _dropout(fields, traits)
-    return fields.number("activation_dropout") or 0.0
 
 
 def _encoder_decoder(fields: Fields, traits: Traits) -> Architecture:

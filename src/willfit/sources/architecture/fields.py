@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from willfit.errors import InputError
@@ -77,6 +77,11 @@ class Fields:
         """A number, None where absent."""
         value = self.config.get(name)
         return float(value) if isinstance(value, (int, float)) else None
+
+    def rate(self, names: Iterable[str], default: float) -> float:
+        """The first of these numbers that the config has."""
+        found = (self.number(name) for name in names)
+        return next((rate for rate in found if rate is not None), default)
 
     def items(self, name: str) -> list[Any] | None:
         """A list, bounded; None where absent."""

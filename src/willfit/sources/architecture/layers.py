@@ -288,14 +288,15 @@ def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> At
     )
 
 
+_ATTENTION_DROPOUT: Final = (
+    "attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout",
+    "dropout_rate",
+)  # fmt: skip
+
+
 def attention_dropout(fields: Fields, traits: Traits) -> float:
-    """On the softmax, by any of its names; T5 has one rate for all of its dropouts."""
-    names = (
-        "attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout",
-        "dropout_rate",
-    )  # fmt: skip
-    found = (fields.number(name) for name in names)
-    return next((rate for rate in found if rate is not None), traits.attention_dropout)
+    """Rate of the dropout on the softmax."""
+    return fields.rate(_ATTENTION_DROPOUT, traits.attention_dropout)
 
 
 def head_dim_of(fields: Fields, traits: Traits, hidden_size: int, heads: int) -> int:

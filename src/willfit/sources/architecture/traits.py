@@ -5,7 +5,7 @@ Source of every row: the modelling and configuration files of transformers 5.23 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.sources.architecture.fields import Fields
@@ -37,6 +37,8 @@ class Traits:
     """Bytes per score of eager attention in 16 bit where the class keeps fewer or more copies."""
     attention_dropout: float = 0.0
     """Default of the dropout on attention's softmax where the config is silent."""
+    activation_dropout: float = 0.0
+    """Default of the dropout inside the MLP where the config is silent."""
     softmax_in_own_type: bool = False
     """Whether eager attention leaves the softmax in 16 bit, not in float32."""
     broadcasts_kv: bool = False
@@ -48,32 +50,20 @@ class Traits:
     """Default number of key heads where the config is silent and it is not all heads."""
 
 
-_LAYER_NORM = {"rms_norm": False, "gated": False}
-_GPT = Traits(rms_norm=False, gated=False)
-_ENCODER = Traits(
+_CLASSIC = Traits(
     rms_norm=False,
     gated=False,
-    decoder=False,
     hidden_dropout=0.1,
     attention_dropout=0.1,
     softmax_in_own_type=True,
-    max_context=512,
 )
+"""What GPT-2 and BERT have in common."""
+_ENCODER = replace(_CLASSIC, decoder=False, max_context=512)
+_T5 = Traits(hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
 
 TRAITS: Final[dict[str, Traits]] = {
-    "gpt2": Traits(
-        learned_positions=True,
-        eager_score_bytes=4,
-        rms_norm=False,
-        gated=False,
-        hidden_dropout=0.1,
-        attention_dropout=0.1,
-        softmax_in_own_type=True,
-        max_context=1024,
-    ),
-    "gpt_bigcode": Traits(
-        rms_norm=False, gated=False, hidden_dropout=0.1, attention_dropout=0.1, max_context=1024
-    ),
+    "gpt2": replace(_CLASSIC, learned_positions=True, eager_score_bytes=4, max_context=1024),
+    "gpt_bigcode": replace(_CLASSIC, softmax_in_own_type=False, max_context=1024),
     "gpt_neo": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
     "gptj": Traits(
         sdpa=False, rms_norm=False, gated=False, parallel_residual=True, norms_per_layer=1
@@ -148,8 +138,8 @@ TRAITS: Final[dict[str, Traits]] = {
     "vit": Traits(rms_norm=False, gated=False, decoder=False),
     "deit": Traits(rms_norm=False, gated=False, decoder=False),
     "dinov2": Traits(rms_norm=False, gated=False, decoder=False),
-    "t5": Traits(gated=False, hidden_act="relu", hidden_dropout=0.1, attention_dropout=0.1),
-    "mt5": Traits(hidden_dropout=0.1, attention_dropout=0.1),
+    "t5": replace(_T5, gated=False, hidden_act="relu"),
+    "mt5": _T5,
     "bart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
     "mbart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
     "pegasus": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
