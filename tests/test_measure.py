@@ -471,7 +471,7 @@ def test_the_command_prints_records_and_the_ledger_reads_it_back(
         (["llama-3.2-1b", "--layers", "17"], "has 16 layers"),
         (["llama-3.2-1b", "--layers", "2", "--checkpoint", "x"], "leave one out"),
         (["llama-3.2-1b", "--suite", "cpu"], "leave llama-3.2-1b out"),
-        (["--suite", "nope"], "there are cpu, h200, recorded, t4"),
+        (["--suite", "nope"], "there are cpu, h200, ranks, recorded, t4"),
         (["--bundle", "x"], "--bundle belongs to --suite"),
     ],
 )

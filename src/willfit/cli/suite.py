@@ -93,7 +93,7 @@ def scenario_of(case: Case, gpu: str = "", stack: str = "") -> Scenario:
     parser = Parser(prog="willfit estimate")
     add_scenario_options(parser)
     words = shlex.split(case.arguments)
-    words += ["--gpu", gpu] if gpu else []
+    words += ["--gpu", gpu] if gpu and "--gpu" not in words else []
     words += ["--stack", stack] if stack else []
     arguments = parser.parse_args(words)
     arguments.trace = True

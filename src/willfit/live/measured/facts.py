@@ -8,6 +8,7 @@ from typing import Final
 
 from willfit.installed import installed_versions
 from willfit.live.here import known_gpu
+from willfit.live.measured.rank import num_ranks
 from willfit.live.measurement import MeasuredGpu
 from willfit.scenario import Gpu, Machine, Scenario, Stack
 from willfit.scenario.stack import TESTED, release
@@ -46,13 +47,17 @@ def on_these(
 ) -> Scenario:
     """The scenario on the GPUs and libraries that were measured, for the estimate beside it.
 
-    Without a GPU there is no machine: the numbers are of a card that is not named.
+    Without a GPU there is no machine: the numbers are of a card that is not named. Where one rank
+    was measured, all of them have its card.
     """
     known = {name: text for name, text in versions.items() if name in TESTED and release(text)}
     stack = Stack(
         versions={**scenario.stack.versions, **known}, alloc_conf=scenario.stack.alloc_conf
     )
-    machine = Machine(gpus=tuple(map(_card, gpus))) if gpus else None
+    ranks = num_ranks(scenario)
+    machine = Machine(gpus=tuple(map(_card, gpus)) * ranks) if gpus else None
+    if ranks > 1 and machine is None:
+        machine = scenario.machine
     return replace(scenario, machine=machine, stack=stack)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from willfit.errors import InputError, WillfitError
 from willfit.live.measured.facts import driver_version, library_versions, on_these
+from willfit.live.measured.rank import NOTE, as_rank, num_ranks, require_rank
 from willfit.live.measured.refuse import refuse, require_libraries
 from willfit.live.measurement import FailureKind, Measurement, error_text, one_line, tells_of_memory
 from willfit.live.meter import Meter
@@ -82,6 +83,8 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.series: list[tuple[int, int, int]] = []
         self.notes: list[str] = [] if checkpoint else ["random weights: no memory depends on them"]
+        if num_ranks(scenario) > 1:
+            self.notes.append(NOTE.format(num_ranks(scenario)))
         self._scenario, self._meter = scenario, meter
         self._checkpoint, self._history = checkpoint, history
 
@@ -90,7 +93,9 @@ class _Run:
         import torch
 
         try:
-            self._run()
+            require_rank(self._scenario, self._meter.device)
+            with as_rank(self._scenario):
+                self._run()
         except Exception as error:  # whatever a library breaks on is the result
             no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             kind: FailureKind = "refused"

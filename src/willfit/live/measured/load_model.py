@@ -9,12 +9,15 @@ from willfit.emitting.call import Call
 from willfit.errors import UnsupportedError
 from willfit.live import realise
 from willfit.live.calls import calls_of, on_cpu
+from willfit.live.measured.rank import num_ranks
 from willfit.scenario import Scenario
 
 SPREAD: Final = 0.02
 """Standard deviation of the weights, as most configs' ``initializer_range``."""
 PERIOD: Final = 1 << 22
 """Values that are drawn, then repeated: drawing takes a second for every 100 million."""
+APART: Final = 64
+"""Values between the beginnings of two tensors that share a buffer."""
 
 
 def load_model(scenario: Scenario, device: str, checkpoint: str | None = None) -> Any:
@@ -29,11 +32,16 @@ def load_model(scenario: Scenario, device: str, checkpoint: str | None = None) -
         model = realise.load_model(checkpoint, call)
     else:
         model = _with_random_weights(scenario, call, shared=device == "cuda")
-    if device == "cuda" and "device_map" not in call.arguments:
+    if device == "cuda" and "device_map" not in call.arguments and not _sharded(scenario):
         import torch
 
         model = model.to(torch.device("cuda"))
     return model
+
+
+def _sharded(scenario: Scenario) -> bool:
+    """Whether accelerate takes the weights from host memory, to give each rank its part."""
+    return num_ranks(scenario) > 1 and scenario.workload.loading.strategy in ("fsdp", "zero3")
 
 
 def _with_random_weights(scenario: Scenario, call: Call, *, shared: bool) -> Any:
@@ -67,7 +75,10 @@ def _settings(scenario: Scenario) -> Any:
 
 
 def random_tensors(cls: Any, settings: Any, dtype: Any, *, shared: bool) -> dict[str, Any]:
-    """A state dict of random values by the names of the model; ``shared``: of one buffer."""
+    """A state dict of random values by the names of the model; ``shared``: of one buffer.
+
+    Each begins at a place of its own there: what shards a model tells its tensors apart by that.
+    """
     import torch
 
     with torch.device("meta"):
@@ -75,8 +86,15 @@ def random_tensors(cls: Any, settings: Any, dtype: Any, *, shared: bool) -> dict
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     empty = {name: value for name, value in model.state_dict().items() if name not in tied}
     longest = max(tensor.numel() for tensor in empty.values())
-    source = _buffer(longest, dtype) if shared else _drawn(dtype)
-    return {name: _values(tensor, source, shared=shared) for name, tensor in empty.items()}
+    if not shared:
+        drawn = _drawn(dtype)
+        return {name: _values(tensor, drawn) for name, tensor in empty.items()}
+    source = _buffer(longest + APART * len(empty), dtype)
+    starts = range(0, APART * len(empty), APART)
+    return {
+        name: _values(tensor, source[start:], shared=True)
+        for start, (name, tensor) in zip(starts, empty.items(), strict=True)
+    }
 
 
 @lru_cache(maxsize=2)
@@ -105,7 +123,7 @@ def _repeat(drawn: Any, target: Any) -> Any:
     return target
 
 
-def _values(like: Any, source: Any, *, shared: bool) -> Any:
+def _values(like: Any, source: Any, *, shared: bool = False) -> Any:
     """A tensor of that shape: a view of the source, or one of its own with the source's values."""
     import torch
 

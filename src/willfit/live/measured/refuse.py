@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from willfit.emitting.accelerate_config import ZERO
 from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.formulas.training.settings import fill_training
+from willfit.live.measured.rank import STRATEGIES, num_ranks
 from willfit.scenario import Scenario
 
 SIZES: Final = (
@@ -41,16 +43,32 @@ def refuse(scenario: Scenario, checkpoint: str | None) -> None:
         raise UnsupportedError(
             f"measure runs transformers, not {inference.engine}: leave --engine out"
         )
-    if strategy not in (None, "device_map"):
-        raise UnsupportedError(
-            f"--strategy {strategy} starts a process a GPU, and measure runs one: leave it out for "
-            "one GPU, or give --strategy device_map"
-        )
+    _refuse_strategy(scenario, strategy)
     for library, what in _needs(scenario):
         if importlib.util.find_spec(library) is None:
             raise MissingLibraryError(f"{what} needs {library}: pip install {library}")
     if checkpoint is not None:
         _require_same(scenario, checkpoint)
+
+
+def _refuse_strategy(scenario: Scenario, strategy: str | None) -> None:
+    training = scenario.workload.training
+    if strategy in (None, "device_map"):
+        return
+    if strategy not in STRATEGIES or training is None:
+        raise UnsupportedError(
+            f"--strategy {strategy} starts a process a GPU, and measure runs one: leave it out for "
+            "one GPU, or give --strategy device_map; of training also one rank of ddp, fsdp or ZeRO"
+        )
+    if num_ranks(scenario) == 1:
+        raise InputError(
+            f"--strategy {strategy} is shared among several GPUs: say how many ranks there are, "
+            "as in --gpu A100x4 (one GPU here is enough to measure a rank)"
+        )
+    if training.trainer == "loop":
+        raise UnsupportedError(
+            f"one rank of --strategy {strategy} is measured by the Trainer: leave --trainer out"
+        )
 
 
 def require_libraries() -> None:
@@ -70,6 +88,8 @@ def _needs(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "peft", "an adapter"
     if training is None:
         return
+    if work.loading.strategy in ZERO:
+        yield "deepspeed", f"--strategy {work.loading.strategy}"
     if training.method != "full":
         yield "peft", f"--train {training.method}"
     if training.trainer == "trl":

@@ -12,6 +12,7 @@ from willfit.formulas.training.settings import TrainingSettings
 from willfit.live import realise
 from willfit.live.measured.adapters import cast_trained
 from willfit.live.measured.batches import rows_of, token_rows, training_batch
+from willfit.live.measured.rank import answer_for_others, num_ranks, zero_settings
 from willfit.live.measured.steps import STEPS, Steps
 from willfit.live.meter import Meter
 from willfit.scenario import Scenario
@@ -42,6 +43,7 @@ def run_trainer(
         data = _sft_data(scenario, model, settings) if sft else _data(scenario, model, settings)
         trainer = make(model=model, args=given, callbacks=[_callback(steps)], **data)
         _watch(trainer, steps)
+        _alone(trainer, num_ranks(scenario))
         if sft and hasattr(model, "peft_config"):
             _cast_back(scenario, model)
         trainer.train()
@@ -55,7 +57,7 @@ def _arguments(scenario: Scenario, meter: Meter, folder: str, notes: list[str]) 
             if given.get(name):
                 given[name] = False
                 notes.append(f"without {name}, which the library refuses without a GPU")
-    given |= {**OWN, "output_dir": folder, "use_cpu": not meter.cuda}
+    given |= {**OWN, "output_dir": folder, "use_cpu": not meter.cuda, **zero_settings(scenario)}
     if call.name == "TrainingArguments":
         given["remove_unused_columns"] = False
     return realise.realised(Call(library=call.library, name=call.name, arguments=given))
@@ -136,6 +138,18 @@ def _watch(trainer: Any, steps: Steps) -> None:
     trainer._get_train_sampler = lambda *_, **__: torch.utils.data.SequentialSampler(
         trainer.train_dataset
     )
+
+
+def _alone(trainer: Any, ranks: int) -> None:
+    """One rank of several has no others that answer."""
+    import transformers
+
+    class Answering(transformers.TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            answer_for_others(trainer.model_wrapped, ranks)
+
+    if ranks > 1:
+        trainer.add_callback(Answering())
 
 
 def _callback(steps: Steps) -> Any:
