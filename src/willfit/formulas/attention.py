@@ -71,6 +71,8 @@ class AttentionShape:
     """Whether eager attention's softmax is in 16 bit where the scores are, not in float32."""
     always_repeats: bool = False
     """Whether K and V are repeated to all heads also without a mask (before `ENABLE_GQA_SINCE`)."""
+    mask_trained: bool = False
+    """Whether the mask needs a gradient: T5's positions by heads, in training."""
 
     @property
     def score_elements(self) -> int:
@@ -253,11 +255,14 @@ def _cudnn_alone(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
 
 
 def _cudnn(shape: AttentionShape, sm: int, _: Stack) -> str | None:
+    """A mask that needs a gradient: sdp_utils_cpp.h `check_attn_mask_shape`."""
     if shape.dtype not in _HALF:
         return f"needs 16 bit, this is {shape.dtype.name}"
     limit = 256 if sm // 10 == 9 else 128
     if shape.head_dim % 8 or max(shape.head_dim, shape.v_head_dim) > limit:
         return f"head size {shape.head_dim}"
+    if shape.mask_trained:
+        return "gives a mask no gradient"
     if shape.kv_len == 1:
         return "needs more than one key"
     return None

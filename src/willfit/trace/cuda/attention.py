@@ -51,6 +51,8 @@ class CudaAttention:
     ) -> torch.Tensor:
         """Shapes (B, H, S, D) as in torch."""
         query, key, value = _autocast(query, key, value)
+        if attn_mask is not None and attn_mask.is_floating_point():
+            (attn_mask,) = _autocast(attn_mask)
         choice = self._choose(query, key, value, attn_mask, is_causal=is_causal, gqa=enable_gqa)
         self.chose(choice.name, choice.reason)
         if choice.name == "math":
@@ -134,6 +136,8 @@ class CudaAttention:
         gqa: bool,
     ) -> KernelChoice:
         shape = _shape(query, key, value, masked=mask is not None, causal=is_causal)
+        if mask is not None and mask.requires_grad:
+            shape = replace(shape, mask_trained=True)
         if not gqa:
             shape = replace(shape, num_kv_heads=shape.num_heads)
         return choose_kernel(
