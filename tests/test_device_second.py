@@ -13,8 +13,21 @@ from benchmarks.device.recorded import FOLDER, Compared, compare, read_records
 
 RECORDS = {record.name: record for record in read_records(FOLDER / "h200_second.jsonl")}
 
+ALLOCATED = {
+    "infer/bart": 0.002,
+    "infer/deepseek-v2-lite 8k": 0.001,
+    "infer/falcon7 int8": 0.002,
+    "infer/falcon7 nf4 short": 0.001,
+    "infer/gemma3-12b 32k": 0.002,
+    "infer/llama8 fp16 math": 0.001,
+    "infer/mistral 32k": 0.001,
+}
+"""Error of the formulas' allocated peak, in either direction."""
+DECODING = ("infer/gemma3-12b 32k", "infer/mistral 32k", "infer/falcon7 nf4 short")
+"""Rows whose decoding is held to the measurement too."""
 TRACED = {
     "full/t5 autocast": ("allocated", 0.001),
+    "infer/falcon7 int8": ("allocated", 0.001),
 }
 """Rows that are traced here: what is held to the measurement, and the most it may be off."""
 
@@ -28,6 +41,19 @@ def error(found: Compared, kind: str) -> float:
     value = found.error(kind)
     assert value is not None, found.reason
     return value
+
+
+@pytest.mark.parametrize(("name", "bound"), ALLOCATED.items())
+def test_the_formulas_allocated_peak(name: str, bound: float) -> None:
+    assert abs(error(compared(name), "allocated")) <= bound
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_the_formulas_peak_of_decoding(name: str) -> None:
+    """Its first step finds what prefill left: a sliding layer's views of the whole prompt."""
+    found = compared(name).phase_error("allocated", "decode")
+    assert found is not None
+    assert abs(found) <= 0.001
 
 
 @pytest.mark.parametrize(("name", "held"), TRACED.items())

@@ -60,7 +60,7 @@ class AttentionShape:
     eager_score_bytes: int | None = None
     """Bytes per score of eager attention in 16 bit where the class has its own."""
     broadcasts_kv: bool = False
-    """Whether eager attention copies K and V to all heads one after the other."""
+    """Whether a single head of K and V goes into the products as it is (Falcon), not repeated."""
     softcapped: bool = False
     """Whether scores go through tanh (Gemma-2), which keeps one more copy for backward."""
     math_score_bytes: int = 9
@@ -85,9 +85,14 @@ class AttentionShape:
         return self.num_heads != self.num_kv_heads
 
     @property
+    def broadcast(self) -> bool:
+        """Whether K and V have fewer heads and nobody says so: no repeat, no ``enable_gqa``."""
+        return self.grouped and self.broadcasts_kv
+
+    @property
     def repeats(self) -> bool:
         """Whether transformers repeats K and V before it calls SDPA."""
-        return self.grouped and (self.masked or self.always_repeats)
+        return self.grouped and not self.broadcasts_kv and (self.masked or self.always_repeats)
 
     def repeated_kv_bytes(self) -> int:
         """K and V copied to every query head: e·B·H·S_kv·(D + D_v); 0 without groups."""
@@ -96,6 +101,14 @@ class AttentionShape:
         return self.dtype.num_bytes(
             self.batch * self.num_heads * self.kv_len * (self.head_dim + self.v_head_dim)
         )
+
+    def broadcast_kv_bytes(self, element: int) -> int:
+        """K and V as products have them, ``element`` bytes each: at all heads or as they are.
+
+        matmul expands the one head by a stride of zero, which sequences side by side make a copy.
+        """
+        heads = self.num_kv_heads if self.broadcast and self.batch == 1 else self.num_heads
+        return element * self.batch * heads * self.kv_len * (self.head_dim + self.v_head_dim)
 
     def output_bytes(self) -> int:
         """The attention output: e·B·H·S_q·D_v."""
@@ -225,9 +238,15 @@ def _order(sm: int, stack: Stack) -> list[tuple[str, _Refusal]]:
     return fused
 
 
+_UNLIKE_HEADS: Final = "takes no fewer heads of K and V without enable_gqa"
+"""sdp_utils_cpp.h `check_batch_size_and_num_heads_dense`; modeling_falcon.py calls SDPA so."""
+
+
 def _flash(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     if sm < 80:
         return f"needs sm_80, this is sm_{sm}"
+    if shape.broadcast:
+        return _UNLIKE_HEADS
     if shape.dtype not in _HALF:
         return f"needs 16 bit, this is {shape.dtype.name}"
     if shape.masked:
@@ -242,6 +261,8 @@ def _flash(shape: AttentionShape, sm: int, _: Stack) -> str | None:
 def _efficient(shape: AttentionShape, sm: int, stack: Stack) -> str | None:
     if shape.dtype is BFLOAT16 and sm < 80:
         return "bfloat16 needs sm_80"
+    if shape.broadcast:
+        return _UNLIKE_HEADS
     if passes_grouped(shape, stack) and not stack.at_least("torch", "2.14"):
         return "takes no grouped queries in torch 2.13"
     if shape.head_dim % 8 and shape.dtype in _HALF:
@@ -258,6 +279,8 @@ def _cudnn(shape: AttentionShape, sm: int, _: Stack) -> str | None:
     """A mask that needs a gradient: sdp_utils_cpp.h `check_attn_mask_shape`."""
     if shape.dtype not in _HALF:
         return f"needs 16 bit, this is {shape.dtype.name}"
+    if shape.broadcast:
+        return _UNLIKE_HEADS
     limit = 256 if sm // 10 == 9 else 128
     if shape.head_dim % 8 or max(shape.head_dim, shape.v_head_dim) > limit:
         return f"head size {shape.head_dim}"
@@ -300,7 +323,10 @@ def passes_grouped(shape: AttentionShape, stack: Stack) -> bool:
     integrations/sdpa_attention.py `use_gqa_in_sdpa`: no mask and head size ≤ 256.
     """
     return (
-        shape.grouped and not shape.masked and shape.head_dim <= 256 and not repeats_always(stack)
+        shape.grouped
+        and not (shape.masked or shape.broadcasts_kv)
+        and shape.head_dim <= 256
+        and not repeats_always(stack)
     )
 
 
@@ -386,21 +412,25 @@ def _math_forward(shape: AttentionShape) -> int:
     """9·B·H·S² in float32 (`math_score_bytes`), and float32 copies of the inputs.
 
     Half inputs go through float32: q twice (scaled), k and v at their own heads, and repeated to
-    all heads where they are grouped; the causal mask S²·4, or the float form of the one given. With
+    all heads where they are grouped (one after the other where matmul broadcasts them, and not at
+    all where it needs no copy); the causal mask S²·4, or the float form of the one given. With
     few queries the moment of the product is more: scaled k at all heads, 4·B·H·S_kv·D, and the
     scores. Measured on an H200 (torch 2.11) to 0.1 %.
     """
     heads = shape.batch * shape.num_heads
+    keys = shape.batch * (shape.num_kv_heads if shape.broadcast else shape.num_heads)
     kv = 4 * shape.batch * shape.kv_len * (shape.head_dim + shape.v_head_dim)
     copies = 4 * heads * shape.q_len * shape.head_dim * (1 if shape.dtype is FLOAT32 else 2)
     if shape.dtype is not FLOAT32:
         copies += kv * shape.num_kv_heads
-    if shape.grouped:
+    if shape.broadcast:
+        copies += shape.broadcast_kv_bytes(4) // 2 if shape.batch > 1 else 0
+    elif shape.grouped:
         copies += kv * shape.num_heads
     causal = 4 * shape.q_len * shape.kv_len if shape.causal and shape.q_len > 1 else 0
     work = max(
         shape.math_score_bytes * shape.score_elements,
-        4 * shape.score_elements + 4 * heads * shape.kv_len * shape.head_dim,
+        4 * shape.score_elements + 4 * keys * shape.kv_len * shape.head_dim,
     )
     return work + copies + causal + sdpa_bias_bytes(shape)
 
@@ -463,9 +493,8 @@ def _math_saved(shape: AttentionShape) -> int:
     """
     heads = shape.batch * shape.num_heads
     per_score = 9 if shape.dropout else 4
-    return per_score * shape.score_elements + 4 * heads * (
-        shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim)
-    )
+    query = 4 * heads * shape.q_len * shape.head_dim
+    return per_score * shape.score_elements + query + shape.broadcast_kv_bytes(4)
 
 
 def _eager_saved(shape: AttentionShape) -> int:

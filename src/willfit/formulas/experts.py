@@ -67,6 +67,23 @@ def copies_experts(model: ModelSpec, stack: Stack) -> bool:
     return fused and model.quantization is None and stack.at_least("transformers", COPIED_SINCE)
 
 
+_FLOAT32_WEIGHTS: Final = frozenset({
+    "afmoe", "axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "exaone_moe",
+    "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_linear",
+    "longcat_flash", "mimo_v2_flash", "minimax", "minimax_m2", "mixtral", "nemotron_h",
+    "solar_open",
+})  # fmt: skip
+"""Model types whose routers hand their weights on in float32 (transformers 5.23 modeling_*.py;
+Qwen's, OLMoE's and others cast them to the logits' type)."""
+
+
+def weighs_in_float32(model: ModelSpec) -> bool:
+    """Whether the product of experts' outputs and routing weights is promoted to float32."""
+    text = model.config.get("text_config")
+    types = {model.config.get("model_type"), isinstance(text, dict) and text.get("model_type")}
+    return not _FLOAT32_WEIGHTS.isdisjoint(types)
+
+
 def as_in_stack(row: TensorRow, model: ModelSpec, stack: Stack) -> Iterator[TensorRow]:
     """The row, or before transformers 5 its experts one by one, each an ``nn.Linear``.
 

@@ -94,10 +94,11 @@ class Gemm:
     def of(cls, weights: LoadedWeights) -> Gemm:
         """The products of these weights."""
         known = weights.arithmetic is not None
-        return cls(
+        largest = weights.largest_quantized_elements if known else 0
+        return cls(  # of no class that bitsandbytes replaces, nothing is quantised (Falcon)
             dtype=weights.dtype,
-            quantization=weights.arithmetic,
-            largest_elements=weights.largest_quantized_elements if known else 0,
+            quantization=weights.arithmetic if largest else None,
+            largest_elements=largest,
         )
 
     @property

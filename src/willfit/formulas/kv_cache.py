@@ -49,6 +49,11 @@ class KvCache:
     """Storage right after prefill: sliding layers still hold the whole prompt's tensor."""
     step_transient_bytes: int = 0
     """Extra during one decoding step: the new tensor of one layer beside the old one."""
+    first_transient_bytes: int = 0
+    """The same of the first step, where sliding layers still hold the whole prompt's tensors: the
+    window of one of them, which come before full ones in every class that mixes them."""
+    cross_layer_bytes: int = 0
+    """K and V of the encoder's output as one layer projects them, which the cache then copies."""
     host_bytes: int = 0
     """Layers that wait in host memory (offloaded cache)."""
     assumptions: tuple[str, ...] = ()
@@ -207,14 +212,23 @@ def _dynamic(groups: tuple[LayerGroup, ...], sizes: _Sizes) -> KvCache:
         step_transient_bytes=steady
         if sizes.tuples
         else max((_one_tensor(a, sizes) for _, a in caching), default=0),
+        first_transient_bytes=max(
+            (_one_tensor(a, sizes) for _, a in caching if a.window is not None), default=0
+        ),
+        cross_layer_bytes=max((_cross_bytes(a, sizes) for _, a in caching), default=0),
         assumptions=("KV cache as transformers' DynamicCache holds it",),
     )
 
 
 def _one_tensor(attention: Attention, sizes: _Sizes) -> int:
+    """The larger of K and V; a sliding layer makes both before it lets go of the old ones.
+
+    cache_utils.py `DynamicSlidingWindowLayer.update`, `DynamicLayer.update`.
+    """
     key, value = _elements_per_token(attention, sizes)
     tokens = _held(attention, sizes.context_len)
-    transient = sizes.dtype.num_bytes(sizes.batch_size * tokens * max(key, value))
+    made = max(key, value) if attention.window is None else key + value
+    transient = sizes.dtype.num_bytes(sizes.batch_size * tokens * made)
     if attention.kv_lora_rank is not None and not _expanded(attention, sizes):
         heads = attention.num_heads * (attention.head_dim + attention.v_head_dim)
         transient += sizes.dtype.num_bytes(sizes.batch_size * tokens * heads)

@@ -52,9 +52,9 @@ class Pass:
     q_len: int
     kv_len: int
     masked: bool
-    kernel_of: dict[int | None, str]
-    """Kernel by window (None for full attention)."""
     gemm: Gemm
+    kernel_of: Mapping[int | None, str] = field(default_factory=dict)
+    """Kernel by window (None for full attention)."""
     fused_qkv: bool = False
     """Whether queries, keys and values are views of one product, which then stays alive."""
     fused_gate_up: bool = False
@@ -63,6 +63,8 @@ class Pass:
     """Whether K and V live in the cache rather than in the layer."""
     copies_experts: bool = False
     """Whether the weights of every token's experts are copied side by side."""
+    weighs_in_float32: bool = False
+    """Whether the routing weights are float32, and experts' outputs times them."""
     math_score_bytes: int = 9
     """Bytes per score inside SDPA's math kernel, by torch's release."""
     always_repeats: bool = False
@@ -73,6 +75,20 @@ class Pass:
     def adapted(self, kind: str) -> int:
         """What adapters of such products need besides the product."""
         return self.tokens * self.adapter.get(kind, 0)
+
+    def masked_in(self, window: int | None) -> bool:
+        """Whether layers of such a window get a mask: of padding or pieces, or of the window.
+
+        masking_utils.py `_ignore_causal_mask_sdpa`: never skipped where there are as many keys as
+        the window is long.
+        """
+        return self.masked or (
+            window is not None and self.q_len > 1 and self.keys_in(window) >= window
+        )
+
+    def keys_in(self, window: int | None) -> int:
+        """Keys that a call sees: a sliding layer those of its window before the new ones."""
+        return self.kv_len if window is None else min(self.kv_len, window - 1 + self.q_len)
 
     @property
     def tokens(self) -> int:
@@ -104,7 +120,7 @@ def _kept_scores(attention: Attention | None, run: Pass) -> int:
     """Attention weights that eager returns: the layer's frame holds them through the MLP."""
     if attention is None or run.kernel_of[attention.window] != "eager":
         return 0
-    scores = run.batch * attention.num_heads * run.q_len * _kv_len(attention, run)
+    scores = run.batch * attention.num_heads * run.q_len * run.keys_in(attention.window)
     return run.dtype.num_bytes(scores)
 
 
@@ -174,8 +190,8 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         run.dtype,
         batch=run.batch,
         q_len=run.q_len,
-        kv_len=_kv_len(attention, run),
-        masked=run.masked,
+        kv_len=run.keys_in(attention.window),
+        masked=run.masked_in(attention.window),
         math_score_bytes=run.math_score_bytes,
         always_repeats=run.always_repeats,
     )
@@ -214,13 +230,6 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
             temporaries=forward_temporary_bytes(shape, kernel),
         ),
     ]
-
-
-def _kv_len(attention: Attention, run: Pass) -> int:
-    """Keys that the call sees: a sliding layer those of its window before the new ones."""
-    if attention.window is None:
-        return run.kv_len
-    return min(run.kv_len, attention.window - 1 + run.q_len)
 
 
 def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
@@ -302,14 +311,16 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
 
     transformers 5.23 integrations/moe.py `grouped_mm_experts_forward`: the gathered input k·h, the
     fused product 2·k·I, the activated k·I; then input, output, its weighted copy and that copy in
-    the old order, 4·k·h. Decoding takes `batched_mm_experts_forward`: the selected weights, 2·I·h
-    and I·h for each of the B·k pairs, of which both are alive when the second is made.
+    the old order, 4·k·h, the copies in the routing weights' type. Decoding takes
+    `batched_mm_experts_forward`: the selected weights, 2·I·h and I·h for each of the B·k pairs, of
+    which both are alive when the second is made.
     """
     e, tokens = run.dtype, run.tokens
     pairs = tokens * mlp.experts_per_token
     hidden, width = architecture.hidden_size, mlp.intermediate_size
     stream = _stream(architecture, run, 4)
     fused = (2 if mlp.gated else 1) * width
+    weighted = FLOAT32 if run.weighs_in_float32 else e
     moments = [
         Moment(
             name="experts up",
@@ -319,7 +330,7 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
         Moment(
             name="experts down",
             activations=stream + e.num_bytes(2 * pairs * hidden),
-            temporaries=e.num_bytes(2 * pairs * hidden),
+            temporaries=weighted.num_bytes(2 * pairs * hidden),
         ),
     ]
     if run.copies_experts:

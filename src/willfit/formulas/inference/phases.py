@@ -16,7 +16,7 @@ from willfit.formulas.attention import (
     math_score_bytes,
     repeats_always,
 )
-from willfit.formulas.experts import copies_experts
+from willfit.formulas.experts import copies_experts, weighs_in_float32
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
 from willfit.formulas.inference.adapters import AdapterWork, adapter_work
@@ -162,6 +162,7 @@ class _Run:
         phase, _ = self._phase("decode", 1, self._decoder_len, cache.steady_bytes)
         parts: dict[ComponentName, int] = dict(phase.components)
         parts["temporaries"] = parts.get("temporaries", 0) + cache.step_transient_bytes
+        parts["activations"] = parts.get("activations", 0) + self._encoder_output()
         first = self._first_step(parts, cache)
         largest = max(parts, first, key=lambda components: sum(components.values()))
         return replace(phase, components=largest, host_bytes=cache.host_bytes)
@@ -169,17 +170,33 @@ class _Run:
     def _first_step(
         self, parts: dict[ComponentName, int], cache: KvCache
     ) -> dict[ComponentName, int]:
-        """The first step of older transformers: prefill's outputs live until it is over.
+        """The first step: an encoder–decoder model's last layer makes K and V for the cache.
 
-        They are the logits of every position in float32 and, where caches are tuples, the old
-        cache beside the new one (generation/utils.py `sample`: ``outputs`` is reassigned last).
+        Sliding layers' windows are views of the whole prompt until they are written. In older
+        transformers prefill's outputs live until the step is over: the logits of every position in
+        float32 and, where caches are tuples, the old cache beside the new one (generation/utils.py
+        `sample`: ``outputs`` is reassigned last).
         """
         if self.stack.at_least("transformers", LAST_ONLY_SINCE):
-            return parts
+            if self.stage.encoder_layers:
+                made = parts["activations"] + cache.cross_layer_bytes
+                return {**parts, "kv_cache": cache.prefill_bytes, "activations": made}
+            if cache.prefill_bytes <= cache.steady_bytes:
+                return parts
+            work = parts.get("temporaries", 0) - cache.step_transient_bytes
+            work += cache.first_transient_bytes
+            return {**parts, "kv_cache": cache.prefill_bytes, "temporaries": work}
         vocab = self.architecture.vocab_size if self.stage.embeddings else 0
         kept = 4 * self.settings.batch * self.settings.prompt_len * vocab
         twice = cache.prefill_bytes if cache.step_transient_bytes >= cache.steady_bytes else 0
         return {**parts, "kv_cache": cache.prefill_bytes, "temporaries": twice, "logits": kept}
+
+    def _encoder_output(self) -> int:
+        """What the encoder gave, which `generate` hands to every step: e·B·S·h."""
+        if not self.stage.encoder_layers:
+            return 0
+        positions = self.settings.batch * self._encoder_len
+        return self.settings.dtype.num_bytes(positions * self.architecture.hidden_size)
 
     def _at_once(self, q_len: int) -> tuple[int, int]:
         """(batch, tokens of each) in one pass: other engines run so many tokens and no more."""
@@ -210,28 +227,12 @@ class _Run:
     ) -> tuple[Phase, KernelChoice | None]:
         encoder = name == "prefill" and bool(self.stage.encoder_layers)
         groups = self.stage.encoder_layers if encoder else self.stage.layers
-        batch, q_len = self._at_once(q_len)
-        choices = {
-            window: self._kernel(groups, window, q_len, kv_len) for window in _windows(groups)
-        }
-        run = Pass(
-            batch=batch,
-            q_len=q_len,
-            kv_len=kv_len,
-            masked=self._masked(q_len, kv_len),
-            kernel_of={window: choice.name for window, choice in choices.items()},
-            gemm=Gemm.of(self.weights),
-            fused_qkv=keeps_fused_qkv(self.model),
-            fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
-            cached=self._cached and not encoder,
-            copies_experts=name == "decode"
-            and self.inference.engine == "transformers"
-            and copies_experts(self.model, self.stack),
-            adapter=self.adapter.per_token,
-            math_score_bytes=math_score_bytes(self.stack),
-            always_repeats=repeats_always(self.stack),
-        )
-        mask = self._mask(q_len, kv_len) if self.inference.engine == "transformers" else 0
+        run = self._pass(name, q_len, kv_len)
+        q_len = run.q_len
+        choices = {window: self._kernel(groups, window, run) for window in _windows(groups)}
+        run = replace(run, kernel_of={window: choice.name for window, choice in choices.items()})
+        engine = self.inference.engine
+        mask = sum(self._mask(run, window) for window in choices) if engine == "transformers" else 0
         candidates = [
             moment.plus(activations=mask)
             for group in groups
@@ -270,6 +271,28 @@ class _Run:
             choice,
         )  # fmt: skip
 
+    def _pass(self, name: str, q_len: int, kv_len: int) -> Pass:
+        """What all layers of a pass have in common, but for their kernels."""
+        batch, q_len = self._at_once(q_len)
+        encoder = name == "prefill" and bool(self.stage.encoder_layers)
+        return Pass(
+            batch=batch,
+            q_len=q_len,
+            kv_len=kv_len,
+            masked=self._masked(q_len, kv_len),
+            gemm=Gemm.of(self.weights),
+            fused_qkv=keeps_fused_qkv(self.model),
+            fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
+            cached=self._cached and not encoder,
+            copies_experts=name == "decode"
+            and self.inference.engine == "transformers"
+            and copies_experts(self.model, self.stack),
+            weighs_in_float32=weighs_in_float32(self.model),
+            adapter=self.adapter.per_token,
+            math_score_bytes=math_score_bytes(self.stack),
+            always_repeats=repeats_always(self.stack),
+        )
+
     def _phase_name(self, name: str) -> PhaseName:
         """A model that does not generate has one forward pass and no prefill."""
         if not self.architecture.is_decoder:
@@ -277,7 +300,7 @@ class _Run:
         return "prefill" if name == "prefill" else "decode"
 
     def _kernel(
-        self, groups: tuple[LayerGroup, ...], window: int | None, q_len: int, kv_len: int
+        self, groups: tuple[LayerGroup, ...], window: int | None, run: Pass
     ) -> KernelChoice:
         if self.inference.engine != "transformers":
             return KernelChoice(
@@ -288,9 +311,9 @@ class _Run:
             attention,
             self.settings.dtype,
             batch=self.settings.batch,
-            q_len=q_len,
-            kv_len=kv_len,
-            masked=self._masked(q_len, kv_len) or (window is not None and q_len > window),
+            q_len=run.q_len,
+            kv_len=run.kv_len,
+            masked=run.masked_in(window),
         )
         return choose_kernel(
             shape,
@@ -300,12 +323,14 @@ class _Run:
             forced=self.inference.sdpa_kernel,
         )
 
-    def _mask(self, q_len: int, kv_len: int) -> int:
-        eager = self.settings.implementation == "eager" and q_len > 1
-        if not (self._masked(q_len, kv_len) or eager):
-            return 0
+    def _mask(self, run: Pass, window: int | None) -> int:
+        """The mask that all layers of a window share; full and sliding ones have their own."""
         implementation = self.settings.implementation
-        return mask_bytes(self.settings.batch, q_len, kv_len, implementation, self.settings.dtype)
+        eager = implementation == "eager" and run.q_len > 1
+        if not (run.masked_in(window) or eager):
+            return 0
+        keys = run.keys_in(window)
+        return mask_bytes(self.settings.batch, run.q_len, keys, implementation, self.settings.dtype)
 
     def _logits(self, q_len: int) -> int:
         """Logits on the GPU of the head, or their copy on the first one where that is another.
@@ -394,11 +419,12 @@ class _Run:
         segments use the rest of it again.
         """
         length = self.settings.prompt_len
+        run = self._pass("prefill", length, length)
         heads = [
             group.attention.num_heads
             for group in self.stage.layers
             if group.attention is not None
-            and self._kernel(self.stage.layers, group.attention.window, length, length).name
+            and self._kernel(self.stage.layers, group.attention.window, run).name
             in ("math", "eager")
         ]
         block = FLOAT32.num_bytes(self.settings.batch * max(heads, default=0) * length**2)

@@ -139,7 +139,7 @@ class CudaAttention:
         if mask is not None and mask.requires_grad:
             shape = replace(shape, mask_trained=True)
         if not gqa:
-            shape = replace(shape, num_kv_heads=shape.num_heads)
+            shape = replace(shape, broadcasts_kv=True)
         return choose_kernel(
             shape,
             implementation="sdpa",
