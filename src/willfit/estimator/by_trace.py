@@ -9,7 +9,8 @@ from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
-from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
+from willfit.estimator.fsdp import Fsdp
+from willfit.estimator.outcome import Loaded, Outcome, by_type, load, unique, uses_device_map
 from willfit.estimator.ranks import Rank, Ranks, ranks_of
 from willfit.estimator.replay import (
     OutOfMemoryAt,
@@ -49,9 +50,10 @@ def outcome_by_trace(
     try:
         from willfit.trace.trace import trace
 
+        alone = scenario if ranks is None else ranks.alone
         traced = trace(
-            scenario,
-            loaded.weights,
+            alone,
+            loaded.weights if alone is scenario else load(alone).weights,
             gpus,
             loads_to_gpu=uses_device_map(scenario),
             placement=placement,
@@ -180,7 +182,7 @@ def _replays(
     return [done[id(r), size] for r, size in zip(recordings, sizes, strict=True)]
 
 
-def _of_rank(rank: Rank, result: Replayed) -> Replayed:
+def _of_rank(rank: Rank | Fsdp, result: Replayed) -> Replayed:
     """Without the phases that the rank does not go through."""
     return replace(result, phases=tuple(p for p in result.phases if rank.has(p.name)))
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from willfit.errors import UnsupportedError
 from willfit.estimator.by_formula import work_of
+from willfit.estimator.fsdp import Fsdp, computing_alone, fsdp_of
 from willfit.estimator.outcome import Loaded, loading_of_one
 from willfit.estimator.replay import kinds_of
 from willfit.estimator.spread import strategy_of
@@ -81,9 +82,11 @@ class Rank:
 class Ranks:
     """All GPUs that share one work; equal ones are one object."""
 
-    ranks: Sequence[Rank]
+    ranks: Sequence[Rank | Fsdp]
     note: str
     notes: Mapping[ComponentName, str]
+    alone: Scenario
+    """What a single GPU would run that computes as a rank does."""
 
     def recordings(self, alone: Recording) -> list[Recording]:
         """One for each GPU; equal ranks have the same."""
@@ -114,6 +117,16 @@ def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:
     shared = trains or strategy == "tp"
     if len(shares) == 1 or loaded.split.device_map is not None or not shared:
         return None
+    if trains and strategy == "fsdp" and scenario.workload.task != "load":
+        note = f"FSDP's gathering and reducing on {len(shares)} GPUs is replayed around one's trace"
+        text = "gathered weights and gradients on their way"
+        fsdp = fsdp_of(scenario, len(shares))
+        return Ranks(
+            ranks=[fsdp] * len(shares),
+            note=note,
+            notes={"communication": text},
+            alone=computing_alone(scenario),
+        )
     if scenario.model.architecture is None or scenario.workload.task == "load":
         raise UnsupportedError(
             f"what --strategy {strategy} shares is known by formula alone, and not for "
@@ -136,7 +149,7 @@ def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:
             if name == "communication"
         }
     note = f"what {len(shares)} GPUs share ({strategy}) is by formula, on top of one GPU's trace"
-    return Ranks(ranks=found, note=note, notes=notes)
+    return Ranks(ranks=found, note=note, notes=notes, alone=scenario)
 
 
 _SHARED: Final[frozenset[ComponentName]] = frozenset(

@@ -117,7 +117,7 @@ def placed(events: Iterable[Event], allocator: Allocator) -> Iterator[tuple[Even
     addresses: dict[Handle, int] = {}
     for event in events:
         if event.num_bytes:
-            address = addresses[event.handle] = allocator.malloc(event.num_bytes)
+            address = addresses[event.handle] = allocator.malloc(event.num_bytes, event.stream)
         elif event.handle == EMPTY_CACHE:
             address = 0
             allocator.empty_cache()

@@ -44,6 +44,8 @@ class Event(NamedTuple):
     """Layer at work; outside of all, the layer that the storage belongs to."""
     gpu: int = 0
     """Index of the GPU of an allocation, where a model is split; a free is where its storage is."""
+    stream: int = 0
+    """Stream of an allocation, 0 the one that computes: what one frees is not there for another."""
 
 
 @dataclass(kw_only=True)

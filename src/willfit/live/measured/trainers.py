@@ -67,14 +67,19 @@ def _data(scenario: Scenario, model: Any, settings: TrainingSettings) -> dict[st
     training = scenario.workload.training
     assert training is not None
     rows = rows_of(training_batch(model, training, settings))
-    return {"train_dataset": rows * settings.accumulation * STEPS}
+    return {"train_dataset": rows * _repeats(scenario, settings)}
+
+
+def _repeats(scenario: Scenario, settings: TrainingSettings) -> int:
+    """Batches of all steps; ranks share them out among themselves."""
+    return settings.accumulation * STEPS * num_ranks(scenario)
 
 
 def _sft_data(scenario: Scenario, model: Any, settings: TrainingSettings) -> dict[str, Any]:
     """A data set of tokens, and a tokenizer that has nothing to do but to pad."""
     training = scenario.workload.training
     assert training is not None
-    rows = token_rows(model, training, settings) * settings.accumulation * STEPS
+    rows = token_rows(model, training, settings) * _repeats(scenario, settings)
     datasets: Any = importlib.import_module("datasets")
     return {
         "train_dataset": datasets.Dataset.from_dict({"input_ids": rows}),

@@ -1,0 +1,403 @@
+"""A rank of FSDP: one GPU's recording with weights that come and go, unit by unit.
+
+What is gathered, kept and reduced, when and on which stream is torch 2.13
+distributed/fsdp/_fully_shard (`foreach_all_gather`, `foreach_reduce`, `FSDPParamGroup`) as
+accelerate's `fsdp2_prepare_model` sets it up; FullyShardedDataParallel, which gathers into what the
+layers then read, goes by the same steps. Memory that one stream freed is not there for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Final
+
+from willfit.dtypes import FLOAT32
+from willfit.estimator.replay import kinds_of
+from willfit.formulas.phase import ComponentName
+from willfit.formulas.training.settings import autocast_of
+from willfit.scenario import Scenario
+from willfit.trace.recording import Event, Handle, Layer, Place, Recording
+from willfit.units import ceil_div
+
+UPCAST_SINCE: Final = "1.13"
+"""accelerate release that keeps what trains in float32 where mixed precision is on."""
+CARVED_SINCE: Final = "1.14"
+"""accelerate release that gathers the input embedding apart from the last norm and the head."""
+FSDP2_SINCE: Final = "1.6"
+"""accelerate release with ``fsdp_version`` 2, which `emit` asks for."""
+GATHER, REDUCE = 1, 2
+"""Streams: all-gathers' copies in, and reduce-scatters; 0 is the one that computes."""
+EMBEDDINGS: Final = ("embed", "wte", "wpe")
+"""Parts of the names of input embeddings."""
+Unit = Layer | str
+"""What is gathered together: a layer, the embedding, or the tail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsdp:
+    """How one rank's weights are shared out."""
+
+    degree: int
+    stored: float = 1.0
+    """Bytes that a shard of what trains has for a byte of what is gathered."""
+    copies_out: bool = True
+    """Whether gathered bytes are copied into the weights (FSDP2), not gathered in place."""
+    carved: bool = True
+    """Whether the embedding is a unit of its own: it is not the head, and accelerate does so."""
+    loads_whole: bool = False
+    """Whether the GPU loads all of the model and gives away what is not its own."""
+
+    def recording(self, alone: Recording) -> Recording:
+        """What this rank allocates where a single GPU makes ``alone``."""
+        walk = _Walk(self, alone)
+        events = list(walk.events())
+        return alone.with_events(events, {**alone.categories, **walk.categories})
+
+    def has(self, phase: str) -> bool:
+        """A rank goes through all phases."""
+        return bool(phase)
+
+
+def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
+    """As accelerate would set it up, at the scenario's releases."""
+    work, stack = scenario.workload, scenario.stack
+    packed = work.loading.quantization is not None or scenario.model.quantization is not None
+    second = stack.at_least("accelerate", FSDP2_SINCE) and not packed
+    training = work.training
+    assert training is not None
+    mixed = autocast_of(training) is not None
+    gathered = computing_alone(scenario).workload.loading.dtype or scenario.model.stored_dtype
+    kept = work.loading.dtype or scenario.model.stored_dtype
+    if mixed and not packed and (stack.at_least("accelerate", UPCAST_SINCE) or not second):
+        kept = FLOAT32
+    tied = any(row.tied_to is not None for row in scenario.model.tensors)
+    return Fsdp(
+        degree=degree,
+        stored=1.0 if packed else kept.block_bytes / gathered.block_bytes,
+        copies_out=second,
+        carved=second and not tied and stack.at_least("accelerate", CARVED_SINCE),
+        loads_whole=packed,
+    )
+
+
+def computing_alone(scenario: Scenario) -> Scenario:
+    """The scenario whose single GPU computes as a rank does: gathered weights are 16 bit already.
+
+    accelerate's mixed precision is FSDP's own: weights are gathered in the type of autocast, which
+    then casts none of them.
+    """
+    work, training = scenario.workload, scenario.workload.training
+    autocast = autocast_of(training) if training is not None else None
+    packed = work.loading.quantization is not None or scenario.model.quantization is not None
+    if training is None or autocast is None or packed:
+        return scenario
+    lora = training.lora
+    if training.method != "full":
+        lora = replace(lora, dtype=autocast) if lora is not None else None
+    loading = replace(work.loading, dtype=autocast)
+    return replace(
+        scenario,
+        workload=replace(work, loading=loading, training=replace(training, lora=lora)),
+    )
+
+
+@dataclass
+class _Held:
+    """What a unit has at some moment."""
+
+    weights: dict[Handle, int] = field(default_factory=dict)
+    """Bytes of its weights as gathered, by the handle that a single GPU has them under."""
+    trained: int = 0
+    """Those of what trains."""
+    gathering: bool = False
+    gathered: bool = False
+    gradients: list[Handle] = field(default_factory=list)
+    reduced: Handle | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.weights.values())
+
+
+class _Walk:
+    def __init__(self, fsdp: Fsdp, alone: Recording) -> None:
+        self.categories: dict[Handle, ComponentName] = {}
+        self._fsdp, self._alone = fsdp, alone
+        self._kinds: Mapping[Handle, ComponentName] = dict(kinds_of(alone))
+        self._freed = {event.handle for event in alone.events if not event.num_bytes}
+        self._units: dict[Unit, _Held] = {}
+        self._last_gathered: Unit | None = None
+        """The unit whose gathered bytes wait to be freed behind the next one's copy."""
+        self._last_reduced: Handle | None = None
+        self._number = 0
+        self._reduces = True
+        """Whether this backward pass ends with reduced gradients: the last one of a step does.
+
+        accelerate's `no_sync` keeps whole ones until then.
+        """
+        self._dropped: set[Handle] = set()
+        self._owner: dict[Handle, Unit] = {}
+        self._at = Event(None, 0, "forward", _COLLECTIVE, None)
+
+    def events(self) -> Iterator[Event]:
+        runs = [list(run) for _, run in groupby(self._alone.events, key=lambda e: e.phase)]
+        for number, events in enumerate(runs):
+            phase = events[0].phase
+            if phase == "load":
+                yield from self._loaded(events)
+            elif phase == "forward":
+                yield from self._forward(events)
+            elif phase == "backward":
+                following = runs[number + 1][0].phase if number + 1 < len(runs) else ""
+                self._reduces = following != "forward"
+                yield from self._backward(events)
+            else:
+                yield from self._step(events)
+
+    # loading
+
+    def _loaded(self, events: Sequence[Event]) -> Iterator[Event]:
+        for event in events:
+            if not event.num_bytes or not self._shared(event):
+                yield event
+                continue
+            unit = self._unit_of(event)
+            held = self._units.setdefault(unit, _Held())
+            held.weights[event.handle] = event.num_bytes
+            trains = self._trains(event)
+            held.trained += event.num_bytes if trains else 0
+            if self._fsdp.loads_whole:
+                yield event
+            else:
+                yield from self._scattered(event, trains)
+        self._at = events[-1]
+        if self._fsdp.loads_whole:
+            yield from self._given_away()
+
+    def _scattered(self, event: Event, trains: bool) -> Iterator[Event]:
+        """The first rank sends each weight whole (accelerate `fsdp2_load_full_state_dict`)."""
+        self._at = event
+        whole = round(event.num_bytes * (self._fsdp.stored if trains else 1))
+        yield self._make(("loaded", event.handle), whole, "temporaries")
+        yield event._replace(num_bytes=self._shard(event.num_bytes, trains))
+        yield self._free(("loaded", event.handle))
+
+    def _given_away(self) -> Iterator[Event]:
+        for unit, held in sorted(self._units.items(), key=lambda each: each[0] == "tail"):
+            shard = sum(self._shard(size, False) for size in held.weights.values())
+            yield self._make(("shard", unit), shard, "weights")
+            for handle in held.weights:
+                yield self._free(handle)
+
+    def _shared(self, event: Event) -> bool:
+        """Whether it is a weight that stays: of a layer, or outside of all."""
+        kind = self._kinds.get(event.handle)
+        return kind in ("weights", "adapters") and event.handle not in self._freed
+
+    def _trains(self, event: Event) -> bool:
+        adapted = "adapters" in self._kinds.values()
+        return not adapted or self._kinds.get(event.handle) == "adapters"
+
+    def _unit_of(self, event: Event) -> Unit:
+        if event.layer is not None:
+            return event.layer
+        name = event.place.module
+        if self._fsdp.carved and any(part in name for part in EMBEDDINGS):
+            return "embedding"
+        return "tail"
+
+    def _shard(self, num_bytes: int, trains: bool) -> int:
+        return ceil_div(round(num_bytes * (self._fsdp.stored if trains else 1)), self._fsdp.degree)
+
+    # forward
+
+    def _forward(self, events: Sequence[Event]) -> Iterator[Event]:
+        self._at = events[0]
+        first = "embedding" if "embedding" in self._units else "tail"
+        yield from self._unshard(first)
+        yield from self._copy_out(first)
+        current: Unit = first
+        last = _last_layered(events)
+        for number, event in enumerate(events):
+            unit = event.layer if event.layer is not None else ("tail" if number > last else None)
+            if event.num_bytes and unit in self._units and unit != current:
+                assert unit is not None
+                self._at = event
+                if current != "tail":
+                    yield from self._reshard(current)
+                yield from self._unshard(unit)
+                yield from self._copy_out(unit)
+                current = unit
+            yield from self._own(event)
+        self._at = events[-1]
+        if current != "tail":
+            yield from self._reshard(current)
+        yield from self._release_gathered()
+
+    # backward
+
+    def _backward(self, events: Sequence[Event]) -> Iterator[Event]:
+        self._at = events[0]
+        order = list(dict.fromkeys(e.layer for e in events if e.num_bytes and e.layer is not None))
+        order = [layer for layer in order if layer in self._units]
+        current: Unit | None = None
+        last = _last_layered(events)
+        for number, event in enumerate(events):
+            layer = event.layer
+            if event.num_bytes and layer in self._units and layer != current:
+                assert layer is not None
+                self._at = event
+                if current is not None:
+                    yield from self._reduce(current)
+                elif "embedding" in self._units:
+                    yield from self._reduce("tail")
+                yield from self._unshard(layer)
+                yield from self._copy_out(layer)
+                following = order.index(layer) + 1
+                if following < len(order):
+                    yield from self._unshard(order[following])
+                elif "embedding" in self._units:
+                    yield from self._unshard("embedding")
+                current = layer
+            elif event.num_bytes and number > last and current is not None:
+                self._at = event
+                yield from self._reduce(current)
+                if "embedding" in self._units:
+                    yield from self._unshard("embedding")
+                    yield from self._copy_out("embedding")
+                current = None
+            yield from self._own(event)
+        self._at = events[-1]
+        for unit, held in self._units.items():
+            if held.gathered or held.gathering or held.gradients:
+                yield from self._reduce(unit)
+        yield from self._release_gathered()
+        if self._last_reduced is not None:
+            yield self._free(self._last_reduced)
+            self._last_reduced = None
+
+    # what the units do
+
+    def _unshard(self, unit: Unit) -> Iterator[Event]:
+        held = self._units[unit]
+        if held.gathering or held.gathered or not held.weights:
+            return
+        held.gathering = True
+        if not self._fsdp.copies_out:
+            yield self._make(("gathered", unit), held.num_bytes, "communication", GATHER)
+            return
+        if self._fsdp.stored != 1:
+            cast = ceil_div(held.trained, self._fsdp.degree)
+            yield self._make(("cast", unit), cast, "communication", GATHER)
+        yield self._make(("gathered", unit), held.num_bytes, "communication", GATHER)
+        if self._fsdp.stored != 1:
+            yield self._free(("cast", unit))
+
+    def _copy_out(self, unit: Unit) -> Iterator[Event]:
+        held = self._units[unit]
+        if not held.gathering:
+            return
+        held.gathering, held.gathered = False, True
+        if not self._fsdp.copies_out:
+            return
+        forward = self._at.phase == "forward"
+        if forward:
+            yield from self._release_gathered()
+        for handle, size in held.weights.items():
+            yield self._make(("whole", handle), size, "communication")
+        self._last_gathered = unit
+        if not forward:
+            yield from self._release_gathered()
+
+    def _release_gathered(self) -> Iterator[Event]:
+        if self._last_gathered is not None:
+            yield self._free(("gathered", self._last_gathered))
+            self._last_gathered = None
+
+    def _reshard(self, unit: Unit) -> Iterator[Event]:
+        held = self._units[unit]
+        if held.gathering:
+            held.gathering = False
+            yield self._free(("gathered", unit))
+        if not held.gathered:
+            return
+        held.gathered = False
+        if not self._fsdp.copies_out:
+            yield self._free(("gathered", unit))
+            return
+        for handle in held.weights:
+            yield self._free(("whole", handle))
+
+    def _reduce(self, unit: Unit) -> Iterator[Event]:
+        held = self._units[unit]
+        yield from self._reshard(unit)
+        if not self._reduces or not held.gradients:
+            return
+        if self._last_reduced is not None:
+            yield self._free(self._last_reduced)
+        self._number += 1
+        self._last_reduced = ("reduced", self._number)
+        yield self._make(self._last_reduced, held.trained, "communication")
+        for handle in held.gradients:
+            yield self._free(handle)
+        held.gradients = []
+        shard = ceil_div(held.trained, self._fsdp.degree)
+        gradient = ("gradient", self._number)
+        if self._fsdp.stored == 1:
+            yield self._make(gradient, shard, "gradients", REDUCE)
+        else:
+            yield self._make(("part", self._number), shard, "communication", REDUCE)
+            whole = ceil_div(round(held.trained * self._fsdp.stored), self._fsdp.degree)
+            yield self._make(gradient, whole, "gradients", REDUCE)
+            yield self._free(("part", self._number))
+        held.reduced = gradient
+
+    # what a single GPU does, too
+
+    def _own(self, event: Event) -> Iterator[Event]:
+        if event.handle in self._dropped:
+            if not event.num_bytes:
+                yield from self._gradient_gone(event)
+            return
+        gradient = self._kinds.get(event.handle) == "gradients"
+        if gradient and event.num_bytes and event.phase == "backward":
+            unit = self._unit_of(event)
+            if unit in self._units:
+                self._units[unit].gradients.append(event.handle)
+                self._dropped.add(event.handle)
+                self._owner[event.handle] = unit
+        yield event
+
+    def _gradient_gone(self, event: Event) -> Iterator[Event]:
+        self._dropped.discard(event.handle)
+        held = self._units[self._owner[event.handle]]
+        if held.reduced is not None:
+            self._at = event
+            yield self._free(held.reduced)
+            held.reduced = None
+
+    def _step(self, events: Sequence[Event]) -> Iterator[Event]:
+        for event in events:
+            if event.num_bytes:
+                yield event._replace(num_bytes=self._shard(event.num_bytes, True))
+            else:
+                yield from self._own(event)
+
+    def _make(self, handle: Handle, num_bytes: int, kind: ComponentName, stream: int = 0) -> Event:
+        self.categories[handle] = kind
+        at = self._at
+        return Event(handle, max(num_bytes, 1), at.phase, _COLLECTIVE, at.layer, at.gpu, stream)
+
+    def _free(self, handle: Handle) -> Event:
+        at = self._at
+        return Event(handle, 0, at.phase, _COLLECTIVE, at.layer, at.gpu)
+
+
+def _last_layered(events: Sequence[Event]) -> int:
+    """Number of the last allocation that a layer makes; −1 where none does."""
+    return max((n for n, e in enumerate(events) if e.num_bytes and e.layer is not None), default=-1)
+
+
+_COLLECTIVE: Final = Place("", "collective")

@@ -1,0 +1,53 @@
+"""One rank of several as an H200 had it (tests/data/measured/h200_second.jsonl), by trace.
+
+The runs were rank 0 under torch's fake process group: `willfit measure --suite ranks`. In those of
+FSDP that train all weights the optimizer kept no states (the weights shared one buffer in host
+memory, by which accelerate tells them apart): they are estimated with an optimizer that has none,
+and two of them, whose optimizer kept one tensor's, are read up to the end of the first step.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from benchmarks.device.recorded import FOLDER, Compared, compare, read_records
+
+RECORDS = {
+    record.name: record
+    for record in read_records(FOLDER / "h200_second.jsonl")
+    if record.name.startswith(("ddp/", "fsdp/", "zero"))
+}
+TRACED = {
+    "ddp/llama1": (0.002, 0.01),
+    "ddp/llama1 autocast": (0.002, 0.01),
+    "ddp/llama1 lora": (0.002, 0.01),
+    "fsdp/llama1": (0.002, 0.01),
+    "fsdp/llama1 autocast": (0.002, 0.01),
+    "fsdp/llama1 two ranks": (0.002, 0.01),
+    "fsdp/llama1 lora": (0.002, 0.01),
+    "fsdp/llama1 accumulation": (0.002, 0.02),
+    "fsdp/llama3b checkpointed": (0.002, 0.12),
+    "fsdp/llama8 checkpointed": (0.002, 0.08),
+    "fsdp/llama8 qlora": (0.002, 0.02),
+}
+"""The most that the trace's allocated and reserved peaks may be off."""
+
+
+@cache
+def compared(name: str, *, trace: bool = False) -> Compared:
+    return compare(RECORDS[name], trace=trace)
+
+
+def error(found: Compared, kind: str) -> float:
+    value = found.error(kind)
+    assert value is not None, found.reason
+    return value
+
+
+@pytest.mark.parametrize(("name", "bounds"), TRACED.items())
+def test_a_rank_by_trace(name: str, bounds: tuple[float, float]) -> None:
+    pytest.importorskip("torch")
+    found = compared(name, trace=True)
+    for kind, bound in zip(("allocated", "reserved"), bounds, strict=True):
+        assert abs(error(found, kind)) <= bound, kind
