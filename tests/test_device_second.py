@@ -14,6 +14,19 @@ from benchmarks.device.recorded import FOLDER, Compared, compare, read_records
 RECORDS = {record.name: record for record in read_records(FOLDER / "h200_second.jsonl")}
 
 ALLOCATED = {
+    "full/bart": 0.003,
+    "full/bloom": 0.001,
+    "full/gpt2": 0.001,
+    "full/gpt2 autocast": 0.001,
+    "full/llama1 clip off": 0.001,
+    "full/olmo2": 0.001,
+    "full/opt": 0.002,
+    "full/pythia": 0.001,
+    "full/roberta masked": 0.011,  # blocks that keep a rest of up to 1 MiB
+    "full/t5 autocast": 0.028,  # the same: 2.6 % of it
+    "lora/falcon eager": 0.006,
+    "lora/moe 4 layers": 0.002,
+    "lora/phi3": 0.002,
     "infer/bart": 0.002,
     "infer/deepseek-v2-lite 8k": 0.001,
     "infer/falcon7 int8": 0.002,

@@ -507,12 +507,8 @@ def _eager_saved(shape: AttentionShape) -> int:
     softmax = e if shape.softmax_in_own_type else FLOAT32.block_bytes
     read = e + 1 if shape.dropout else e if e < softmax else 0
     per_score = softmax + read + (e if shape.softcapped else 0)
-    inputs = shape.dtype.num_bytes(
-        shape.batch
-        * shape.num_heads
-        * (shape.q_len * shape.head_dim + shape.kv_len * (shape.head_dim + shape.v_head_dim))
-    )
-    return per_score * shape.score_elements + inputs
+    query = shape.dtype.num_bytes(shape.batch * shape.num_heads * shape.q_len * shape.head_dim)
+    return per_score * shape.score_elements + query + shape.broadcast_kv_bytes(e)
 
 
 def backward_temporary_bytes(shape: AttentionShape, kernel: str) -> int:

@@ -14,6 +14,21 @@ COPIES_FUSED_QKV: Final = ("falcon",)
 FUSED_GATE_UP: Final = ("gate_up_proj",)
 """Names of the one product that makes gate and up."""
 
+FLOAT32_NORMS: Final = frozenset({
+    "AfmoeRMSNorm", "BeamRMSNorm", "DeepseekV4RMSNorm", "FlexOlmoRMSNorm", "FlintRMSNorm",
+    "GptOssRMSNorm", "HeliumRMSNorm", "Inkling2RMSNorm", "MoshiRMSNorm", "NemotronHRMSNorm",
+    "Olmo2RMSNorm", "Olmo3RMSNorm", "OlmoHybridRMSNorm", "Qwen3NextRMSNorm", "Qwen3_5RMSNorm",
+    "Qwen3_5MoeRMSNorm", "Qwen4ExpTextRMSNorm", "RecurrentGemmaRMSNorm", "T5GemmaRMSNorm",
+    "VaultGemmaRMSNorm",
+})  # fmt: skip
+"""Classes beside Gemma's whose weight multiplies before the result is cast back (transformers 5.23
+modeling_*.py): what they normalised is kept in float32 for the weight's gradient."""
+
+
+def norms_in_float32(model: ModelSpec) -> bool:
+    """Whether a norm of `FLOAT32_NORMS` owns a weight."""
+    return any(row.module in FLOAT32_NORMS for row in model.tensors)
+
 
 def keeps_fused_qkv(model: ModelSpec) -> bool:
     """Whether queries, keys and values are views of one product that stays alive."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from willfit.dtypes import FLOAT32
 from willfit.formulas.attention import backward_temporary_bytes
 from willfit.formulas.gemm import Gemm
 from willfit.formulas.phase import ComponentName
-from willfit.formulas.training import static
+from willfit.formulas.training import fsdp, static
 from willfit.formulas.training.loss import (
     kept_logits_bytes,
     liger_loss_bytes,
@@ -18,7 +18,12 @@ from willfit.formulas.training.loss import (
     trl_loss_bytes,
 )
 from willfit.formulas.training.optimizers import step_copies
-from willfit.formulas.training.saved import mlp_bytes_per_token, norms_embeddings, takes_power
+from willfit.formulas.training.saved import (
+    mlp_bytes_per_token,
+    norm_input_bytes,
+    norms_embeddings,
+    takes_power,
+)
 from willfit.formulas.training.step import Step
 from willfit.scenario.model import LayerGroup
 
@@ -71,6 +76,8 @@ class Backward:
                       parts={"activations": 0, "logits": logits,
                              "temporaries": stream + self._tied_gradient()}),
         ]  # fmt: skip
+        if self.step.gathered is not None:
+            return self._largest_of_rank(moments, self.step.gathered)
         if self.step.settings.optimizer.gradients_freed:
             update: Mapping[ComponentName, int] = {
                 "activations": kept + stream,
@@ -78,6 +85,37 @@ class Backward:
             }
             moments.append(Moment(gradients=0, parts=update))
         return max(moments, key=lambda moment: moment.total)
+
+    def _largest_of_rank(self, moments: Sequence[Moment], units: fsdp.Gathered) -> Moment:
+        """The same moments where weights are gathered and gradients reduced unit by unit."""
+        loss, norm, last, first, end = moments
+        activations = [moment.parts["activations"] for moment in moments]
+        widest = max(map(self.step.mlp_width, self.step.all_groups()), default=0)
+        full = self.step.adapter is None
+        own = self.step.weights.dtype.num_bytes(widest * self.step.architecture.hidden_size)
+        whole = fsdp.whole_at_moments(
+            units,
+            head=self.step.as_gathered(self._head_gradient()),
+            own=self.step.as_gathered(own) if full else 0,
+            accumulated=units.all_trained if self.step.settings.accumulation > 1 else 0,
+        )
+        found = [
+            Moment(
+                gradients=there.gradients,
+                parts={
+                    **moment.parts,
+                    "activations": kept,
+                    "communication": there.communication,
+                },
+            )
+            for moment, kept, there in zip(
+                (loss, norm, last, first, first, end),
+                fsdp.with_second_layer(activations, units),
+                whole,
+                strict=True,
+            )
+        ]
+        return max(found, key=lambda moment: moment.total)
 
     def _head_update(self) -> int:
         """LOMO updates the head when the next gradient arrives, with all activations still there.
@@ -117,14 +155,15 @@ class Backward:
         return max(whole - own, 0)
 
     def _final_norm(self) -> int:
-        """The last norm keeps its float32 input; a trained head keeps what it is given.
+        """The last norm keeps its input, RMSNorm in float32; a trained head what it is given.
 
         BERT and its kin end with a layer's own norm; the head of a masked language model is a
         product, an activation and a norm before the product with the vocabulary.
         """
         architecture = self.step.architecture
         e = self.step.stream.residual.block_bytes
-        per_width = 4 + (e if self.step.stream.trained else 0)
+        per_width = norm_input_bytes(architecture, self.step.stream)
+        per_width += e if self.step.stream.trained else 0
         if norms_embeddings(architecture) and architecture.vocab_size:
             compute = self.step.stream.compute.block_bytes
             per_width = e if self.step.model.classifier else e + 3 * compute
@@ -277,8 +316,9 @@ class Backward:
         if not self._tied:
             return 0
         cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
+        cast = cast and self.step.gathered is None
         fused = self.step.settings.chunked_loss and self.step.training.trainer == "trl"
-        return (1 if cast or fused else 2) * self._head_gradient()
+        return (1 if cast or fused else 2) * self.step.as_gathered(self._head_gradient())
 
     @cached_property
     def _tied(self) -> bool:

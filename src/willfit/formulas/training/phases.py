@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from willfit.devices import cublas_workspace_bytes
 from willfit.errors import InputError, UnsupportedError
+from willfit.formulas.modules import norms_in_float32
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
 from willfit.formulas.training import static
@@ -68,6 +70,8 @@ def training_step(
         raise InputError(
             "quantised weights cannot be trained themselves: use --train lora or --train qlora"
         )
+    if norms_in_float32(model):
+        architecture = replace(architecture, norm_keeps_fp32=True)
     settings = fill_training(training, architecture, stack)
     if not settings.optimizer.closed:
         raise UnsupportedError(
@@ -131,7 +135,7 @@ def _phase(
         "gradients": gradients,
         "optimizer_states": sharded.optimizer_states,
         **parts,
-        "communication": sharded.communication,
+        "communication": sharded.communication + parts.get("communication", 0),
         "workspaces": 2 * cublas_workspace_bytes(step.gpu),
     }
     notes: dict[ComponentName, str] = {

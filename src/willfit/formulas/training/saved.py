@@ -15,10 +15,10 @@ from willfit.formulas.training.lora import Adapter, input_of
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 
 _SAVING_ACTIVATIONS: Final = {
-    "relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "bloom": 2, "gated-gelu": 4,
+    "relu": 0, "relu2": 2, "gelu_new": 4, "gelu_fast": 4, "gated-gelu": 4,
 }  # fmt: skip
 """Tensors of width I that an activation keeps besides its output; one for the usual. T5's
-``gated-gelu`` is ``gelu_new``."""
+``gated-gelu`` is ``gelu_new``; BLOOM's is a function that keeps its input (`GeLUFunction`)."""
 _POWERS: Final = frozenset({"gelu_new", "gated-gelu"})
 """Activations that take a power, which autocast computes in float32 (its list has ``pow``)."""
 
@@ -89,7 +89,8 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
     """RMSNorm keeps its input in float32, 4·h, and 4 for its scale; Gemma and trained ones more.
 
     Trained weight: the normalised tensor in the stream's type, e·h (Gemma: float32). LayerNorm
-    keeps its input as it is, e·h (parallel branches share it), and two float32 statistics. q and k
+    keeps its input as it is, e·h (parallel branches share it), and two float32 statistics; autocast
+    gives it float32. q and k
     norms: the same per head, on what their projections give, which is in the compute type. Liger's
     keeps its input as it is (ops/rms_norm.py).
     """
@@ -97,7 +98,7 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
     norms = _norms_in(architecture, group)
     if not architecture.rms_norm:
         inputs = 1 if architecture.parallel_residual else norms
-        return inputs * e * h + 8 * norms
+        return inputs * norm_input_bytes(architecture, stream) * h + 8 * norms
     if stream.liger:
         return norms * (e * h + 4)
     normalised = (4 if architecture.norm_keeps_fp32 else e) if stream.trained else 0
@@ -111,6 +112,12 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
     return kept
 
 
+def norm_input_bytes(architecture: Architecture, stream: Stream) -> int:
+    """Bytes an element of what a norm keeps of its input: autocast's list has ``layer_norm``."""
+    in_float32 = architecture.rms_norm or stream.autocast
+    return FLOAT32.block_bytes if in_float32 else stream.residual.block_bytes
+
+
 def _norms_in(architecture: Architecture, group: LayerGroup) -> int:
     """An encoder's layer lacks the norm before cross attention."""
     encoder = bool(architecture.encoder_layers) and not _crosses(group)
@@ -120,14 +127,15 @@ def _norms_in(architecture: Architecture, group: LayerGroup) -> int:
 def _linear_inputs(architecture: Architecture, group: LayerGroup, stream: Stream) -> float:
     """Inputs of trained products: the outputs of the norms, in the type of the product.
 
-    Under autocast with a float32 stream q, k, v, gate and up each cast their own copy; so do k and
-    v of cross attention, whose input all layers share otherwise.
+    Under autocast with a float32 stream, or a LayerNorm, whose output then is, q, k, v, gate and up
+    each cast their own copy; so do k and v of cross attention, whose input all layers share
+    otherwise.
     """
     if not stream.trained:
         return 0
     e = stream.compute.block_bytes
     h = architecture.hidden_size
-    if stream.autocast and stream.residual is FLOAT32:
+    if stream.autocast and (stream.residual is FLOAT32 or not architecture.rms_norm):
         gated = group.mlp is not None and group.mlp.gated and not stream.fused_gate_up
         cross = 3 if _crosses(group) else 0
         return e * h * ((1 if stream.fused_qkv else 3) + cross + (2 if gated else 1))
@@ -152,7 +160,8 @@ def mlp_bytes_per_token(architecture: Architecture, mlp: Mlp, stream: Stream) ->
         return tensors * e * width + gathered + shared + router
     kept = _width_tensors(architecture, mlp, stream) * e
     if takes_power(architecture) and stream.autocast and e < FLOAT32.block_bytes:
-        kept += 3 * (FLOAT32.block_bytes - e)  # the power's input, tanh and 1 + tanh
+        # the power's input, tanh and 1 + tanh; the product by up keeps the result, float32 too
+        kept += (4 if mlp.gated else 3) * (FLOAT32.block_bytes - e)
     return kept * mlp.intermediate_size
 
 
@@ -241,7 +250,8 @@ def attention_saved(
 
     The fused kernels keep their output, which that projection reads; eager and math do not. Where v
     is a view of a fused projection (not in eager, nor repeated), all of that is kept; rotary by
-    concatenation lays q out by heads, flash its output likewise, and the projection reads a copy.
+    concatenation lays q out by heads, flash and cuDNN their output likewise, and the projection
+    reads a copy.
     MLA's latents come with it.
     """
     kept = saved_bytes(shape, kernel)
@@ -264,7 +274,11 @@ def _unrepeated_bytes(shape: AttentionShape) -> int:
 
 
 def _fused_view_bytes(shape: AttentionShape, kernel: str, stream: Stream) -> int:
-    """e·B·S·D·(H + H_kv) that v's view keeps besides v, and flash's copied output."""
+    """e·B·S·D·(H + H_kv) that v's view keeps besides v, and the output copied by tokens.
+
+    Flash and cuDNN lay the output out as q is (native/transformers/sdp_utils.h
+    `alloc_with_matching_layout`).
+    """
     heads = 0 if shape.repeats else shape.num_heads + shape.num_kv_heads
     kept = shape.dtype.num_bytes(shape.batch * shape.q_len * shape.head_dim * heads)
-    return kept + (shape.output_bytes() if stream.trained and kernel == "flash" else 0)
+    return kept + (shape.output_bytes() if stream.trained and kernel in ("flash", "cudnn") else 0)
