@@ -6,6 +6,7 @@ tests/data/measured/h200_second.jsonl``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -74,6 +75,28 @@ def test_the_trace(name: str, held: tuple[str, float]) -> None:
     pytest.importorskip("torch")
     kind, bound = held
     assert abs(error(compared(name, trace=True), kind)) <= bound
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "EleutherAI/pythia-410m --dtype bfloat16 --bf16 --train full --max-length 1024",
+        "facebook/opt-350m --dtype bfloat16 --bf16 --train full --max-length 1024",
+        "google/flan-t5-base --auto-class AutoModelForSeq2SeqLM --dtype bfloat16 --batch-size 4"
+        " --context 2048 --max-new-tokens 65",
+    ],
+)
+def test_formula_and_trace_agree_beside_the_measured(arguments: str) -> None:
+    """LayerNorm under autocast on 16-bit weights; T5's positions laid out for one call at a time."""
+    pytest.importorskip("torch")
+    record = replace(RECORDS["full/gpt2"], arguments=arguments)
+    formula, trace = (compare(record, trace=level).result for level in (False, True))
+    assert formula is not None
+    assert trace is not None
+    ours, theirs = (
+        max(phase.allocated_bytes for phase in found.gpus[0].phases) for found in (formula, trace)
+    )
+    assert ours == pytest.approx(theirs, rel=0.004)
 
 
 def test_a_trained_position_bias_takes_a_kernel_that_gives_it_a_gradient() -> None:

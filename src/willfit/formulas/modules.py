@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from willfit.scenario.model import ModelSpec
+from willfit.scenario.model import Architecture, ModelSpec
 
 FUSED_QKV: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
 """Names of the one product that makes queries, keys and values."""
@@ -28,6 +28,18 @@ modeling_*.py): what they normalised is kept in float32 for the weight's gradien
 def norms_in_float32(model: ModelSpec) -> bool:
     """Whether a norm of `FLOAT32_NORMS` owns a weight."""
     return any(row.module in FLOAT32_NORMS for row in model.tensors)
+
+
+def num_layer_norms(model: ModelSpec, architecture: Architecture) -> int:
+    """Norms of the stream in each layer, by the tensor table; the class's where it tells none."""
+    found = sum(
+        row.module.endswith("Norm")
+        and row.name.endswith("weight")
+        and row.shape == (architecture.hidden_size,)
+        and row.count == architecture.num_layers
+        for row in model.tensors
+    )
+    return min(found, architecture.norms_per_layer) or architecture.norms_per_layer
 
 
 def keeps_fused_qkv(model: ModelSpec) -> bool:

@@ -162,12 +162,21 @@ def _stream(architecture: Architecture, run: Pass, copies: int) -> int:
     extra = 0
     if architecture.learned_positions:
         extra = run.tokens * hidden + run.q_len * hidden
-    if architecture.relative_bias and "eager" not in run.kernel_of.values():
-        heads = next((g.attention.num_heads for g in architecture.layers if g.attention), 0)
-        extra += (3 if run.q_len % 8 else 2) * heads * run.q_len**2  # the table, by layer, padded
+    extra += _position_elements(architecture, run)
     copies -= 1 if architecture.post_norm and copies > 2 else 0
     rotary = 0 if architecture.learned_positions else 2 * run.q_len * _head_dim(architecture)
     return run.dtype.num_bytes(copies * run.tokens * hidden + extra + rotary)
+
+
+def _position_elements(architecture: Architecture, run: Pass) -> int:
+    """T5's positions by heads, H·S², which all layers share; a call of SDPA lays them out anew.
+
+    integrations/sdpa_attention.py `create_position_bias_mask`.
+    """
+    if not architecture.relative_bias or "eager" in run.kernel_of.values():
+        return 0
+    heads = next((g.attention.num_heads for g in architecture.layers if g.attention), 0)
+    return heads * run.q_len**2
 
 
 def _head_dim(architecture: Architecture) -> int:
@@ -201,6 +210,8 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         run.tokens * attention.num_kv_heads * (attention.head_dim + attention.v_head_dim)
     )
     expanded = _expanded_latent(attention, shape)
+    padded = run.kernel_of[attention.window] == "efficient" and run.q_len % 8 != 0
+    positions = e.num_bytes(_position_elements(architecture, run) * (2 if padded else 1))
     held = 0 if run.cached and not run.fused_qkv else fresh
     kernel = run.kernel_of[attention.window]
     stream = _stream(architecture, run, 3)
@@ -226,7 +237,7 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         Moment(name="rotary", activations=stream + 2 * query + fresh, temporaries=2 * query),
         Moment(
             name="attention",
-            activations=stream + query + held + expanded,
+            activations=stream + query + held + expanded + positions,
             temporaries=forward_temporary_bytes(shape, kernel),
         ),
     ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from willfit.devices import cublas_workspace_bytes
 from willfit.errors import InputError, UnsupportedError
-from willfit.formulas.modules import norms_in_float32
+from willfit.formulas.modules import norms_in_float32, num_layer_norms
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
 from willfit.formulas.training import static
@@ -72,6 +72,9 @@ def training_step(
         )
     if norms_in_float32(model):
         architecture = replace(architecture, norm_keeps_fp32=True)
+    if architecture.parallel_residual:  # Falcon's have one or two
+        norms = num_layer_norms(model, architecture)
+        architecture = replace(architecture, norms_per_layer=norms)
     settings = fill_training(training, architecture, stack)
     if not settings.optimizer.closed:
         raise UnsupportedError(

@@ -90,15 +90,16 @@ def _norms(architecture: Architecture, group: LayerGroup, stream: Stream) -> flo
 
     Trained weight: the normalised tensor in the stream's type, e·h (Gemma: float32). LayerNorm
     keeps its input as it is, e·h (parallel branches share it), and two float32 statistics; autocast
-    gives it float32. q and k
+    gives it a float32 copy of its own. q and k
     norms: the same per head, on what their projections give, which is in the compute type. Liger's
     keeps its input as it is (ops/rms_norm.py).
     """
     h, e = architecture.hidden_size, stream.residual.block_bytes
     norms = _norms_in(architecture, group)
     if not architecture.rms_norm:
-        inputs = 1 if architecture.parallel_residual else norms
-        return inputs * norm_input_bytes(architecture, stream) * h + 8 * norms
+        kept_bytes = norm_input_bytes(architecture, stream)
+        shared = architecture.parallel_residual and kept_bytes == e
+        return (1 if shared else norms) * kept_bytes * h + 8 * norms
     if stream.liger:
         return norms * (e * h + 4)
     normalised = (4 if architecture.norm_keeps_fp32 else e) if stream.trained else 0
@@ -190,7 +191,7 @@ def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) ->
     PEFT casts the input to the adapter's type for every module (`_cast_input_dtype`), autocast
     casts it back; dropout adds a one-byte mask and its output. Without dropout, what is in the
     right type already is shared: under autocast with a 4-bit base (`lora.bnb` does not cast), or
-    without autocast where stream and adapter are both float32.
+    where stream and adapter are both of the type of the products.
     """
     layers = architecture.all_layers
     n_in = adapter.in_features_per_layer(layers)
@@ -198,7 +199,8 @@ def lora_inputs(architecture: Architecture, stream: Stream, adapter: Adapter) ->
     ranks = adapter.modules_per_layer(layers) * adapter.r * e
     if adapter.dropout:
         return (e + 1) * n_in + ranks
-    same = not stream.autocast and stream.residual is adapter.dtype
+    casts = stream.autocast and adapter.dtype is not stream.compute
+    same = not casts and stream.residual is adapter.dtype
     if same and stream.trained:
         return ranks
     if same or (stream.quantized and stream.autocast):
