@@ -51,3 +51,14 @@ def test_a_rank_by_trace(name: str, bounds: tuple[float, float]) -> None:
     found = compared(name, trace=True)
     for kind, bound in zip(("allocated", "reserved"), bounds, strict=True):
         assert abs(error(found, kind)) <= bound, kind
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS if not name.startswith("zero")])
+def test_a_rank_by_formula(name: str) -> None:
+    assert abs(error(compared(name), "allocated")) <= 0.005
+
+
+def test_packed_weights_are_on_the_gpu_as_a_whole_before_fsdp_takes_its_part() -> None:
+    found = compared("fsdp/llama8 qlora").phase_error("allocated", "load")
+    assert found is not None
+    assert abs(found) <= 0.03

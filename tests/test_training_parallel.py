@@ -134,24 +134,31 @@ LAYER = (PARAMS - ROOT) // 32
 
 
 @pytest.mark.parametrize(
-    ("dtype", "settings", "component", "expected"),
+    ("dtype", "settings", "phase", "component", "expected"),
     [
-        # what FSDP's root holds is gathered beside two layers, in the type of the products
-        (BFLOAT16, {"trainer": "loop"}, "communication", 2 * ROOT + 2 * 2 * LAYER),
-        (FLOAT32, {"bf16": True}, "communication", 2 * ROOT + 2 * 2 * LAYER),
-        (FLOAT32, {}, "communication", 4 * ROOT + 2 * 4 * LAYER),
-        # states: pure bfloat16 2 + 2; under autocast float32 masters 4 and states 8
-        (BFLOAT16, {"trainer": "loop"}, "optimizer_states", 4 * PARAMS // 8),
-        (BFLOAT16, {"bf16": True}, "optimizer_states", 12 * PARAMS // 8),
-        (FLOAT32, {"bf16": True}, "optimizer_states", 8 * PARAMS // 8),
+        # in a layer's backward: its weights, the next one's, and the input of the last reduction,
+        # in the type of the products; head and embedding are not whole then
+        (BFLOAT16, {"trainer": "loop"}, "backward", "communication", 3 * 2 * LAYER),
+        (FLOAT32, {"bf16": True}, "backward", "communication", 3 * 2 * LAYER),
+        (FLOAT32, {}, "backward", "communication", 3 * 4 * LAYER),
+        # where a batch is large the loss decides: then only the head is whole
+        (BFLOAT16, {"max_length": 4096, "micro_batch_size": 4, "gradient_checkpointing": True},
+         "backward", "communication", ROOT),
+        # pure bfloat16: weights 2, states 2 + 2; under autocast all is float32, weights too
+        (BFLOAT16, {"trainer": "loop"}, "step", "weights", 2 * PARAMS // 8),
+        (BFLOAT16, {"trainer": "loop"}, "step", "optimizer_states", 4 * PARAMS // 8),
+        (BFLOAT16, {"bf16": True}, "step", "weights", 4 * PARAMS // 8),
+        (BFLOAT16, {"bf16": True}, "step", "optimizer_states", 8 * PARAMS // 8),
+        (BFLOAT16, {"bf16": True}, "step", "gradients", 4 * PARAMS // 8),
+        (FLOAT32, {"bf16": True}, "step", "optimizer_states", 8 * PARAMS // 8),
         # foreach copies once what this rank updates
-        (BFLOAT16, {"trainer": "loop"}, "temporaries", 2 * PARAMS // 8),
+        (BFLOAT16, {"trainer": "loop"}, "step", "temporaries", 2 * PARAMS // 8),
     ],
-)
+)  # fmt: skip
 def test_an_fsdp_rank_by_hand(
-    dtype: DType, settings: dict[str, Any], component: ComponentName, expected: int
+    dtype: DType, settings: dict[str, Any], phase: str, component: ComponentName, expected: int
 ) -> None:
-    found = step_phases("fsdp", dtype, **settings)["step"].components[component]
+    found = step_phases("fsdp", dtype, **settings)[phase].components[component]
     assert found == pytest.approx(expected, rel=1e-3)
 
 

@@ -15,12 +15,11 @@ from willfit.emitting.launch import environment, launch
 from willfit.emitting.loading import load_call
 from willfit.emitting.script import machine_words
 from willfit.errors import InputError
+from willfit.formulas.training.fsdp import is_second
 from willfit.formulas.training.settings import autocast_of
 from willfit.scenario import Scenario, Training
 
 ZERO: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
-FSDP2_SINCE: Final = "1.6"
-"""accelerate release with ``fsdp_version`` (utils/dataclasses.py)."""
 
 
 def accelerate_text(scenario: Scenario) -> str:
@@ -91,7 +90,7 @@ def _fsdp(scenario: Scenario) -> dict[str, Any]:
         "fsdp_state_dict_type": "SHARDED_STATE_DICT",
     }
     packed = scenario.workload.loading.quantization is not None
-    if scenario.stack.at_least("accelerate", FSDP2_SINCE) and not packed:
+    if is_second(scenario.stack, packed=packed):
         return {**shared, "fsdp_version": 2, "fsdp_reshard_after_forward": True}
     return {
         **shared,

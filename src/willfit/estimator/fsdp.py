@@ -16,17 +16,12 @@ from typing import Final
 from willfit.dtypes import FLOAT32
 from willfit.estimator.replay import kinds_of
 from willfit.formulas.phase import ComponentName
+from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
 from willfit.formulas.training.settings import autocast_of
 from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Layer, Place, Recording
 from willfit.units import ceil_div
 
-UPCAST_SINCE: Final = "1.13"
-"""accelerate release that keeps what trains in float32 where mixed precision is on."""
-CARVED_SINCE: Final = "1.14"
-"""accelerate release that gathers the input embedding apart from the last norm and the head."""
-FSDP2_SINCE: Final = "1.6"
-"""accelerate release with ``fsdp_version`` 2, which `emit` asks for."""
 GATHER, REDUCE = 1, 2
 """Streams: all-gathers' copies in, and reduce-scatters; 0 is the one that computes."""
 EMBEDDINGS: Final = ("embed", "wte", "wpe")
@@ -64,20 +59,19 @@ def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
     """As accelerate would set it up, at the scenario's releases."""
     work, stack = scenario.workload, scenario.stack
     packed = work.loading.quantization is not None or scenario.model.quantization is not None
-    second = stack.at_least("accelerate", FSDP2_SINCE) and not packed
     training = work.training
     assert training is not None
     mixed = autocast_of(training) is not None
     gathered = computing_alone(scenario).workload.loading.dtype or scenario.model.stored_dtype
     kept = work.loading.dtype or scenario.model.stored_dtype
-    if mixed and not packed and (stack.at_least("accelerate", UPCAST_SINCE) or not second):
+    if mixed and training.trainer != "loop" and upcasts(stack, packed=packed):
         kept = FLOAT32
     tied = any(row.tied_to is not None for row in scenario.model.tensors)
     return Fsdp(
         degree=degree,
         stored=1.0 if packed else kept.block_bytes / gathered.block_bytes,
-        copies_out=second,
-        carved=second and not tied and stack.at_least("accelerate", CARVED_SINCE),
+        copies_out=is_second(stack, packed=packed),
+        carved=is_carved(stack, packed=packed, tied=tied),
         loads_whole=packed,
     )
 

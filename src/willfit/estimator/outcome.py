@@ -82,13 +82,23 @@ def _loading(share: Share, scenario: Scenario, device_map: bool) -> Phase:
     """
     machine = scenario.machine
     sharded = scenario.workload.training is not None and strategy_of(scenario) in SHARDED
-    if not sharded or machine is None:
+    if not sharded or machine is None or _packs_on_gpu(scenario):
         phase = loading_phase(share.weights, device_map=device_map)
         return replace(
             phase, host_bytes=phase.host_bytes * _host_copies(scenario, share, device_map)
         )
     part = loading_phase(share.weights.scaled(len(machine.gpus)), device_map=False)
     return replace(part, host_bytes=share.weights.weight_bytes)
+
+
+def _packs_on_gpu(scenario: Scenario) -> bool:
+    """Whether every rank packs all of the weights on its GPU, before FSDP takes its part of them.
+
+    bitsandbytes loads to the current device where no device_map is given (seen on an H200 with
+    transformers 5.23; releases before 5 are a lead).
+    """
+    packed = scenario.workload.loading.quantization is not None
+    return packed and scenario.stack.at_least("transformers", "5.0")
 
 
 def _host_copies(scenario: Scenario, share: Share, device_map: bool) -> int:

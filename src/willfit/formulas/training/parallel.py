@@ -34,15 +34,14 @@ def shard(
     optimizer_states: int,
     largest_block: int,
     half_precision: bool,
-    root: int = 0,
+    trains_weights: bool = True,
 ) -> Sharded:
     """One rank's part under a strategy; ``degree`` ranks together hold at least the whole.
 
     ddp: a full copy and buckets as large as the gradients. zero1: states sharded, with float32
     masters of half-precision weights and a float32 copy of this rank's gradients in the step.
-    zero2: gradients too. zero3 and fsdp: weights too, with two gathered blocks alive. fsdp's
-    ``root``, what no block holds (embedding, head), is gathered from forward to backward's end
-    (torch fully_shard, FullyShardedDataParallel: the root is not resharded after forward).
+    zero2: gradients too. zero3: weights too, with two gathered blocks alive. fsdp: the same, what
+    trains in float32 throughout where there are masters; what is whole when is in fsdp.py.
     """
     if degree == 1 or strategy in ("device_map", "replicas"):
         return Sharded(
@@ -75,10 +74,19 @@ def shard(
             communication=step_copy,
             note="float32 copy of this rank's gradients",
         )
+    if strategy == "fsdp":
+        growth = 2 if half_precision else 1
+        return Sharded(
+            weights=ceil_div(weights * (growth if trains_weights else 1), degree),
+            gradients=ceil_div(gradients * growth, degree),
+            optimizer_states=ceil_div(optimizer_states * growth, degree),
+            communication=0,
+            note="gathered weights, and gradients on their way",
+        )
     return Sharded(
         weights=ceil_div(weights, degree),
         gradients=ceil_div(gradients, degree),
         optimizer_states=states,
-        communication=2 * largest_block + (root if strategy == "fsdp" else 0),
-        note="gathered weights of two blocks" + (" and the root" if strategy == "fsdp" else ""),
+        communication=2 * largest_block,
+        note="gathered weights of two blocks",
     )

@@ -11,7 +11,7 @@ from willfit.formulas.attention import AttentionShape, choose_kernel, repeats_al
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.inference.logits import KEEP_TYPE
 from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
-from willfit.formulas.training import parallel, static
+from willfit.formulas.training import fsdp, parallel, static
 from willfit.formulas.training.freeze import trained_rows
 from willfit.formulas.training.lora import Adapter
 from willfit.formulas.training.loss import (
@@ -131,22 +131,31 @@ class Step:
             trainable=gradients,
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
             optimizer_states=self.optimizer_state_bytes[0],
-            largest_block=self.largest_layer if self.strategy == "fsdp" else self.largest_block,
+            largest_block=self.largest_block,
             half_precision=self._has_masters,
-            root=self.root_bytes,
+            trains_weights=self.adapter is None,
         )
+
+    @property
+    def _trained_dtype(self) -> DType:
+        return self.adapter.dtype if self.adapter is not None else self.weights.dtype
 
     @property
     def _has_masters(self) -> bool:
         """Whether 16-bit trainables have float32 masters: DeepSpeed's, and FSDP's under autocast.
 
-        accelerate 1.15 upcasts what FSDP trains where mixed precision is on (utils/fsdp_utils.py
+        accelerate upcasts what FSDP trains where mixed precision is on (utils/fsdp_utils.py
         `fsdp2_prepare_model`); a plain loop's and float32 adapters stay as they are.
         """
-        if self.strategy == "fsdp" and self.settings.autocast is None:
-            return False
-        trained = self.adapter.dtype if self.adapter is not None else self.weights.dtype
-        return trained.block_bytes < 4
+        if self.strategy == "fsdp":
+            mixed = self.settings.autocast is not None and self.training.trainer != "loop"
+            if not mixed or not fsdp.upcasts(self.stack, packed=self._packed):
+                return False
+        return self._trained_dtype.block_bytes < 4
+
+    @property
+    def _packed(self) -> bool:
+        return self.weights.quantization is not None or self.model.quantization is not None
 
     @property
     def shards(self) -> int:
@@ -158,8 +167,18 @@ class Step:
         """The adapter on one rank: sharded where weights are."""
         if self.adapter is None:
             return 0
-        degree = self.num_gpus if self.strategy in ("fsdp", "zero3") else 1
-        return ceil_div(static.total_bytes(self.trainables), degree)
+        own = static.total_bytes(self.trainables)
+        if self.strategy == "fsdp":
+            return ceil_div(own * (2 if self._has_masters else 1), self.num_gpus)
+        return ceil_div(own, self.num_gpus if self.strategy == "zero3" else 1)
+
+    @property
+    def computing_adapter(self) -> Adapter | None:
+        """The adapter as products see it: FSDP gathers it in the type of autocast."""
+        autocast = self.settings.autocast
+        if self.adapter is None or self.gathered is None or autocast is None:
+            return self.adapter
+        return replace(self.adapter, dtype=autocast)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -171,24 +190,37 @@ class Step:
     def largest_block(self) -> int:
         """Bytes of the largest layer, or of the largest single weight."""
         largest = max((r.weight_bytes for r in self.weights.rows), default=0)
-        return max(self._in_layers // max(self.architecture.num_layers, 1), largest)
-
-    @property
-    def largest_layer(self) -> int:
-        """Bytes of a layer as FSDP gathers it."""
         layers = max(self.architecture.num_layers, 1)
-        return self._gathered(self._in_layers // layers)
-
-    @property
-    def root_bytes(self) -> int:
-        """Bytes of what no layer holds, as FSDP gathers it."""
-        whole = sum(row.total_bytes for row in self.weights.rows)
-        return self._gathered(whole - self._in_layers)
+        in_layers = sum(row.total_bytes for row in self.weights.rows if row.row.count >= layers)
+        return max(in_layers // layers, largest)
 
     @cached_property
-    def _in_layers(self) -> int:
+    def gathered(self) -> fsdp.Gathered | None:
+        """The units of FSDP; None for any other strategy and for one GPU."""
+        if self.strategy != "fsdp" or self.num_gpus == 1:
+            return None
         layers = max(self.architecture.num_layers, 1)
-        return sum(row.total_bytes for row in self.weights.rows if row.row.count >= layers)
+        tied = any(row.tied_to is not None for row in self.model.tensors)
+        carved = fsdp.is_carved(self.stack, packed=self._packed, tied=tied)
+        sizes = {"layer": 0, "tail": 0, "embedding": 0}
+        for row in self.weights.rows:
+            if row.row.count >= layers:
+                unit = "layer"
+            else:
+                unit = "embedding" if carved and "Embedding" in row.row.module else "tail"
+            sizes[unit] += self.as_gathered(row.total_bytes)
+        sizes["layer"] //= layers
+        own, autocast = self._trained_dtype, self.settings.autocast
+        compute = autocast if autocast is not None and own is FLOAT32 else own
+        growth = own.block_bytes / compute.block_bytes * (2 if self._has_masters else 1)
+        if self.adapter is None:
+            units = {name: fsdp.Unit(size, size) for name, size in sizes.items()}
+        else:
+            trained = static.total_bytes(self.trainables) * compute.block_bytes // own.block_bytes
+            units = {name: fsdp.Unit(size, 0) for name, size in sizes.items()}
+            part = trained // layers
+            units["layer"] = fsdp.Unit(sizes["layer"] + part, part)
+        return fsdp.Gathered(degree=self.num_gpus, layers=layers, shard_growth=growth, **units)
 
     @property
     def _gathers_in_half(self) -> bool:
@@ -199,7 +231,8 @@ class Step:
         sharded = self.strategy == "fsdp" and self.num_gpus > 1
         return sharded and self.settings.autocast is not None and self.weights.dtype is FLOAT32
 
-    def _gathered(self, num_bytes: int) -> int:
+    def as_gathered(self, num_bytes: int) -> int:
+        """Bytes of weights, or of their gradients, in the type in which FSDP gathers them."""
         return num_bytes // 2 if self._gathers_in_half else num_bytes
 
     def length_of(self, group: LayerGroup) -> int:
@@ -236,7 +269,9 @@ class Step:
 
     def layer_kept(self, group: LayerGroup) -> int:
         """What one layer of this group keeps for backward."""
-        per_token = layer_bytes_per_token(self.architecture, group, self.stream, self.adapter)
+        per_token = layer_bytes_per_token(
+            self.architecture, group, self.stream, self.computing_adapter
+        )
         tokens = self.settings.batch * self.length_of(group)
         kept = round(tokens * per_token)
         if group.attention is not None:
@@ -388,7 +423,7 @@ class Step:
         """Autocast's copies of weights of another type, adapters' too, kept for backward."""
         if not self.stream.autocast:
             return 0
-        adapter = self.adapter
+        adapter = self.computing_adapter
         casts = 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
         casts += self.head_cast() if self.kbit and self.weights.dtype is not FLOAT32 else 0
         return casts + sum(
