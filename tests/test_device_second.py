@@ -40,10 +40,11 @@ ALLOCATED = {
 DECODING = ("infer/gemma3-12b 32k", "infer/mistral 32k", "infer/falcon7 nf4 short")
 """Rows whose decoding is held to the measurement too."""
 TRACED = {
-    "full/t5 autocast": ("allocated", 0.001),
-    "infer/falcon7 int8": ("allocated", 0.001),
+    "full/t5 autocast": {"allocated": 0.001, "reserved": 0.001},
+    "infer/falcon7 int8": {"allocated": 0.001},
+    "infer/qwen3-8b nf4 short": {"allocated": 0.001, "reserved": 0.001},
 }
-"""Rows that are traced here: what is held to the measurement, and the most it may be off."""
+"""Rows that are traced here, and the most that what is held to the measurement may be off."""
 
 
 @cache
@@ -70,11 +71,33 @@ def test_the_formulas_peak_of_decoding(name: str) -> None:
     assert abs(found) <= 0.001
 
 
-@pytest.mark.parametrize(("name", "held"), TRACED.items())
-def test_the_trace(name: str, held: tuple[str, float]) -> None:
+@pytest.mark.parametrize(("name", "bounds"), TRACED.items())
+def test_the_trace(name: str, bounds: dict[str, float]) -> None:
     pytest.importorskip("torch")
-    kind, bound = held
-    assert abs(error(compared(name, trace=True), kind)) <= bound
+    for kind, bound in bounds.items():
+        assert abs(error(compared(name, trace=True), kind)) <= bound, kind
+
+
+@pytest.mark.parametrize("name", ["infer/llama1 short prompt", "infer/bart"])
+def test_growth_while_decoding_as_it_was_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs had ``min_new_tokens``: two processors that copy the scores, 4·B·V bytes each.
+
+    Where nothing had been freed before that holds the new caches, those copies decide which
+    blocks they find: without them reserved memory of 64 short prompts would be 27 % more.
+    """
+    transformers = pytest.importorskip("transformers")
+    library = transformers.generation.GenerationMixin
+    plain = library.generate
+
+    def to_the_end(model: object, **asked: object) -> object:
+        return plain(model, **asked, min_new_tokens=asked["max_new_tokens"])
+
+    monkeypatch.setattr(library, "generate", to_the_end)
+    found = compare(RECORDS[name], trace=True)
+    for kind in ("allocated", "reserved"):
+        assert abs(error(found, kind)) <= 0.001, kind
 
 
 @pytest.mark.parametrize(

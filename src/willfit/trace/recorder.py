@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from willfit.formulas.phase import ComponentName, PhaseName
-from willfit.trace.cuda.hidden import Call, Hidden
+from willfit.trace.cuda.hidden import Call, Hidden, Inside
 from willfit.trace.fakes import everything, sparse_mask, with_value
 from willfit.trace.modules import Modules
 from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Layer, Place, Recording
@@ -42,18 +42,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self,
         hidden: Mapping[Any, Hidden],
         *,
+        products: Mapping[Any, Inside] | None = None,
         workspaces: Sequence[int] = (0,),
         home: Home = _on_the_first,
     ) -> None:
         """``hidden``: temporaries by operator; ``workspaces``: bytes of cuBLAS's for each thread.
 
-        One a GPU; with several GPUs ``home`` tells the GPU of a module by its path.
+        One a GPU; with several GPUs ``home`` tells the GPU of a module by its path. ``products``:
+        operators that call cuBLAS inside.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.phase: PhaseName = "load"
         self._modules: Modules | None = None
         self._hidden = hidden
+        self._products = products or {}
         self._workspaces = workspaces
         self._home = home
         self._target: int | None = None
@@ -209,6 +212,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             borrowed.append(next(self._numbers))
             self._append(borrowed[-1], num_bytes, place, layer, gpu)
             self.recording.categories[borrowed[-1]] = "temporaries"
+        inside = self._products.get(func)
+        if inside is not None and inside(Call(args, kwargs, out)):
+            self._take_workspace(place, gpu)
         for position, tensor in new:
             storage = tensor.untyped_storage()
             num_bytes = storage.nbytes()

@@ -17,7 +17,7 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import SdpaKernel
 from willfit.trace.build import Built
-from willfit.trace.cuda import CudaAttention, cuda_choices, temporaries
+from willfit.trace.cuda import CudaAttention, cuda_choices, products, temporaries
 from willfit.trace.dispatch import Dispatch
 from willfit.trace.fakes import fake_mode, in_dicts, to_fakes
 from willfit.trace.modules import Modules
@@ -49,6 +49,7 @@ class Session:
         self.model = built.model
         self.recorder = Recorder(
             temporaries(quantized=self._quantized),
+            products=products(quantized=self._quantized),
             workspaces=[cublas_workspace_bytes(gpu) for gpu in gpus],
             home=dispatch.home,
         )

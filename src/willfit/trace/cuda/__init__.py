@@ -22,7 +22,7 @@ from willfit.trace.cuda.attention import CudaAttention, GpuOf, dropout
 from willfit.trace.cuda.autocast import cuda_autocast
 from willfit.trace.cuda.flash_attention import flash_library
 from willfit.trace.cuda.flex_attention import flex_attention
-from willfit.trace.cuda.hidden import TEMPORARIES, Hidden
+from willfit.trace.cuda.hidden import TEMPORARIES, Hidden, Inside
 from willfit.trace.cuda.kernels import registered, replaced
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Hidden",
     "cuda_choices",
     "flash_library",
+    "products",
     "replaced",
     "temporaries",
 ]
@@ -41,6 +42,11 @@ def temporaries(*, quantized: bool) -> dict[Any, Hidden]:
     ``quantized``: those of bitsandbytes too, whose import takes its time.
     """
     return {**TEMPORARIES, **(bitsandbytes.temporaries() if quantized else {})}
+
+
+def products(*, quantized: bool) -> dict[Any, Inside]:
+    """Operators beside ATen's own whose CUDA form calls cuBLAS, by when it does."""
+    return bitsandbytes.products() if quantized else {}
 
 
 def _experts(gpu_of: GpuOf) -> list[tuple[Any, str, Any]]:

@@ -12,7 +12,7 @@ import torch
 
 from willfit.formulas.gemm import CUSTOM_KERNEL_ROWS
 from willfit.formulas.quantization import BLOCK
-from willfit.trace.cuda.hidden import Call, Hidden
+from willfit.trace.cuda.hidden import Call, Hidden, Inside
 from willfit.units import ceil_div
 
 
@@ -28,6 +28,20 @@ def temporaries() -> dict[Any, Hidden]:
     }
 
 
+def products() -> dict[Any, Inside]:
+    """Operators that call ``F.linear`` inside, by when they do."""
+    import bitsandbytes  # noqa: F401 -- defines its operators
+
+    ops: Any = torch.ops.bitsandbytes
+    return {ops.gemm_4bit.default: _dequantises}
+
+
+def _dequantises(call: Call) -> bool:
+    """Backends/cuda/ops.py `_dequant_linear_fallback`, taken above a few rows."""
+    rows = call.args[0]
+    return rows.numel() // rows.shape[-1] > CUSTOM_KERNEL_ROWS  # type: ignore[no-any-return]
+
+
 def replacements() -> list[tuple[Any, str, Any]]:
     """Functions that a CPU has otherwise: (owner, name, what takes their place)."""
     import bitsandbytes
@@ -41,7 +55,7 @@ def _gemm_4bit(call: Call) -> Iterable[int]:
     With nested absmax two float32 copies of it, 2·4·⌈NK/64⌉, before.
     """
     rows, shape = call.args[0], call.args[2]
-    if rows.numel() // rows.shape[-1] <= CUSTOM_KERNEL_ROWS:
+    if not _dequantises(call):
         return
     elements = shape[0] * shape[1]
     if call.kwargs.get("absmax_8bit") is not None:

@@ -24,6 +24,8 @@ class Call(NamedTuple):
 
 Hidden = Callable[[Call], Iterable[int]]
 """Bytes that an operator's CUDA kernel allocates besides its outputs."""
+Inside = Callable[[Call], bool]
+"""Whether an operator's call makes a product by cuBLAS inside."""
 
 
 def _safe_softmax(call: Call) -> Iterable[int]:
