@@ -58,6 +58,26 @@ def test_a_rank_by_formula(name: str) -> None:
     assert abs(error(compared(name), "allocated")) <= 0.005
 
 
+ZERO = {
+    "zero1/llama1 autocast": (0.0, 0.065),
+    "zero2/llama1": (0.0, 0.065),
+    "zero2/llama1 lora": (-0.005, 0.005),
+    "zero3/llama1": (-0.05, 0.02),
+    "zero3/llama3b checkpointed": (-0.05, 0.02),
+}
+"""Between what the formulas' allocated peak of a ZeRO rank may be off.
+
+The first rank's own gradients come last; the others' wait while buckets are full, which is 5.8 % of
+Llama-3.2-1B's peak: the formulas are of them. ZeRO-3 was set up in float32 for gathering.
+"""
+
+
+@pytest.mark.parametrize(("name", "bounds"), ZERO.items())
+def test_a_rank_of_zero_by_formula(name: str, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    assert low <= error(compared(name), "allocated") <= high
+
+
 def test_packed_weights_are_on_the_gpu_as_a_whole_before_fsdp_takes_its_part() -> None:
     found = compared("fsdp/llama8 qlora").phase_error("allocated", "load")
     assert found is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,8 +76,8 @@ class Backward:
                       parts={"activations": 0, "logits": logits,
                              "temporaries": stream + self._tied_gradient()}),
         ]  # fmt: skip
-        if self.step.gathered is not None:
-            return self._largest_of_rank(moments, self.step.gathered)
+        if self.step.gathered is not None or self.step.buckets is not None:
+            moments = list(self._of_rank(moments))
         if self.step.settings.optimizer.gradients_freed:
             update: Mapping[ComponentName, int] = {
                 "activations": kept + stream,
@@ -86,36 +86,43 @@ class Backward:
             moments.append(Moment(gradients=0, parts=update))
         return max(moments, key=lambda moment: moment.total)
 
-    def _largest_of_rank(self, moments: Sequence[Moment], units: fsdp.Gathered) -> Moment:
-        """The same moments where weights are gathered and gradients reduced unit by unit."""
+    def _of_rank(self, moments: Sequence[Moment]) -> Iterator[Moment]:
+        """The same moments, and one more, where gradients are reduced one after the other."""
         loss, norm, last, first, end = moments
-        activations = [moment.parts["activations"] for moment in moments]
-        widest = max(map(self.step.mlp_width, self.step.all_groups()), default=0)
-        full = self.step.adapter is None
-        own = self.step.weights.dtype.num_bytes(widest * self.step.architecture.hidden_size)
-        whole = fsdp.whole_at_moments(
-            units,
-            head=self.step.as_gathered(self._head_gradient()),
-            own=self.step.as_gathered(own) if full else 0,
-            accumulated=units.all_trained if self.step.settings.accumulation > 1 else 0,
+        amounts = [moment.parts["activations"] for moment in moments]
+        between, whole = self._whole(amounts[2] - amounts[3])
+        amounts.insert(3, amounts[3] + between)
+        for moment, kept, there in zip(
+            (loss, norm, last, first, first, end), amounts, whole, strict=True
+        ):
+            parts = {**moment.parts, "activations": kept, "communication": there.communication}
+            yield Moment(gradients=there.gradients, parts=parts)
+
+    def _whole(self, above_first: int) -> tuple[int, Iterator[fsdp.Whole]]:
+        """What layers above the first still keep at the moment before it, and what is whole when.
+
+        ``above_first``: bytes that all layers but the first keep.
+        """
+        step = self.step
+        widest = max(map(step.mlp_width, step.all_groups()), default=0)
+        own = step.weights.dtype.num_bytes(widest * step.architecture.hidden_size)
+        head = step.as_gathered(self._head_gradient())
+        own = step.as_gathered(own) if step.adapter is None else 0
+        accumulates = step.settings.accumulation > 1
+        above = max(step.architecture.num_layers - 1, 1)
+        if step.gathered is not None:
+            units = step.gathered
+            accumulated = units.all_trained if accumulates else 0
+            moments = fsdp.whole_at_moments(units, head=head, own=own, accumulated=accumulated)
+            return max(above_first, 0) // above, moments
+        buckets = step.buckets
+        assert buckets is not None
+        whole = buckets.all_elements * buckets.element_bytes
+        left = whole if step.strategy == "zero1" else buckets.partition
+        kept = max(above - buckets.layers_a_bucket, 0) / above
+        return round(max(above_first, 0) * kept), buckets.at_moments(
+            head=head, tied=self._tied, own=own, accumulated=left if accumulates else 0
         )
-        found = [
-            Moment(
-                gradients=there.gradients,
-                parts={
-                    **moment.parts,
-                    "activations": kept,
-                    "communication": there.communication,
-                },
-            )
-            for moment, kept, there in zip(
-                (loss, norm, last, first, first, end),
-                fsdp.with_second_layer(activations, units),
-                whole,
-                strict=True,
-            )
-        ]
-        return max(found, key=lambda moment: moment.total)
 
     def _head_update(self) -> int:
         """LOMO updates the head when the next gradient arrives, with all activations still there.
@@ -316,7 +323,7 @@ class Backward:
         if not self._tied:
             return 0
         cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
-        cast = cast and self.step.gathered is None
+        cast = cast and self.step.gathered is None and not self.step.deepspeed
         fused = self.step.settings.chunked_loss and self.step.training.trainer == "trl"
         return (1 if cast or fused else 2) * self.step.as_gathered(self._head_gradient())
 

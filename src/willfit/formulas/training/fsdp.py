@@ -7,7 +7,7 @@ first use to the end; since accelerate 1.14 an input embedding that is not the h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -109,10 +109,3 @@ def whole_at_moments(units: Gathered, *, head: int, own: int, accumulated: int) 
     yield Whole(every, layer.trained + layer.gathered + embedding.gathered)
     every = units.shards(rest + layer.trained) + reduced + embedding.trained
     yield Whole(every, layer.trained + embedding.gathered)
-
-
-def with_second_layer(amounts: Sequence[int], units: Gathered) -> list[int]:
-    """Activations at the moments: at the second layer one layer's more than at the first."""
-    loss, norm, last, first, end = amounts
-    between = max(last - first, 0) // max(units.layers - 1, 1)
-    return [loss, norm, last, first + between, first, end]

@@ -29,19 +29,15 @@ def shard(
     *,
     degree: int,
     weights: int,
-    trainable: int,
     gradients: int,
     optimizer_states: int,
-    largest_block: int,
-    half_precision: bool,
-    trains_weights: bool = True,
+    masters: int = 0,
 ) -> Sharded:
     """One rank's part under a strategy; ``degree`` ranks together hold at least the whole.
 
-    ddp: a full copy and buckets as large as the gradients. zero1: states sharded, with float32
-    masters of half-precision weights and a float32 copy of this rank's gradients in the step.
-    zero2: gradients too. zero3: weights too, with two gathered blocks alive. fsdp: the same, what
-    trains in float32 throughout where there are masters; what is whole when is in fsdp.py.
+    ddp: a full copy and buckets as large as the gradients. zero1, zero2: states and ``masters``
+    shared out, and gradients once they are reduced. zero3 and fsdp: weights too. What is gathered
+    and on its way, and when, is in fsdp.py and zero.py.
     """
     if degree == 1 or strategy in ("device_map", "replicas"):
         return Sharded(
@@ -55,38 +51,13 @@ def shard(
             communication=gradients if strategy == "ddp" else 0,
             note="gradient buckets" if strategy == "ddp" else "",
         )
-    masters = 2 * trainable if half_precision else 0
-    states = ceil_div(optimizer_states * (2 if half_precision else 1) + masters, degree)
-    step_copy = ceil_div(2 * gradients if half_precision else gradients, degree)
-    if strategy == "zero1":
-        return Sharded(
-            weights=weights,
-            gradients=gradients,
-            optimizer_states=states,
-            communication=step_copy,
-            note="float32 copy of this rank's gradients",
-        )
-    if strategy == "zero2":
-        return Sharded(
-            weights=weights,
-            gradients=ceil_div(gradients, degree),
-            optimizer_states=states,
-            communication=step_copy,
-            note="float32 copy of this rank's gradients",
-        )
-    if strategy == "fsdp":
-        growth = 2 if half_precision else 1
-        return Sharded(
-            weights=ceil_div(weights * (growth if trains_weights else 1), degree),
-            gradients=ceil_div(gradients * growth, degree),
-            optimizer_states=ceil_div(optimizer_states * growth, degree),
-            communication=0,
-            note="gathered weights, and gradients on their way",
-        )
+    note = "gathered weights, and gradients on their way"
+    if strategy in ("zero1", "zero2"):
+        note = "two buckets of 500 million gradients, and a copy of a full one"
     return Sharded(
-        weights=ceil_div(weights, degree),
+        weights=weights if strategy in ("zero1", "zero2") else ceil_div(weights, degree),
         gradients=ceil_div(gradients, degree),
-        optimizer_states=states,
-        communication=2 * largest_block,
-        note="gathered weights of two blocks",
+        optimizer_states=ceil_div(optimizer_states + masters, degree),
+        communication=0,
+        note=note,
     )

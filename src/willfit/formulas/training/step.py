@@ -11,7 +11,7 @@ from willfit.formulas.attention import AttentionShape, choose_kernel, repeats_al
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.inference.logits import KEEP_TYPE
 from willfit.formulas.modules import FUSED_GATE_UP, FUSED_QKV, has_module
-from willfit.formulas.training import fsdp, parallel, static
+from willfit.formulas.training import fsdp, parallel, static, zero
 from willfit.formulas.training.freeze import trained_rows
 from willfit.formulas.training.lora import Adapter
 from willfit.formulas.training.loss import (
@@ -81,7 +81,7 @@ class Step:
         quantized = self.weights.quantization is not None or self.model.quantization is not None
         autocast = self.settings.autocast
         residual = FLOAT32 if self.kbit or self.promotes else self.weights.dtype
-        if autocast is not None and self._gathers_in_half:
+        if autocast is not None and (self._gathers_in_half or self.deepspeed):
             residual, autocast = autocast, None
         return Stream(
             residual=residual,
@@ -115,6 +115,9 @@ class Step:
             self.trainables, self.settings.optimizer, full_embeddings=trainer
         )
 
+    def _state_bytes(self, tensors: tuple[static.Trainable, ...]) -> int:
+        return static.optimizer_state_bytes(tensors, self.settings.optimizer)[0]
+
     @property
     def largest_gradient(self) -> int:
         """The one that is waiting where a step is a part of backward (LOMO)."""
@@ -124,16 +127,71 @@ class Step:
     def sharded(self) -> parallel.Sharded:
         """What one rank holds under the strategy."""
         gradients = static.total_bytes(self.trainables)
+        states = self.optimizer_state_bytes[0]
+        weights = self.as_computed(self.weight_bytes)
+        masters = 0
+        if self._has_masters:  # FSDP keeps what trains in float32 alone
+            weights, gradients, states = self._in_float32(gradients, states)
+        if self.deepspeed:
+            full = tuple(replace(t, dtype=FLOAT32) for t in self.trainables)
+            states = self._state_bytes(full)
+            masters = zero.MASTER_BYTES * self.trained_elements
+            gradients = self._trained_as_computed
         return parallel.shard(
             self.strategy,
             degree=self.num_gpus,
-            weights=self.weight_bytes,
-            trainable=gradients,
+            weights=weights,
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
-            optimizer_states=self.optimizer_state_bytes[0],
-            largest_block=self.largest_block,
-            half_precision=self._has_masters,
-            trains_weights=self.adapter is None,
+            optimizer_states=states,
+            masters=masters,
+        )
+
+    def _in_float32(self, gradients: int, states: int) -> tuple[int, int, int]:
+        weights = self.weight_bytes * (1 if self.adapter is not None else 2)
+        return weights, 2 * gradients, 2 * states
+
+    @property
+    def live_bytes(self) -> int:
+        """Parameters that ZeRO-3 has gathered while it computes; 0 under other strategies."""
+        if not self.deepspeed or self.strategy != "zero3":
+            return 0
+        elements = sum(row.row.num_elements * row.row.count for row in self.weights.rows)
+        return zero.live_bytes(elements, self.stream.compute.block_bytes)
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed shares out what one of several ranks has."""
+        return self.num_gpus > 1 and self.strategy.startswith("zero")
+
+    @cached_property
+    def trained_elements(self) -> int:
+        """Values that are trained."""
+        return sum(t.num_elements * t.count for t in self.trainables)
+
+    @property
+    def _trained_as_computed(self) -> int:
+        """Bytes of all gradients as DeepSpeed computes them."""
+        autocast = self.settings.autocast
+        dtype = autocast if autocast is not None else self._trained_dtype
+        return dtype.num_bytes(self.trained_elements)
+
+    @cached_property
+    def buckets(self) -> zero.Buckets | None:
+        """Of ZeRO's stages 1 and 2; None for any other strategy and for one GPU."""
+        if not self.deepspeed or self.strategy == "zero3":
+            return None
+        layers = max(self.architecture.num_layers, 1)
+        if self.adapter is None:
+            rows = [row.row for row in self.trained_rows if row.row.count >= layers]
+            in_layers = sum(row.num_elements * row.count for row in rows)
+        else:
+            in_layers = self.trained_elements
+        return zero.Buckets(
+            layers=layers,
+            element_bytes=self._trained_as_computed // max(self.trained_elements, 1),
+            layer_elements=in_layers // layers,
+            all_elements=self.trained_elements,
+            partition=self.sharded.gradients,
         )
 
     @property
@@ -142,16 +200,16 @@ class Step:
 
     @property
     def _has_masters(self) -> bool:
-        """Whether 16-bit trainables have float32 masters: DeepSpeed's, and FSDP's under autocast.
+        """Whether a rank of FSDP has what trains in float32 alone, though it was loaded in 16 bit.
 
         accelerate upcasts what FSDP trains where mixed precision is on (utils/fsdp_utils.py
         `fsdp2_prepare_model`); a plain loop's and float32 adapters stay as they are.
         """
-        if self.strategy == "fsdp":
-            mixed = self.settings.autocast is not None and self.training.trainer != "loop"
-            if not mixed or not fsdp.upcasts(self.stack, packed=self._packed):
-                return False
-        return self._trained_dtype.block_bytes < 4
+        mixed = self.settings.autocast is not None and self.training.trainer != "loop"
+        if self.strategy != "fsdp" or self.num_gpus == 1 or not mixed:
+            return False
+        recent = fsdp.upcasts(self.stack, packed=self._packed)
+        return recent and self._trained_dtype.block_bytes < 4
 
     @property
     def _packed(self) -> bool:
@@ -168,15 +226,18 @@ class Step:
         if self.adapter is None:
             return 0
         own = static.total_bytes(self.trainables)
-        if self.strategy == "fsdp":
-            return ceil_div(own * (2 if self._has_masters else 1), self.num_gpus)
-        return ceil_div(own, self.num_gpus if self.strategy == "zero3" else 1)
+        if self.deepspeed:
+            own = self._trained_as_computed
+        elif self._has_masters:
+            own = 2 * own
+        return ceil_div(own, self.num_gpus if self.strategy in ("fsdp", "zero3") else 1)
 
     @property
     def computing_adapter(self) -> Adapter | None:
-        """The adapter as products see it: FSDP gathers it in the type of autocast."""
+        """The adapter as products see it: FSDP gathers it, DeepSpeed casts it to 16 bit."""
         autocast = self.settings.autocast
-        if self.adapter is None or self.gathered is None or autocast is None:
+        alone = self.gathered is None and not self.deepspeed
+        if self.adapter is None or alone or autocast is None:
             return self.adapter
         return replace(self.adapter, dtype=autocast)
 
@@ -185,14 +246,6 @@ class Step:
         """Weights on the device, after preparation for k-bit training."""
         growth = static.kbit_upcast(self.weights)[0] if self.kbit else 0
         return self.weights.allocated_bytes - self.weights.state_allocated_bytes + growth
-
-    @cached_property
-    def largest_block(self) -> int:
-        """Bytes of the largest layer, or of the largest single weight."""
-        largest = max((r.weight_bytes for r in self.weights.rows), default=0)
-        layers = max(self.architecture.num_layers, 1)
-        in_layers = sum(row.total_bytes for row in self.weights.rows if row.row.count >= layers)
-        return max(in_layers // layers, largest)
 
     @cached_property
     def gathered(self) -> fsdp.Gathered | None:
@@ -224,12 +277,17 @@ class Step:
 
     @property
     def _gathers_in_half(self) -> bool:
-        """FSDP's mixed precision gathers float32 weights in 16 bit: autocast has nothing to cast.
+        """Whether float32 weights are 16 bit where they are used: autocast has nothing to cast.
 
-        accelerate 1.15 dataclasses.py `FullyShardedDataParallelPlugin.set_mixed_precision`.
+        accelerate 1.15 dataclasses.py `FullyShardedDataParallelPlugin.set_mixed_precision`;
+        DeepSpeed casts the whole model instead (runtime/engine.py `_configure_distributed_model`).
         """
-        sharded = self.strategy == "fsdp" and self.num_gpus > 1
+        sharded = self.deepspeed or (self.strategy == "fsdp" and self.num_gpus > 1)
         return sharded and self.settings.autocast is not None and self.weights.dtype is FLOAT32
+
+    def as_computed(self, num_bytes: int) -> int:
+        """Bytes of weights as DeepSpeed casts them; others keep them as they are."""
+        return num_bytes // 2 if self.deepspeed and self._gathers_in_half else num_bytes
 
     def as_gathered(self, num_bytes: int) -> int:
         """Bytes of weights, or of their gradients, in the type in which FSDP gathers them."""
