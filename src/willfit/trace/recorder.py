@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from willfit.formulas.phase import ComponentName, PhaseName
-from willfit.trace.cuda.hidden import Call, Hidden, Inside
+from willfit.trace.cuda.hidden import OUTPUT_FIRST, Call, Hidden, Inside
 from willfit.trace.fakes import everything, sparse_mask, with_value
 from willfit.trace.modules import Modules
 from willfit.trace.recording import EMPTY_CACHE, Event, Handle, Layer, Place, Recording
@@ -207,13 +207,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         gpu = self._gpu(args, 0, module)
         if func in _PRODUCTS:
             self._take_workspace(place, gpu)
-        borrowed = []
-        for num_bytes in hidden(Call(args, kwargs, out)) if hidden is not None else ():
-            borrowed.append(next(self._numbers))
-            self._append(borrowed[-1], num_bytes, place, layer, gpu)
-            self.recording.categories[borrowed[-1]] = "temporaries"
+        call = Call(args, kwargs, out)
+        lent = list(hidden(call)) if hidden is not None else []
+        later = func in OUTPUT_FIRST
+        borrowed = [] if later else self._borrow(lent, place, layer, gpu)
         inside = self._products.get(func)
-        if inside is not None and inside(Call(args, kwargs, out)):
+        if inside is not None and inside(call):
             self._take_workspace(place, gpu)
         for position, tensor in new:
             storage = tensor.untyped_storage()
@@ -232,8 +231,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._sum = _Sum(args[0].untyped_storage()._cdata, known, [event])
             else:
                 self._append(handle, num_bytes, place, mine, there)
+        if later:
+            borrowed = self._borrow(lent, place, layer, gpu)
         for handle in reversed(borrowed):
             self._append(handle, 0, place, layer)
+
+    def _borrow(
+        self, lent: Iterable[int], place: Place, layer: Layer | None, gpu: int
+    ) -> list[Handle]:
+        """Temporaries of a kernel, which end with the call."""
+        handles: list[Handle] = []
+        for num_bytes in lent:
+            handle = next(self._numbers)
+            handles.append(handle)
+            self._append(handle, num_bytes, place, layer, gpu)
+            self.recording.categories[handle] = "temporaries"
+        return handles
 
     def _where(self) -> tuple[str | None, Layer | None]:
         """Module at work and its layer; (None, None) outside of the model."""

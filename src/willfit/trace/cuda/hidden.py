@@ -28,13 +28,16 @@ Inside = Callable[[Call], bool]
 """Whether an operator's call makes a product by cuBLAS inside."""
 
 
+_REUSED = Stack(versions={"torch": torch.__version__}).at_least("torch", SOFTMAX_REUSED_SINCE)
+
+
 def _safe_softmax(call: Call) -> Iterable[int]:
     """The places that are all masked, a byte each, and in older releases the softmax itself.
 
     The output is ``where`` of both, since torch 2.11 (measured; it may be earlier) in place.
     """
     yield call.out.numel()
-    if not Stack(versions={"torch": torch.__version__}).at_least("torch", SOFTMAX_REUSED_SINCE):
+    if not _REUSED:
         yield call.out.numel() * call.out.element_size()
 
 
@@ -141,3 +144,7 @@ TEMPORARIES: dict[Any, Hidden] = {
     _aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
 }
 """Rows by operator; what is not here allocates its outputs alone."""
+
+OUTPUT_FIRST: frozenset[Any] = frozenset({_aten._safe_softmax.default} if _REUSED else ())
+"""Operators whose temporaries come after their output (native/SoftMax.cpp `_safe_softmax`): which
+freed block each takes decides what an H200 reserved, to 2 MiB."""
