@@ -233,8 +233,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._append(handle, num_bytes, place, mine, there)
         if later:
             borrowed = self._borrow(lent, place, layer, gpu)
-        for handle in reversed(borrowed):
-            self._append(handle, 0, place, layer)
+        for ended in reversed(borrowed):
+            self._append(ended, 0, place, layer)
 
     def _borrow(
         self, lent: Iterable[int], place: Place, layer: Layer | None, gpu: int
