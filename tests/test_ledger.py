@@ -10,6 +10,7 @@ import pytest
 from benchmarks.ledger import figures
 from benchmarks.ledger.__main__ import main
 from benchmarks.ledger.importers import sources
+from benchmarks.ledger.importers.llmperf_bnb_a10_derived import express as express_llm_perf
 from benchmarks.ledger.importers.peft_metamath import express_by_trace
 from benchmarks.ledger.judging import judge
 from benchmarks.ledger.moments import moments_traced, step_ends
@@ -205,7 +206,10 @@ MOMENTS = {
     ("hf_sdpa_tables:249", "peak"): 0.002,
     ("hf_sdpa_tables:275", "peak"): 0.003,
     ("hub_pages:28", "init_mem"): 0.03,
-    ("llmperf_bnb_a10_derived:0", "prefill"): 0.024,
+    ("llmperf_bnb_a10_derived:0", "prefill"): 0.005,
+    ("llmperf_bnb_a10_derived:13", "prefill"): 0.002,
+    ("llmperf_bnb_a10_derived:66", "prefill"): 0.007,
+    ("llmperf_bnb_a10_derived:116", "prefill"): 0.002,
 }
 """Small models, and one of a billion parameters that the trace shortens."""
 
@@ -220,6 +224,34 @@ def test_a_traced_row_is_as_near_as_it_was(shared: Path, key: tuple[str, str]) -
     (outcome,) = judge({**row, "measured": wanted}, "trace").outcomes
     assert outcome.error is not None
     assert abs(outcome.error) <= MOMENTS[key]
+
+
+LLM_PERF = {
+    # row: its run's transformers, whether its absmax is nested, largest error by formula
+    "llmperf_bnb_a10_derived:18": ("4.40.2", True, 0.002),  # Pythia-12B, 8.04 GB
+    "llmperf_bnb_a10_derived:19": ("4.44.2", False, 0.002),  # the same model, 8.55 GB
+    "llmperf_bnb_a10_derived:117": ("4.40.2", False, 0.002),  # Llama-7B in 8 bit
+    "llmperf_bnb_a10_derived:195": ("4.45.2", False, 0.002),  # Qwen2-0.5B in 8 bit
+    "llmperf_bnb_a10_derived:198": ("4.44.2", False, 0.002),  # DeepSeek-V2-Lite in 8 bit
+}
+
+
+@pytest.mark.parametrize("name", sorted(LLM_PERF))
+def test_two_figures_of_a_model_are_of_two_runs(shared: Path, name: str) -> None:
+    """Nested where accelerate lost the settings, a weight copied to float32, rests of blocks."""
+    lines = (shared / "measured" / "llmperf_bnb_a10_derived.jsonl").read_text().splitlines()
+    (row,) = [row for row in map(json.loads, lines) if row["id"] == name]
+    (result,) = express_llm_perf(row)
+    assert isinstance(result, Expressed)
+    release_, nested, most = LLM_PERF[name]
+    quantization = result.scenario.workload.loading.quantization
+    assert quantization is not None
+    assert (result.scenario.stack.versions["transformers"], quantization.double_quant) == (
+        release_,
+        nested,
+    )
+    (outcome,) = judge(row).outcomes
+    assert outcome.error == pytest.approx(0, abs=most)
 
 
 def test_moments_are_read_between_the_phases() -> None:

@@ -11,7 +11,7 @@ from tests.support.meta_spec import meta_model, spec_of_model
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.errors import InputError
-from willfit.formulas.gemm import stored_scratch_bytes
+from willfit.formulas.gemm import Gemm, stored_scratch_bytes
 from willfit.formulas.weights import load_weights
 from willfit.scenario import Loading, Quantization, Stack
 from willfit.scenario.stack import TESTED
@@ -20,6 +20,7 @@ from willfit.sources.checkpoint import spec_of
 from willfit.sources.heads import with_auto_class
 from willfit.sources.resolve import resolve
 from willfit.sources.structure import Checkpoint
+from willfit.units import MIB
 
 TINY = {
     "hidden_size": 128,
@@ -232,3 +233,28 @@ def test_scratch_of_gptq_is_that_of_its_kernel(
     )
     stack = Stack(versions={**TESTED, "transformers": release})
     assert stored_scratch_bytes(model, stack, find_gpu("A100-SXM4-80GB")) == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "nested", "today", "before"),
+    [
+        # 256 rows of 1,024 to 4,096: N·K = 4,194,304; input 0.5 MiB and output 2 MiB in float16
+        (FLOAT16, False, 8 * MIB, 8 * MIB),
+        (FLOAT16, True, 8.5 * MIB, 8 * MIB),  # absmax 4·NK/64 twice; gone with the weight
+        (FLOAT32, False, (1 + 16 + 4 - 2) * MIB, (1 + 8 + 16 - 2) * MIB),
+        (FLOAT32, True, (1 + 16.5 + 4 - 2) * MIB, (1 + 8 + 16 - 2) * MIB),
+    ],
+)
+def test_an_older_product_copies_the_dequantised_weight(
+    compute: DType, nested: bool, today: float, before: float
+) -> None:
+    """By `MatMul4Bit` of 0.43: ``dequantize_4bit(B, state).to(A.dtype)``, then the output."""
+    quantization = Quantization(scheme="nf4", double_quant=nested, compute_dtype=compute)
+    for copies, expected in ((False, today), (True, before)):
+        gemm = Gemm(
+            dtype=FLOAT16,
+            quantization=quantization,
+            largest_elements=2**22,
+            copies_dequantised=copies,
+        )
+        assert gemm.forward_temporary_bytes(256, 1024, 4096) == expected

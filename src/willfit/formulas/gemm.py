@@ -22,6 +22,12 @@ CUSTOM_KERNEL_ROWS: Final = 4
 """Up to this many rows the fused 4-bit kernel always runs and dequantises nothing."""
 
 
+FUSED_4BIT_SINCE: Final = "0.50"
+"""bitsandbytes release whose 4-bit kernels multiply several rows and dequantise straight into the
+product's type (pull request 1949); before, one row was multiplied as it is packed, and more made
+the whole weight in its own type and a copy (`MatMul4Bit`: ``dequantize_4bit(B).to(A.dtype)``)."""
+
+
 EXLLAMA_ROWS: Final = 2048
 """Rows that the exllama kernels size their input scratch for (GPTQModel and AutoGPTQ default)."""
 
@@ -89,16 +95,20 @@ class Gemm:
     quantization: Quantization | None
     largest_elements: int
     """Elements of the largest quantised weight."""
+    copies_dequantised: bool = False
+    """Whether a 4-bit weight is dequantised in the weights' type first (`FUSED_4BIT_SINCE`)."""
 
     @classmethod
-    def of(cls, weights: LoadedWeights) -> Gemm:
-        """The products of these weights."""
+    def of(cls, weights: LoadedWeights, stack: Stack | None = None) -> Gemm:
+        """The products of these weights, by today's bitsandbytes where no stack is given."""
         known = weights.arithmetic is not None
         largest = weights.largest_quantized_elements if known else 0
         return cls(  # of no class that bitsandbytes replaces, nothing is quantised (Falcon)
             dtype=weights.dtype,
             quantization=weights.arithmetic if largest else None,
             largest_elements=largest,
+            copies_dequantised=stack is not None
+            and not stack.at_least("bitsandbytes", FUSED_4BIT_SINCE),
         )
 
     @property
@@ -113,6 +123,8 @@ class Gemm:
 
         4 bit: the dequantised weight in the compute type, nested absmax 2·4·NK/64, and the input
         and output in the compute type where it differs: the weight goes before the output is cast.
+        Before bitsandbytes 0.50 another weight in the working type where the types differ, until
+        the output is made, and nested absmax, 4·NK/64, until the weight is.
         int8: row statistics 4·M; then |A| in float16 and a bool beside the int8 input, 4·M·K (and a
         float16 copy of the input where it has another type), or the int8 input, the int32 product
         and its float16 form where the output has another type. Measured to the byte on an H200.
@@ -122,15 +134,21 @@ class Gemm:
         if self.quantization.scheme == "int8":
             return 4 * rows + self._int8_bytes(rows, inner, outer)
         compute = self.compute_dtype
-        dequantised = 0
+        dequantised = making = 0
         if rows > CUSTOM_KERNEL_ROWS:
             elements = inner * outer
-            nested = 8 * ceil_div(elements, BLOCK) if self.quantization.double_quant else 0
-            dequantised = compute.num_bytes(elements) + nested
+            nested = 4 * ceil_div(elements, BLOCK) if self.quantization.double_quant else 0
+            dequantised = compute.num_bytes(elements)
+            if self.copies_dequantised:
+                own = self.dtype.num_bytes(elements)
+                making = own + max(nested, dequantised if compute is not self.dtype else 0)
+            else:
+                dequantised += 2 * nested
+        output = self.dtype.num_bytes(rows * outer)
         if compute is self.dtype:
-            return dequantised
+            return max(dequantised, making - output)
         product = compute.num_bytes(rows * outer)
-        before = dequantised + product - self.dtype.num_bytes(rows * outer)
+        before = max(dequantised + product, making) - output
         return compute.num_bytes(rows * inner) + max(before, product)
 
     def _int8_bytes(self, rows: int, inner: int, outer: int) -> int:

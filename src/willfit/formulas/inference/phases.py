@@ -280,7 +280,7 @@ class _Run:
             q_len=q_len,
             kv_len=kv_len,
             masked=self._masked(q_len, kv_len),
-            gemm=Gemm.of(self.weights),
+            gemm=Gemm.of(self.weights, self.stack),
             fused_qkv=keeps_fused_qkv(self.model),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
             cached=self._cached and not encoder,

@@ -9,15 +9,12 @@ from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
 from willfit.formulas.experts import FUSED_SINCE, copies_experts
+from willfit.formulas.gemm import FUSED_4BIT_SINCE
 from willfit.formulas.timing.products import Part, Products, products_of
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.model import Architecture, Attention, LayerGroup, ModelSpec
 from willfit.scenario.stack import Stack as Versions
 from willfit.scenario.workload import Quantization
-
-FUSED_4BIT_SINCE: Final = "0.50"
-"""bitsandbytes release whose 4-bit kernels multiply several rows (pull request 1949); before, one
-row was multiplied as it is packed and more dequantised the whole weight."""
 
 PACKED_ROWS: Final = 50
 """Rows that exllamav2's kernels multiply packed (`MAX_Q_GEMM_ROWS`); AutoAWQ's GEMM is alike."""
