@@ -28,7 +28,7 @@ ALLOCATED = {
     "lora/falcon eager": 0.006,
     "lora/moe 4 layers": 0.002,
     "lora/phi3": 0.002,
-    "infer/bart": 0.002,
+    "infer/bart": 0.003,
     "infer/deepseek-v2-lite 8k": 0.001,
     "infer/falcon7 int8": 0.002,
     "infer/falcon7 nf4 short": 0.001,
@@ -37,7 +37,15 @@ ALLOCATED = {
     "infer/mistral 32k": 0.001,
 }
 """Error of the formulas' allocated peak, in either direction."""
-DECODING = ("infer/gemma3-12b 32k", "infer/mistral 32k", "infer/falcon7 nf4 short")
+DECODING = (
+    "infer/deepseek-v2-lite 8k",
+    "infer/falcon7 int8",
+    "infer/falcon7 nf4 short",
+    "infer/gemma3-12b 32k",
+    "infer/llama8 chunked",
+    "infer/llama8 offloaded",
+    "infer/mistral 32k",
+)
 """Rows whose decoding is held to the measurement too."""
 TRACED = {
     "full/t5 autocast": {"allocated": 0.001, "reserved": 0.001},
@@ -70,6 +78,22 @@ def test_the_formulas_peak_of_decoding(name: str) -> None:
     found = compared(name).phase_error("allocated", "decode")
     assert found is not None
     assert abs(found) <= 0.001
+
+
+@pytest.mark.parametrize("name", ["infer/llama1 static", "infer/llama1 static long"])
+def test_what_compiling_takes_is_in_the_range(name: str) -> None:
+    """K and V of one layer repeated, and a copy of the head where 4 rows are padded to 8.
+
+    The least of it, two fifths of what one row took: a buffer of the L2 cache's size comes on top.
+    """
+    record = RECORDS[name]
+    steady = record.series[-1][1]
+    taken = record.phases["decode"]["allocated"]
+    result = compared(name).result
+    assert taken is not None
+    assert result is not None
+    (unknown,) = (each for each in result.unknowns if each.name.startswith("compiling"))
+    assert 0.4 * (taken - steady) <= unknown.high_bytes <= taken - steady
 
 
 @pytest.mark.parametrize(("name", "bounds"), TRACED.items())

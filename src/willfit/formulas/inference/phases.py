@@ -45,7 +45,8 @@ COMPILED: Final = (
     "decoding with a static cache as run eagerly; generate compiles it on a GPU, and compiling "
     "takes more once"
 )
-"""Measured on an H200: 0.55 GiB more at the first decoded token of Llama-3.2-1B, none later."""
+"""Measured on an H200 with Llama-3.2-1B, at the first decoded token alone: 596 MiB more with 4 rows
+of 1,024 tokens, 156 MiB with one of 8,192. See `_Run._compiling`."""
 
 _PRODUCTS: Final = ("idle", "projections", "MLP down", "experts down")
 """Moments at which a product runs."""
@@ -159,44 +160,46 @@ class _Run:
         )
 
     def _decode(self, cache: KvCache) -> Phase:
+        """The last step, or the first, which finds what prefill left."""
+        if not self.stack.at_least("transformers", LAST_ONLY_SINCE):
+            return self._decode_older(cache)
+        last = self._step(cache.steady_bytes, cache.step_transient_bytes)
+        if self.stage.encoder_layers:
+            first = self._step(cache.prefill_bytes, cache.cross_layer_bytes)
+        elif cache.prefill_bytes > cache.steady_bytes:
+            first = self._step(cache.prefill_bytes, cache.first_transient_bytes)
+        else:
+            first = last
+        largest = max(first, last, key=lambda phase: phase.allocated_bytes)
+        return replace(largest, host_bytes=cache.host_bytes)
+
+    def _step(self, cache_bytes: int, transient: int) -> Phase:
+        """One token, with what the encoder gave, which `generate` hands to every step: e·B·S·h."""
+        phase, _ = self._phase("decode", 1, self._decoder_len, cache_bytes, transient)
+        if not self.stage.encoder_layers:
+            return phase
+        parts: dict[ComponentName, int] = dict(phase.components)
+        positions = self.settings.batch * self._encoder_len
+        given = self.settings.dtype.num_bytes(positions * self.architecture.hidden_size)
+        return replace(phase, components={**parts, "activations": parts["activations"] + given})
+
+    def _decode_older(self, cache: KvCache) -> Phase:
+        """The same of older transformers, where prefill's outputs live until the step is over.
+
+        They are the logits of every position in float32 and, where caches are tuples, the old
+        cache beside the new one (generation/utils.py `sample`: ``outputs`` is reassigned last).
+        """
         phase, _ = self._phase("decode", 1, self._decoder_len, cache.steady_bytes)
         parts: dict[ComponentName, int] = dict(phase.components)
         parts["temporaries"] = parts.get("temporaries", 0) + cache.step_transient_bytes
-        parts["activations"] = parts.get("activations", 0) + self._encoder_output()
-        first = self._first_step(parts, cache)
-        largest = max(parts, first, key=lambda components: sum(components.values()))
-        return replace(phase, components=largest, host_bytes=cache.host_bytes)
-
-    def _first_step(
-        self, parts: dict[ComponentName, int], cache: KvCache
-    ) -> dict[ComponentName, int]:
-        """The first step: an encoder–decoder model's last layer makes K and V for the cache.
-
-        Sliding layers' windows are views of the whole prompt until they are written. In older
-        transformers prefill's outputs live until the step is over: the logits of every position in
-        float32 and, where caches are tuples, the old cache beside the new one (generation/utils.py
-        `sample`: ``outputs`` is reassigned last).
-        """
-        if self.stack.at_least("transformers", LAST_ONLY_SINCE):
-            if self.stage.encoder_layers:
-                made = parts["activations"] + cache.cross_layer_bytes
-                return {**parts, "kv_cache": cache.prefill_bytes, "activations": made}
-            if cache.prefill_bytes <= cache.steady_bytes:
-                return parts
-            work = parts.get("temporaries", 0) - cache.step_transient_bytes
-            work += cache.first_transient_bytes
-            return {**parts, "kv_cache": cache.prefill_bytes, "temporaries": work}
         vocab = self.architecture.vocab_size if self.stage.embeddings else 0
         kept = 4 * self.settings.batch * self.settings.prompt_len * vocab
         twice = cache.prefill_bytes if cache.step_transient_bytes >= cache.steady_bytes else 0
-        return {**parts, "kv_cache": cache.prefill_bytes, "temporaries": twice, "logits": kept}
-
-    def _encoder_output(self) -> int:
-        """What the encoder gave, which `generate` hands to every step: e·B·S·h."""
-        if not self.stage.encoder_layers:
-            return 0
-        positions = self.settings.batch * self._encoder_len
-        return self.settings.dtype.num_bytes(positions * self.architecture.hidden_size)
+        first: dict[ComponentName, int] = {
+            **parts, "kv_cache": cache.prefill_bytes, "temporaries": twice, "logits": kept,
+        }  # fmt: skip
+        largest = max(parts, first, key=lambda components: sum(components.values()))
+        return replace(phase, components=largest, host_bytes=cache.host_bytes)
 
     def _at_once(self, q_len: int) -> tuple[int, int]:
         """(batch, tokens of each) in one pass: other engines run so many tokens and no more."""
@@ -250,6 +253,7 @@ class _Run:
             )
         layer = max(candidates, key=lambda moment: moment.total)
         logits = self._logits(q_len) if name == "decode" or not encoder else 0
+        scores = self._scores_before() if name == "decode" else 0
         stream = self.settings.dtype.num_bytes(run.tokens * self.architecture.hidden_size)
         head = self.stage.fetched_head_bytes if logits else 0
         at_head = logits + stream + head > layer.total
@@ -259,7 +263,7 @@ class _Run:
             "adapters": self.adapter.weight_bytes,
             "kv_cache": cache_bytes,
             "activations": stream if at_head else layer.activations,
-            "logits": logits if at_head else 0,
+            "logits": scores + (logits if at_head else 0),
             "temporaries": head if at_head else layer.temporaries,
             "workspaces": cublas_workspace_bytes(self.gpu)
             + stored_scratch_bytes(self.model, self.stack, self.gpu),
@@ -352,6 +356,16 @@ class _Run:
         e = self.settings.dtype.block_bytes
         return made * 4 // (e + 4) if upcast or not self.inference.full_logits else made
 
+    def _scores_before(self) -> int:
+        """Float32 scores of the step before, which live until this step's are there: 4·B·V.
+
+        generation/utils.py `_sample`: ``next_token_logits``; `_decode_older` counts its own.
+        """
+        ours = self.inference.engine == "transformers" and self.stage.embeddings
+        if not ours or not self.stack.at_least("transformers", LAST_ONLY_SINCE):
+            return 0
+        return FLOAT32.num_bytes(self.settings.batch * self.architecture.vocab_size)
+
     def _masked_logits(self, q_len: int) -> int:
         """An encoder's language-modelling head gives logits for every position: e·B·S·V."""
         if not self.model.model_class.endswith(("ForMaskedLM", "ForPreTraining")):
@@ -410,7 +424,7 @@ class _Run:
             )
         if self.settings.prompt_len < 2:
             return ()
-        return (*self._pinned_scores(), *self._state_space_work())
+        return (*self._pinned_scores(), *self._state_space_work(), *self._compiling())
 
     def _pinned_scores(self) -> tuple[Unknown, ...]:
         """A layer's keys, cut from a freed block of scores, keep all of it from the next layer.
@@ -436,6 +450,35 @@ class _Run:
             "with --alloc-conf expandable_segments:True"
         )
         return (Unknown(name=name, low_bytes=0, high_bytes=block),)
+
+    def _compiling(self) -> tuple[Unknown, ...]:
+        """What compiling the decoding step may take, once: 2·e·B·H·S·D and e·V·h.
+
+        In the graph K and V are repeated to all heads (integrations/sdpa_attention.py: `pack_gqa` is
+        not taken while compiling). Inductor may time products on random copies of their operands
+        where the rows are no multiple of 16 bytes' elements and not one (fx_passes/pad_mm.py
+        `_should_pad`): the head's is the largest. A buffer of the L2 cache's size comes on top.
+        """
+        ours = self.inference.cache == "static" and self._cached
+        if not ours or self.settings.new_tokens < 2 or self.gpu is None:
+            return ()
+        dtype, batch = self.settings.dtype, self.settings.batch
+        repeated = max(
+            (
+                dtype.num_bytes(batch * a.num_heads * self._decoder_len)
+                * (a.head_dim + a.v_head_dim)
+                for a in (group.attention for group in self.stage.layers)
+                if a is not None and a.num_heads != a.num_kv_heads
+            ),
+            default=0,
+        )
+        aligned = batch == 1 or batch * dtype.block_bytes % 16 == 0
+        elements = self.architecture.vocab_size * self.architecture.hidden_size
+        high = repeated + (0 if aligned else dtype.num_bytes(elements))
+        if not high:
+            return ()
+        name = "compiling the decoding step, once; none with disable_compile=True"
+        return (Unknown(name=name, low_bytes=0, high_bytes=high),)
 
     def _state_space_work(self) -> tuple[Unknown, ...]:
         if not any(group.recurrent is not None for group in self.stage.layers):
