@@ -39,7 +39,8 @@ from willfit.scenario.workload import QuantScheme
 ABOUT: Final = About(
     title="Excerpts of Hub commit pages",
     unknowns={
-        "transformers, nested quantisation": "4.40.2, nested: what agrees with every prefill row",
+        "transformers, nested quantisation": "4.40.2, nested: what agrees with every prefill row,"
+        " and what accelerate before 0.33 made of settings that it lost (as on LLM-perf's page)",
         "Trainer's batch": "what depends on it is not read",
     },
     misses=(

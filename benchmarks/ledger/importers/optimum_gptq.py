@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from benchmarks.ledger.models import published_model, quantised_copy
 from benchmarks.ledger.reading import Reading
-from benchmarks.ledger.row import About, Expressed, NotExpressed, PublishedRow
+from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16
 from willfit.estimator import estimate
@@ -40,6 +40,15 @@ ABOUT: Final = About(
         "traces take 4.34.1, whose caches are tuples too",
         "CUDA context": "1.225 GB, found once from the float16 prefill at batch 1 by trace",
     },
+    misses=(
+        Miss(
+            why="the caches of batch 8 fill the card (84.4 GB reserved by trace), where segments are"
+            " given back: the figure adds NVML's largest sample less torch's exact reserved peak,"
+            " and between two samples NVML misses 0.4 to 1.1 GB of that peak; every run that leaves"
+            " room agrees to 0.06 %",
+            ids=("optimum_gptq:3", "optimum_gptq:8", "optimum_gptq:13"),
+        ),
+    ),
     notes=(
         "The script adds the allocated peak to what NVML saw beyond the reserved one, so the "
         "figure has no fragmentation in it.",
