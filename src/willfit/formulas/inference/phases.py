@@ -454,10 +454,11 @@ class _Run:
     def _compiling(self) -> tuple[Unknown, ...]:
         """What compiling the decoding step may take, once: 2·e·B·H·S·D and e·V·h.
 
-        In the graph K and V are repeated to all heads (integrations/sdpa_attention.py: `pack_gqa` is
-        not taken while compiling). Inductor may time products on random copies of their operands
-        where the rows are no multiple of 16 bytes' elements and not one (fx_passes/pad_mm.py
-        `_should_pad`): the head's is the largest. A buffer of the L2 cache's size comes on top.
+        In the graph K and V are repeated to all heads (integrations/sdpa_attention.py: `pack_gqa`
+        does not run while compiling). Inductor may time products on random copies of their
+        operands where the rows are no multiple of 16 bytes' elements and not one
+        (fx_passes/pad_mm.py `_should_pad`): the head's is the largest. A buffer of the L2 cache's
+        size comes on top.
         """
         ours = self.inference.cache == "static" and self._cached
         if not ours or self.settings.new_tokens < 2 or self.gpu is None:
