@@ -42,10 +42,10 @@ ABOUT: Final = About(
     },
     misses=(
         Miss(
-            why="the caches of batch 8 fill the card (84.4 GB reserved by trace), where segments are"
-            " given back: the figure adds NVML's largest sample less torch's exact reserved peak,"
-            " and between two samples NVML misses 0.4 to 1.1 GB of that peak; every run that leaves"
-            " room agrees to 0.06 %",
+            why="the caches of batch 8 fill the card (84.4 GB reserved by trace), where segments"
+            " are given back: the figure adds NVML's largest sample less torch's exact reserved"
+            " peak, and between two samples NVML misses 0.4 to 1.1 GB of that; every run that"
+            " leaves room agrees to 0.06 %",
             ids=("optimum_gptq:3", "optimum_gptq:8", "optimum_gptq:13"),
         ),
     ),
