@@ -21,6 +21,7 @@ from willfit.estimator.replay import (
 )
 from willfit.estimator.share import Share
 from willfit.estimator.uncertainty import uncertainty
+from willfit.estimator.zero import Zero
 from willfit.formulas.phase import ComponentName
 from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
@@ -182,7 +183,7 @@ def _replays(
     return [done[id(r), size] for r, size in zip(recordings, sizes, strict=True)]
 
 
-def _of_rank(rank: Rank | Fsdp, result: Replayed) -> Replayed:
+def _of_rank(rank: Rank | Fsdp | Zero, result: Replayed) -> Replayed:
     """Without the phases that the rank does not go through."""
     return replace(result, phases=tuple(p for p in result.phases if rank.has(p.name)))
 

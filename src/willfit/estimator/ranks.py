@@ -17,6 +17,7 @@ from willfit.estimator.fsdp import Fsdp, computing_alone, fsdp_of
 from willfit.estimator.outcome import Loaded, loading_of_one
 from willfit.estimator.replay import kinds_of
 from willfit.estimator.spread import strategy_of
+from willfit.estimator.zero import Zero, casting_alone, zero_of
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Layer, Place, Recording
@@ -82,7 +83,7 @@ class Rank:
 class Ranks:
     """All GPUs that share one work; equal ones are one object."""
 
-    ranks: Sequence[Rank | Fsdp]
+    ranks: Sequence[Rank | Fsdp | Zero]
     note: str
     notes: Mapping[ComponentName, str]
     alone: Scenario
@@ -97,6 +98,8 @@ class Ranks:
         return [made[id(rank)] for rank in self.ranks]
 
 
+ZERO: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""Stages of DeepSpeed's ZeRO."""
 _COLLECTIVE: Final = Place("", "collective")
 _STANDS_FOR: Final = {"forward": "backward", "clip": "step"}
 """The formulas' phase that has what is shared in one of the trace's."""
@@ -126,6 +129,15 @@ def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:
             note=note,
             notes={"communication": text},
             alone=computing_alone(scenario),
+        )
+    if trains and strategy in ZERO and scenario.workload.task != "load":
+        stage = ZERO[strategy]
+        first, other = zero_of(scenario, stage, len(shares))
+        return Ranks(
+            ranks=[first, *[other] * (len(shares) - 1)],
+            note=f"ZeRO-{stage} over {len(shares)} GPUs is replayed around one GPU's trace",
+            notes={"communication": "buckets" if stage < 3 else "gathered parameters"},
+            alone=casting_alone(scenario),
         )
     if scenario.model.architecture is None or scenario.workload.task == "load":
         raise UnsupportedError(

@@ -78,6 +78,8 @@ class Backward:
         ]  # fmt: skip
         if self.step.gathered is not None or self.step.buckets is not None:
             moments = list(self._of_rank(moments))
+        elif self.step.live_bytes:
+            moments = list(self._with_live(moments))
         if self.step.settings.optimizer.gradients_freed:
             update: Mapping[ComponentName, int] = {
                 "activations": kept + stream,
@@ -97,6 +99,29 @@ class Backward:
         ):
             parts = {**moment.parts, "activations": kept, "communication": there.communication}
             yield Moment(gradients=there.gradients, parts=parts)
+
+    def _with_live(self, moments: Sequence[Moment]) -> Iterator[Moment]:
+        """The same moments with what ZeRO-3 has gathered: towards the end less is left to gather.
+
+        A gradient larger than its bucket, the head's, is copied to be reduced.
+        """
+        step, layers = self.step, max(self.step.architecture.num_layers, 1)
+        rows = step.weights.rows
+        inside = sum(row.total_bytes for row in rows if row.row.count >= layers)
+        outside = step.as_computed(sum(row.total_bytes for row in rows) - inside)
+        layer = step.as_computed(inside // layers)
+        live, copy = step.live_bytes, self._head_gradient()
+        amounts = (
+            live,
+            live + copy,
+            live,
+            min(live, outside + 2 * layer),
+            min(live, outside) + copy,
+        )
+        for moment, amount in zip(moments, amounts, strict=True):
+            yield Moment(
+                gradients=moment.gradients, parts={**moment.parts, "communication": amount}
+            )
 
     def _whole(self, above_first: int) -> tuple[int, Iterator[fsdp.Whole]]:
         """What layers above the first still keep at the moment before it, and what is whole when.

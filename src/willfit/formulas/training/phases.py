@@ -104,13 +104,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
     kept = step.kept_bytes()
     backward = Backward(step=step).largest(kept)
     phases = (
-        _phase(
-            step,
-            "backward",
-            gradients=backward.gradients,
-            parts=backward.parts,
-            gathered=step.live_bytes,
-        ),
+        _phase(step, "backward", gradients=backward.gradients, parts=backward.parts),
         _phase(
             step,
             "step",
@@ -134,12 +128,7 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
 
 
 def _phase(
-    step: Step,
-    name: PhaseName,
-    *,
-    gradients: int,
-    parts: Mapping[ComponentName, int],
-    gathered: int = 0,
+    step: Step, name: PhaseName, *, gradients: int, parts: Mapping[ComponentName, int]
 ) -> Phase:
     sharded = step.sharded
     components: dict[ComponentName, int] = {
@@ -149,7 +138,7 @@ def _phase(
         "gradients": gradients,
         "optimizer_states": sharded.optimizer_states,
         **parts,
-        "communication": sharded.communication + gathered + parts.get("communication", 0),
+        "communication": sharded.communication + parts.get("communication", 0),
         "workspaces": 2 * cublas_workspace_bytes(step.gpu),
     }
     notes: dict[ComponentName, str] = {

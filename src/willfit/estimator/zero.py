@@ -1,0 +1,286 @@
+"""A rank of DeepSpeed's ZeRO: one GPU's recording with shared states, buckets and gathered weights.
+
+DeepSpeed 0.19.8 runtime/zero (stage_1_and_2.py, stage3.py); sizes are `formulas.training.zero`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Final
+
+from willfit.dtypes import FLOAT32, DType
+from willfit.estimator.replay import kinds_of
+from willfit.formulas.phase import ComponentName
+from willfit.formulas.training.settings import autocast_of
+from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
+from willfit.scenario import Scenario
+from willfit.trace.recording import Event, Handle, Layer, Place, Recording
+from willfit.units import ceil_div
+
+GATHER, REDUCE = 1, 2
+"""Streams of all-gathers and of reductions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero:
+    """How one rank's part is made."""
+
+    stage: int
+    degree: int
+    first: bool
+    """Whether it is rank 0, whose own gradients, those of the first weights, come last."""
+    element_bytes: int
+    """Of what trains, as it is computed."""
+    loaded: float
+    """Bytes of a weight as it is loaded for a byte of it as DeepSpeed casts it."""
+
+    def recording(self, alone: Recording) -> Recording:
+        """What this rank allocates where a single GPU makes ``alone``."""
+        walk = _Walk(self, alone)
+        events = list(walk.events())
+        return alone.with_events(events, {**alone.categories, **walk.categories})
+
+    def has(self, phase: str) -> bool:
+        """A rank goes through all phases."""
+        return bool(phase)
+
+
+def zero_of(scenario: Scenario, stage: int, degree: int) -> tuple[Zero, Zero]:
+    """Rank 0, and one of those that keep gradients while buckets are reduced."""
+    work = scenario.workload
+    training = work.training
+    assert training is not None
+    cast = autocast_of(training)
+    own = work.loading.dtype or scenario.model.stored_dtype
+    packed = work.loading.quantization is not None or scenario.model.quantization is not None
+    trained: DType = own
+    if training.method != "full":
+        trained = (training.lora.dtype if training.lora is not None else None) or FLOAT32
+    loaded = 1.0 if cast is None or packed else own.block_bytes / cast.block_bytes
+    one = Zero(
+        stage=stage,
+        degree=degree,
+        first=True,
+        element_bytes=(cast or trained).block_bytes,
+        loaded=loaded,
+    )
+    return one, replace(one, first=False)
+
+
+def casting_alone(scenario: Scenario) -> Scenario:
+    """The scenario whose single GPU computes as a rank does: DeepSpeed casts, and no autocast does.
+
+    runtime/engine.py `_configure_distributed_model`.
+    """
+    work, training = scenario.workload, scenario.workload.training
+    cast = autocast_of(training) if training is not None else None
+    if training is None or cast is None:
+        return scenario
+    packed = work.loading.quantization is not None or scenario.model.quantization is not None
+    lora = training.lora
+    if training.method != "full" and lora is not None:
+        lora = replace(lora, dtype=cast)
+    loading = work.loading if packed else replace(work.loading, dtype=cast)
+    training = replace(training, lora=lora, bf16=False, fp16=False)
+    return replace(scenario, workload=replace(work, loading=loading, training=training))
+
+
+class _Walk:
+    def __init__(self, zero: Zero, alone: Recording) -> None:
+        self.categories: dict[Handle, ComponentName] = {}
+        self._zero, self._alone = zero, alone
+        self._kinds: Mapping[Handle, ComponentName] = dict(kinds_of(alone))
+        self._freed = {event.handle for event in alone.events if not event.num_bytes}
+        self._weights: dict[Handle, int] = {}
+        self._dropped: set[Handle] = set()
+        self._bucket = 0
+        """Bytes in the bucket that is being filled."""
+        self._live: dict[Layer | None, int] = {}
+        """Bytes of gathered weights by layer."""
+        self._buffers = self._partition = self._started = False
+        self._at = Event(None, 0, "load", _COLLECTIVE, None)
+        adapted = "adapters" in self._kinds.values()
+        self._trained_handles = {
+            event.handle: event.num_bytes
+            for event in alone.events
+            if event.num_bytes
+            and event.phase == "load"
+            and event.handle not in self._freed
+            and self._kinds[event.handle] == ("adapters" if adapted else "weights")
+        }
+        self._trained = sum(self._trained_handles.values()) // zero.element_bytes
+
+    def _runs(self) -> list[tuple[str, list[Event]]]:
+        grouped = groupby(self._alone.events, key=lambda event: event.phase)
+        return [(phase, list(run)) for phase, run in grouped]
+
+    @property
+    def _share(self) -> int:
+        """Values of what trains that this rank keeps."""
+        return ceil_div(self._trained, self._zero.degree)
+
+    def events(self) -> Iterator[Event]:
+        for phase, events in self._runs():
+            self._at = events[0]
+            if phase == "load":
+                yield from self._loaded(events)
+                continue
+            if not self._started:
+                yield from self._start()
+            if phase == "forward":
+                yield from self._gathered()
+                yield from events
+            elif phase == "backward":
+                yield from self._backward(events)
+            else:
+                yield from self._step(events)
+
+    def _loaded(self, events: Sequence[Event]) -> Iterator[Event]:
+        for event in events:
+            kind = self._kinds.get(event.handle)
+            stays = event.num_bytes and event.handle not in self._freed
+            if stays and kind in ("weights", "adapters"):
+                self._weights[event.handle] = event.num_bytes
+                growth = self._zero.loaded if kind == "weights" else 1
+                yield event._replace(num_bytes=self._part(round(event.num_bytes * growth)))
+            else:
+                yield event
+
+    def _part(self, num_bytes: int) -> int:
+        return ceil_div(num_bytes, self._zero.degree) if self._zero.stage == 3 else num_bytes
+
+    def _start(self) -> Iterator[Event]:
+        """The engine: weights cast, masters made, and in stage 3 a place for the gradients."""
+        self._started = True
+        if self._zero.loaded != 1:
+            for handle, size in self._weights.items():
+                if self._kinds.get(handle) == "weights":
+                    yield self._make(("cast", handle), self._part(size), "weights")
+                    yield self._free(handle)
+        yield self._make("masters", MASTER_BYTES * self._share, "optimizer_states")
+        if self._zero.stage == 3:
+            yield self._make("partition", self._share * self._zero.element_bytes, "gradients")
+
+    def _gathered(self) -> Iterator[Event]:
+        """As many parameters as may be live; those that are used last in backward go last."""
+        size = self._zero.element_bytes
+        left = live_bytes(sum(self._weights.values()) // size, size)
+        for layer, num_bytes in self._by_layer():
+            if self._zero.stage == 3 and left and layer not in self._live:
+                self._live[layer] = min(num_bytes, left)
+                left -= self._live[layer]
+                yield self._make(("live", layer), self._live[layer], "communication", GATHER)
+
+    def _by_layer(self) -> list[tuple[Layer | None, int]]:
+        """Bytes of whole weights outside of layers, then of each layer in the model's order."""
+        found: dict[Layer | None, int] = {None: 0}
+        for event in self._alone.events:
+            if event.num_bytes and event.handle in self._weights:
+                found[event.layer] = found.get(event.layer, 0) + event.num_bytes
+        return list(found.items())
+
+    def _released(self, layer: Layer | None) -> Iterator[Event]:
+        if self._live.pop(layer, 0):
+            yield self._free(("live", layer))
+
+    def _backward(self, events: Sequence[Event]) -> Iterator[Event]:
+        current: Layer | None = None
+        for event in events:
+            kind = self._kinds.get(event.handle)
+            if event.handle in self._dropped:
+                continue
+            if event.num_bytes and event.layer is not None and event.layer != current:
+                self._at = event
+                if current is not None:
+                    yield from self._released(current)
+                current = event.layer
+            if kind != "gradients" or not event.num_bytes:
+                yield event
+                continue
+            self._at = event
+            yield event
+            yield from self._taken(event)
+        self._at = events[-1]
+        yield from self._reduced()
+        for layer in list(self._live):
+            yield from self._released(layer)
+        if self._buffers:
+            self._buffers = False
+            yield self._free(("bucket", 0))
+            yield self._free(("bucket", 1))
+
+    def _taken(self, event: Event) -> Iterator[Event]:
+        """A gradient goes into the bucket, and its own memory is free again."""
+        if self._zero.stage == 3:
+            yield self._make("reduced", event.num_bytes, "communication", REDUCE)
+            yield self._free("reduced")
+        else:
+            size = BUCKET_ELEMENTS * self._zero.element_bytes
+            if not self._buffers:
+                self._buffers = True
+                yield self._make(("bucket", 0), size, "communication")
+                yield self._make(("bucket", 1), size, "communication")
+            if self._bucket + event.num_bytes > size:
+                yield from self._reduced()
+            self._bucket += event.num_bytes
+        self._dropped.add(event.handle)
+        yield self._free(event.handle)
+
+    def _reduced(self) -> Iterator[Event]:
+        """The bucket is copied and reduced; what is the rank's own is kept."""
+        if not self._bucket:
+            return
+        yield self._make("copy", self._bucket, "communication", REDUCE)
+        yield self._free("copy")
+        self._bucket = 0
+        last = self._at.layer is None or not self._zero.first
+        if last and not self._partition:
+            self._partition = True
+            yield self._make("partition", self._share * self._zero.element_bytes, "gradients")
+
+    def _step(self, events: Sequence[Event]) -> Iterator[Event]:
+        """The optimizer works on float32, of this rank's part alone."""
+        self._at = events[0]
+        if events[0].phase == "step":
+            yield self._make("flat", MASTER_BYTES * self._share, "gradients")
+        if self._partition:
+            self._partition = False
+            yield self._free("partition")
+        states = [
+            event
+            for event in events
+            if event.num_bytes and self._kinds.get(event.handle) == "optimizer_states"
+        ]
+        if states:  # of one tensor, which has all weights flat
+            kinds = max(1, round(len(states) / max(len(self._trained_handles), 1)))
+            everything = sum(event.num_bytes for event in states)
+            for number in range(kinds):
+                size = self._in_step(everything // kinds)
+                yield self._make(("states", number), size, "optimizer_states")
+            self._dropped |= {event.handle for event in states}
+        for event in events:
+            if event.handle not in self._dropped:
+                size = self._in_step(event.num_bytes) if event.num_bytes else 0
+                yield event._replace(num_bytes=size)
+        self._at = events[-1]
+        if events[0].phase == "step":
+            yield self._free("flat")
+
+    def _in_step(self, num_bytes: int) -> int:
+        """Bytes on this rank of what a single GPU's optimizer has in the type of the weights."""
+        growth = MASTER_BYTES / self._zero.element_bytes
+        return ceil_div(round(num_bytes * growth), self._zero.degree)
+
+    def _make(self, handle: Handle, num_bytes: int, kind: ComponentName, stream: int = 0) -> Event:
+        self.categories[handle] = kind
+        at = self._at
+        return Event(handle, max(num_bytes, 1), at.phase, _COLLECTIVE, at.layer, at.gpu, stream)
+
+    def _free(self, handle: Handle) -> Event:
+        at = self._at
+        return Event(handle, 0, at.phase, _COLLECTIVE, at.layer, at.gpu)
+
+
+_COLLECTIVE: Final = Place("", "collective")
