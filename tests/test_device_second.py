@@ -80,6 +80,20 @@ def test_the_formulas_peak_of_decoding(name: str) -> None:
     assert abs(found) <= 0.001
 
 
+def test_prefill_of_an_encoder_decoder_ends_with_the_decoders_first_call() -> None:
+    """There every layer caches K and V of the encoder's output, the last beside its own."""
+    found = compared("infer/bart").phase_error("allocated", "prefill")
+    assert found is not None
+    assert abs(found) <= 0.001
+
+
+def test_the_cache_is_what_a_window_needs_though_prefill_left_more() -> None:
+    """4,096 of 32,768 tokens: what the views keep is a temporary of the first step."""
+    result = compared("infer/mistral 32k").result
+    assert result is not None
+    assert result.kv_cache_bytes == 2 * 32 * 8 * 128 * 4096 * 2
+
+
 @pytest.mark.parametrize("name", ["infer/llama1 static", "infer/llama1 static long"])
 def test_what_compiling_takes_is_in_the_range(name: str) -> None:
     """K and V of one layer repeated, and a copy of the head where 4 rows are padded to 8.

@@ -126,7 +126,7 @@ class _Calls:
         self.starts.append(len(recorder.recording.events))
         if len(self.starts) > self._wanted:
             raise _Enough
-        if len(self.starts) > self._prefill:
+        if len(self.starts) > max(self._prefill, 1):  # a decoder's first call is prefill's too
             recorder.phase = "decode"
         if self._full_logits:
             kwargs = {k: v for k, v in kwargs.items() if not k.endswith("logits_to_keep")}

@@ -23,7 +23,7 @@ from willfit.formulas.inference.adapters import AdapterWork, adapter_work
 from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
 from willfit.formulas.inference.logits import KEEP_TYPE, LAST_ONLY_SINCE, logits_bytes
 from willfit.formulas.inference.settings import Settings, fill_defaults
-from willfit.formulas.kv_cache import KvCache, kv_cache
+from willfit.formulas.kv_cache import CACHE_OBJECTS_SINCE, KvCache, kv_cache
 from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases, Stage
 from willfit.formulas.weights import LoadedWeights
@@ -104,6 +104,10 @@ class _Run:
             held = prefill.notes.get("kv_cache", "")
             later = f"{held}; windows are views of it, {format_bytes(cache.steady_bytes)} later"
             prefill = replace(prefill, notes={**prefill.notes, "kv_cache": later})
+        objects = self.stack.at_least("transformers", CACHE_OBJECTS_SINCE)
+        if self.stage.encoder_layers and self._cached and objects:
+            first = self._first_call(cache)
+            prefill = max(prefill, first, key=lambda phase: phase.allocated_bytes)
         phases = [prefill]
         if self._cached:
             phases.append(self._decode(cache))
@@ -164,14 +168,23 @@ class _Run:
         if not self.stack.at_least("transformers", LAST_ONLY_SINCE):
             return self._decode_older(cache)
         last = self._step(cache.steady_bytes, cache.step_transient_bytes)
-        if self.stage.encoder_layers:
-            first = self._step(cache.prefill_bytes, cache.cross_layer_bytes)
-        elif cache.prefill_bytes > cache.steady_bytes:
-            first = self._step(cache.prefill_bytes, cache.first_transient_bytes)
-        else:
-            first = last
+        first = self._views(cache) if cache.prefill_bytes > cache.steady_bytes else last
         largest = max(first, last, key=lambda phase: phase.allocated_bytes)
         return replace(largest, host_bytes=cache.host_bytes)
+
+    def _views(self, cache: KvCache) -> Phase:
+        """The first step, in which a window is a view of the whole prompt's keys until it is made.
+
+        What the views keep beyond their windows is a temporary, no part of the cache.
+        """
+        beyond = cache.prefill_bytes - cache.steady_bytes
+        phase = self._step(cache.steady_bytes, beyond + cache.first_transient_bytes)
+        return replace(phase, notes={**phase.notes, "temporaries": "prompts that windows view"})
+
+    def _first_call(self, cache: KvCache) -> Phase:
+        """The decoder's first call, which ends an encoder–decoder model's prefill."""
+        phase = self._step(cache.prefill_bytes, cache.cross_layer_bytes)
+        return replace(phase, name="prefill")
 
     def _step(self, cache_bytes: int, transient: int) -> Phase:
         """One token, with what the encoder gave, which `generate` hands to every step: e·B·S·h."""
