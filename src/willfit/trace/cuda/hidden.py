@@ -146,5 +146,5 @@ TEMPORARIES: dict[Any, Hidden] = {
 """Rows by operator; what is not here allocates its outputs alone."""
 
 OUTPUT_FIRST: frozenset[Any] = frozenset({_aten._safe_softmax.default} if _REUSED else ())
-"""Operators whose temporaries come after their output (native/transformers/attention.cpp: softmax, then ``self.eq``): which
-freed block each takes decides what an H200 reserved, to 2 MiB."""
+"""Operators whose temporaries come after their output (native/transformers/attention.cpp: softmax,
+then ``self.eq``): which freed block each takes decides what an H200 reserved, to 2 MiB."""
