@@ -30,7 +30,7 @@ TRACED = {
     "fsdp/llama3b checkpointed": (0.002, 0.12),
     "fsdp/llama8 checkpointed": (0.002, 0.08),
     "fsdp/llama8 qlora": (0.002, 0.02),
-    "zero1/llama1 autocast": (0.015, 0.05),
+    "zero1/llama1 autocast": (0.015, 0.07),
     "zero2/llama1": (0.015, 0.05),
     "zero2/llama1 lora": (0.001, 0.01),
     "zero3/llama1": (0.04, 0.16),

@@ -16,7 +16,8 @@ from benchmarks.ledger.models import published_model
 from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
-from willfit.dtypes import BFLOAT16
+from willfit.dtypes import FLOAT32
+from willfit.formulas.training.fsdp import whole_at_moments
 from willfit.formulas.training.step import Step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Machine, Scenario, Training, Workload
@@ -117,7 +118,7 @@ def _scenario(row: PublishedRow, model: str) -> Scenario:
     )
     return Scenario(
         model=published_model(model),
-        workload=Workload(loading=Loading(dtype=BFLOAT16, strategy="fsdp"), training=training),
+        workload=Workload(loading=Loading(dtype=FLOAT32, strategy="fsdp"), training=training),
         machine=Machine(gpus=(find_gpu("H100"),) * row["n_gpu"]),
     )
 
@@ -136,9 +137,10 @@ class _Rank:
         step = step_of(scenario, "fsdp", len(machine.gpus))
         architecture, sharded = step.architecture, step.sharded
         logits = self.logit_bytes * step.settings.tokens * architecture.vocab_size
-        reduced = 4 * architecture.vocab_size * architecture.hidden_size
-        held = sharded.weights + sharded.optimizer_states + sharded.communication
-        return held + self._kept(step) + logits + reduced
+        assert step.gathered is not None
+        at_loss = next(whole_at_moments(step.gathered, head=0, own=0, accumulated=0))
+        held = sharded.weights + sharded.optimizer_states + at_loss.communication
+        return held + at_loss.cached + self._kept(step) + logits
 
     def _kept(self, step: Step) -> int:
         everything, inputs = step.saved_bytes(), _inputs(step)

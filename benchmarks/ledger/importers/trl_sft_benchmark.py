@@ -14,7 +14,7 @@ from benchmarks.ledger.models import published_model
 from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
-from willfit.dtypes import BFLOAT16
+from willfit.dtypes import FLOAT32
 from willfit.scenario import Loading, Machine, Scenario, Stack, Training, Workload
 from willfit.scenario.stack import TESTED
 from willfit.units import MIB
@@ -124,7 +124,7 @@ def _scenario(row: PublishedRow) -> Scenario:
     )
     return Scenario(
         model=published_model(row["model"]),
-        workload=Workload(loading=Loading(dtype=BFLOAT16, strategy="fsdp"), training=training),
+        workload=Workload(loading=Loading(dtype=FLOAT32, strategy="fsdp"), training=training),
         machine=Machine(gpus=(find_gpu("H100"),) * row["n_gpu"]),
         stack=Stack(versions=TESTED, alloc_conf="expandable_segments:True"),
     )

@@ -94,11 +94,12 @@ def with_range(
 
 
 def _reserved_bytes(phase: Phase, overheads: Overheads) -> int:
-    """Allocated plus what the segments of the weights pad, in whole 2 MiB pages.
+    """Allocated and cached plus what the segments of the weights pad, in whole 2 MiB pages.
 
     Segments of 10 MiB and more are rounded to 2 MiB (c10 CUDACachingAllocator, kRoundLarge).
     """
-    return round_up(phase.allocated_bytes + overheads.padding_bytes, 2 * MIB)
+    taken = phase.allocated_bytes + phase.cached_bytes + overheads.padding_bytes
+    return round_up(taken, 2 * MIB)
 
 
 def phase_estimate(

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Final
 
 from willfit.dtypes import FLOAT32
+from willfit.estimator.outcome import packs_on_gpu
 from willfit.estimator.replay import kinds_of
 from willfit.formulas.phase import ComponentName
 from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
@@ -71,8 +72,8 @@ def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
         degree=degree,
         stored=1.0 if packed else kept.block_bytes / gathered.block_bytes,
         copies_out=is_second(stack, packed=packed),
-        carved=is_carved(stack, packed=packed, tied=tied),
-        loads_whole=packed,
+        carved=is_carved(stack, packed=packed, tied=tied, trainer=training.trainer),
+        loads_whole=packs_on_gpu(scenario),
     )
 
 

@@ -82,7 +82,7 @@ def _loading(share: Share, scenario: Scenario, device_map: bool) -> Phase:
     """
     machine = scenario.machine
     sharded = scenario.workload.training is not None and strategy_of(scenario) in SHARDED
-    if not sharded or machine is None or _packs_on_gpu(scenario):
+    if not sharded or machine is None or packs_on_gpu(scenario):
         phase = loading_phase(share.weights, device_map=device_map)
         return replace(
             phase, host_bytes=phase.host_bytes * _host_copies(scenario, share, device_map)
@@ -91,14 +91,16 @@ def _loading(share: Share, scenario: Scenario, device_map: bool) -> Phase:
     return replace(part, host_bytes=share.weights.weight_bytes)
 
 
-def _packs_on_gpu(scenario: Scenario) -> bool:
+def packs_on_gpu(scenario: Scenario) -> bool:
     """Whether every rank packs all of the weights on its GPU, before FSDP takes its part of them.
 
     bitsandbytes loads to the current device where no device_map is given (seen on an H200 with
-    transformers 5.23; releases before 5 are a lead).
+    transformers 5.23; releases before 5 are a lead). A loop of one's own loads as it likes.
     """
-    packed = scenario.workload.loading.quantization is not None
-    return packed and scenario.stack.at_least("transformers", "5.0")
+    work = scenario.workload
+    own = work.training is not None and work.training.trainer == "loop"
+    packed = work.loading.quantization is not None
+    return packed and not own and scenario.stack.at_least("transformers", "5.0")
 
 
 def _host_copies(scenario: Scenario, share: Share, device_map: bool) -> int:

@@ -49,6 +49,8 @@ class Phase:
     """Host RAM that the phase needs besides the process itself (offloads, paged states)."""
     pinned_bytes: int = 0
     """The part of it that is page-locked."""
+    cached_bytes: int = 0
+    """Reserved and free in the pools of streams that gather and reduce: of no use to others."""
 
     @property
     def allocated_bytes(self) -> int:

@@ -34,6 +34,8 @@ class Moment:
 
     gradients: int
     parts: Mapping[ComponentName, int]
+    cached: int = 0
+    """Free in the pools of other streams."""
 
     @property
     def total(self) -> int:
@@ -98,7 +100,7 @@ class Backward:
             (loss, norm, last, first, first, end), amounts, whole, strict=True
         ):
             parts = {**moment.parts, "activations": kept, "communication": there.communication}
-            yield Moment(gradients=there.gradients, parts=parts)
+            yield Moment(gradients=there.gradients, parts=parts, cached=there.cached)
 
     def _with_live(self, moments: Sequence[Moment]) -> Iterator[Moment]:
         """The same moments with what ZeRO-3 has gathered: towards the end less is left to gather.

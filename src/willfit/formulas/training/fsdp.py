@@ -32,9 +32,9 @@ def upcasts(stack: Stack, *, packed: bool) -> bool:
     return stack.at_least("accelerate", UPCAST_SINCE) or not is_second(stack, packed=packed)
 
 
-def is_carved(stack: Stack, *, packed: bool, tied: bool) -> bool:
-    """Whether the input embedding is a unit of its own."""
-    recent = stack.at_least("accelerate", CARVED_SINCE)
+def is_carved(stack: Stack, *, packed: bool, tied: bool, trainer: str | None) -> bool:
+    """Whether the input embedding is a unit of its own: in a loop of one's own it is not."""
+    recent = stack.at_least("accelerate", CARVED_SINCE) and trainer != "loop"
     return recent and is_second(stack, packed=packed) and not tied
 
 
@@ -58,10 +58,26 @@ class Gathered:
     """Nothing where it is a part of the tail."""
     shard_growth: float
     """Bytes of a shard of a gradient for a byte of the gradient as it was computed."""
+    copies_out: bool
+    """Whether what is gathered is copied into the weights (version 2), not gathered in place."""
 
     def shards(self, num_bytes: int) -> int:
         """What this rank keeps of gradients of so many bytes."""
         return ceil_div(round(num_bytes * self.shard_growth), self.degree)
+
+    def whole(
+        self, gradients: int, communication: int, *, gathering: int, shards: int = 0
+    ) -> Whole:
+        """A moment with ``shards`` of gradients there and ``gathering`` bytes on their way.
+
+        All-gathers have had the tail and a layer at a time, reductions all shards.
+        """
+        first = self.tail.gathered + self.embedding.gathered
+        cached = first + self.layer.gathered - gathering
+        if not self.copies_out:  # what is whole is in the pool itself
+            cached = max(first + 2 * self.layer.gathered - communication, 0)
+        cached += self.shards(self.all_trained) - shards
+        return Whole(gradients + shards, communication, cached)
 
     @property
     def tail_stays(self) -> bool:
@@ -80,6 +96,8 @@ class Whole(NamedTuple):
     gradients: int
     communication: int
     """Gathered weights, and gradients on their way."""
+    cached: int = 0
+    """Free in the pools of other streams, where it was freed."""
 
 
 def whole_at_moments(units: Gathered, *, head: int, own: int, accumulated: int) -> Iterator[Whole]:
@@ -90,22 +108,31 @@ def whole_at_moments(units: Gathered, *, head: int, own: int, accumulated: int) 
     whole, the next one's on their way, and the reduced gradients' input of the one before.
     """
     layer, tail, embedding = units.layer, units.tail, units.embedding
-    yield Whole(accumulated, tail.gathered)
-    yield Whole(max(accumulated, head), tail.gathered)
+    every = units.shards(units.all_trained)
+    yield units.whole(accumulated, tail.gathered, gathering=0)
+    yield units.whole(max(accumulated, head), tail.gathered, gathering=0)
     rest = (units.layers - 1) * layer.trained
+    following = layer.gathered
     if units.tail_stays:
         kept = max(accumulated, head)
-        yield Whole(kept + own, tail.gathered + 2 * layer.gathered)
+        yield units.whole(kept + own, tail.gathered + 2 * layer.gathered, gathering=following)
         at_layer = tail.gathered + layer.trained
-        yield Whole(units.shards(rest) + head + own, at_layer + 2 * layer.gathered)
-        yield Whole(units.shards(rest) + head + own, at_layer + layer.gathered)
-        every = units.shards(rest + layer.trained) + head
-        yield Whole(every, tail.gathered + layer.trained)
+        shards, waiting = units.shards(rest), head + own
+        communication = at_layer + 2 * layer.gathered
+        yield units.whole(waiting, communication, gathering=following, shards=shards)
+        yield units.whole(waiting, at_layer + layer.gathered, gathering=0, shards=shards)
+        shards = units.shards(rest + layer.trained)
+        yield units.whole(head, at_layer, gathering=0, shards=shards)
         return
-    reduced = units.shards(tail.trained)
-    yield Whole(max(accumulated, reduced) + own, tail.trained + 2 * layer.gathered)
-    every = units.shards(rest) + reduced + own
-    yield Whole(every, layer.trained + 2 * layer.gathered)
-    yield Whole(every, layer.trained + layer.gathered + embedding.gathered)
-    every = units.shards(rest + layer.trained) + reduced + embedding.trained
-    yield Whole(every, layer.trained + embedding.gathered)
+    shards = units.shards(tail.trained)
+    kept = max(accumulated - shards, 0) + own
+    communication = tail.trained + 2 * layer.gathered
+    yield units.whole(kept, communication, gathering=following, shards=shards)
+    shards = units.shards(rest) + shards
+    communication = layer.trained + 2 * layer.gathered
+    yield units.whole(own, communication, gathering=following, shards=shards)
+    communication = layer.trained + layer.gathered + embedding.gathered
+    yield units.whole(own, communication, gathering=embedding.gathered, shards=shards)
+    shards = every - units.shards(embedding.trained)
+    communication = layer.trained + embedding.gathered
+    yield units.whole(embedding.trained, communication, gathering=0, shards=shards)

@@ -104,7 +104,13 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
     kept = step.kept_bytes()
     backward = Backward(step=step).largest(kept)
     phases = (
-        _phase(step, "backward", gradients=backward.gradients, parts=backward.parts),
+        _phase(
+            step,
+            "backward",
+            gradients=backward.gradients,
+            parts=backward.parts,
+            cached=backward.cached,
+        ),
         _phase(
             step,
             "step",
@@ -128,7 +134,12 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
 
 
 def _phase(
-    step: Step, name: PhaseName, *, gradients: int, parts: Mapping[ComponentName, int]
+    step: Step,
+    name: PhaseName,
+    *,
+    gradients: int,
+    parts: Mapping[ComponentName, int],
+    cached: int = 0,
 ) -> Phase:
     sharded = step.sharded
     components: dict[ComponentName, int] = {
@@ -155,6 +166,7 @@ def _phase(
         notes=notes,
         host_bytes=step.optimizer_state_bytes[1] + pinned,
         pinned_bytes=pinned,
+        cached_bytes=cached,
     )
 
 

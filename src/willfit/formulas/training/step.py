@@ -254,7 +254,9 @@ class Step:
             return None
         layers = max(self.architecture.num_layers, 1)
         tied = any(row.tied_to is not None for row in self.model.tensors)
-        carved = fsdp.is_carved(self.stack, packed=self._packed, tied=tied)
+        carved = fsdp.is_carved(
+            self.stack, packed=self._packed, tied=tied, trainer=self.training.trainer
+        )
         sizes = {"layer": 0, "tail": 0, "embedding": 0}
         for row in self.weights.rows:
             if row.row.count >= layers:
@@ -273,7 +275,15 @@ class Step:
             units = {name: fsdp.Unit(size, 0) for name, size in sizes.items()}
             part = trained // layers
             units["layer"] = fsdp.Unit(sizes["layer"] + part, part)
-        return fsdp.Gathered(degree=self.num_gpus, layers=layers, shard_growth=growth, **units)
+        return fsdp.Gathered(
+            degree=self.num_gpus,
+            layers=layers,
+            shard_growth=growth,
+            copies_out=fsdp.is_second(self.stack, packed=self._packed),
+            layer=units["layer"],
+            tail=units["tail"],
+            embedding=units["embedding"],
+        )
 
     @property
     def _gathers_in_half(self) -> bool:

@@ -59,12 +59,12 @@ class Buckets:
         """
         waiting = head if tied else 0
         kept = max(accumulated, self.partition)
-        yield Whole(accumulated, 0)
-        yield Whole(accumulated + head, self.buffers)
-        yield Whole(accumulated + waiting + own, self.buffers)
+        yield Whole(accumulated, 0, self.copy)
+        yield Whole(accumulated + head, self.buffers, self.copy)
+        yield Whole(accumulated + waiting + own, self.buffers, self.copy)
         yield Whole(kept + waiting, self.buffers + self.copy)
-        yield Whole(kept + waiting + own, self.buffers)
-        yield Whole(kept + head, self.buffers)
+        yield Whole(kept + waiting + own, self.buffers, self.copy)
+        yield Whole(kept + head, self.buffers, self.copy)
 
 
 def live_bytes(elements: int, element_bytes: int) -> int:
