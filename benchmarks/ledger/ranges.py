@@ -85,7 +85,7 @@ def parts(outcomes: Iterable[Outcome]) -> dict[Key, Parts]:
     found: dict[Key, Parts] = {}
     for level, counter in product(LEVELS, COUNTERS):
         counted = _counted(level, counter)
-        both = [o for o in usable if o.level == level and o.counter == counted]
+        both = [o for o in usable if o.level == level and o.counter in counted]
         for work in WORKS:
             kinds = ((work,), INSTEAD.get(work, (work,)), WORKS)
             groups = [[o for o in both if o.work in kind] for kind in kinds]
@@ -100,12 +100,13 @@ def _of_many_rows(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if counts[outcome.source] >= FEWEST_ROWS]
 
 
-def _counted(level: Level, counter: str) -> str:
-    """A trace replays the allocator: what it is off by in allocated memory is so in both.
+def _counted(level: Level, counter: str) -> tuple[str, ...]:
+    """Counters whose rows say how far off a level is.
 
-    The tail of its reserved rows is of counters of whole devices, on few cards and long ago.
+    A trace replays the allocator, so its range is around reserved memory, whichever counter is
+    asked for: what it is off by in allocated memory is so in both, and the replay adds its own.
     """
-    return "allocated" if level == "trace" else counter
+    return COUNTERS if level == "trace" else (counter,)
 
 
 def _is_usable(outcome: Outcome) -> bool:
