@@ -92,7 +92,7 @@ def _scores(row: PublishedRow) -> int:
     """Inputs of softmax that torch 1.10 keeps in a step: 24 layers of 16 heads."""
     if row["task"] != "train" or row["grad_ckpt"]:
         return 0
-    return 24 * 16 * 4 * row["batch"] * row["seq"] ** 2
+    return 24 * 16 * 4 * int(row["batch"]) * int(row["seq"]) ** 2
 
 
 def _benchmarked(row: PublishedRow) -> Scenario:
