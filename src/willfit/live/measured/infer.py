@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -136,11 +137,14 @@ def mask_of(ids: Any, *, padded: bool, left: bool = False) -> Any:
 
 
 def _generate(model: Any, inputs: dict[str, Any], asked: Asked, new_tokens: int) -> None:
+    """All of the new tokens: no token ends the text (``min_new_tokens`` would copy the scores)."""
+    settings = copy.deepcopy(model.generation_config)
+    settings.eos_token_id = None
     model.generate(
         **inputs,
         **asked.extra,
+        generation_config=settings,
         max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,
         use_cache=True,
