@@ -127,6 +127,7 @@ def _worst_rank(estimate: Estimate) -> int:
     assert training is not None
     assert machine is not None
     step = step_of(scenario, "zero3", len(machine.gpus))
+    layer -= step.sharded.gradients  # whose place is on the host with the states
     table = step.architecture.vocab_size * step.architecture.hidden_size
     fused = liger_loss_bytes(
         step.architecture, tokens=step.settings.tokens, dtype=BFLOAT16, weight_dtype=BFLOAT16,

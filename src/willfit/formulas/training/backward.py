@@ -105,14 +105,18 @@ class Backward:
     def _with_live(self, moments: Sequence[Moment]) -> Iterator[Moment]:
         """The same moments with what ZeRO-3 has gathered: towards the end less is left to gather.
 
-        A gradient larger than its bucket, the head's, is copied to be reduced.
+        A gradient larger than its bucket, the head's, is copied to be reduced, and stays for two
+        reductions more (stage3.py ``max_param_reduce_events``). What the rank keeps of all
+        gradients has a place of its own from the start.
         """
         step, layers = self.step, max(self.step.architecture.num_layers, 1)
         rows = step.weights.rows
         inside = sum(row.total_bytes for row in rows if row.row.count >= layers)
         outside = step.as_computed(sum(row.total_bytes for row in rows) - inside)
         layer = step.as_computed(inside // layers)
-        live, copy = step.live_bytes, self._head_gradient()
+        live, copy, kept = step.live_bytes, self._head_gradient(), step.sharded.gradients
+        waiting = copy if self._tied else 0
+        gradients = (kept, kept + copy, kept + copy, kept + waiting, kept + waiting)
         amounts = (
             live,
             live + copy,
@@ -120,10 +124,8 @@ class Backward:
             min(live, outside + 2 * layer),
             min(live, outside) + copy,
         )
-        for moment, amount in zip(moments, amounts, strict=True):
-            yield Moment(
-                gradients=moment.gradients, parts={**moment.parts, "communication": amount}
-            )
+        for moment, whole, amount in zip(moments, gradients, amounts, strict=True):
+            yield Moment(gradients=whole, parts={**moment.parts, "communication": amount})
 
     def _whole(self, above_first: int) -> tuple[int, Iterator[fsdp.Whole]]:
         """What layers above the first still keep at the moment before it, and what is whole when.
