@@ -14,7 +14,7 @@ from willfit.dtypes import BFLOAT16
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.estimator.outcome import load
-from willfit.estimator.ranks import Rank
+from willfit.estimator.ranks.scaled import Scaled
 from willfit.estimator.replay import replay
 from willfit.scenario import (
     Inference,
@@ -241,7 +241,7 @@ def test_a_rank_has_its_shards_flat_by_layer_and_its_buffers_from_the_first_step
         ],
         categories={"a": "weights", "b": "weights", "c": "weights"},
     )
-    rank = Rank(
+    rank = Scaled(
         parts={"weights": 0.5, "optimizer_states": 0.25},
         buffers={"communication": 7},
         phases=frozenset(("load", "backward", "step")),

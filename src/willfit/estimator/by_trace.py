@@ -9,7 +9,6 @@ from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
-from willfit.estimator.fsdp import Fsdp
 from willfit.estimator.outcome import Loaded, Outcome, by_type, load, unique, uses_device_map
 from willfit.estimator.ranks import Rank, Ranks, ranks_of
 from willfit.estimator.replay import (
@@ -21,7 +20,6 @@ from willfit.estimator.replay import (
 )
 from willfit.estimator.share import Share
 from willfit.estimator.uncertainty import uncertainty
-from willfit.estimator.zero import Zero
 from willfit.formulas.phase import ComponentName
 from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
@@ -183,7 +181,7 @@ def _replays(
     return [done[id(r), size] for r, size in zip(recordings, sizes, strict=True)]
 
 
-def _of_rank(rank: Rank | Fsdp | Zero, result: Replayed) -> Replayed:
+def _of_rank(rank: Rank, result: Replayed) -> Replayed:
     """Without the phases that the rank does not go through."""
     return replace(result, phases=tuple(p for p in result.phases if rank.has(p.name)))
 

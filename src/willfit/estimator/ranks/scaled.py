@@ -1,8 +1,7 @@
-"""The recordings of ranks: one process as traced, with what several GPUs share and talk through.
+"""A rank as one GPU's recording scaled: DDP, DataParallel and tensor parallel inference.
 
-A rank of DDP, ZeRO or FSDP runs the same code as a single GPU does. By how much its weights,
-gradients and states are less, and what it takes to talk to the others, is the difference between
-two closed formulas; every allocation of the trace is scaled by it before it is replayed.
+By how much its weights, gradients and states are less, and what it takes to talk to the others, is
+the difference between two closed formulas; every allocation is scaled by it before it is replayed.
 """
 
 from __future__ import annotations
@@ -13,18 +12,17 @@ from typing import Final
 
 from willfit.errors import UnsupportedError
 from willfit.estimator.by_formula import work_of
-from willfit.estimator.fsdp import Fsdp, computing_alone, fsdp_of
 from willfit.estimator.outcome import Loaded, loading_of_one
+from willfit.estimator.ranks.rank import COLLECTIVE, Ranks
 from willfit.estimator.replay import kinds_of
 from willfit.estimator.spread import strategy_of
-from willfit.estimator.zero import Zero, casting_alone, zero_of
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.scenario import Scenario
-from willfit.trace.recording import Event, Handle, Layer, Place, Recording
+from willfit.trace.recording import Event, Handle, Layer, Recording
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank:
+class Scaled:
     """What one GPU of several has of what a single one would have."""
 
     parts: Mapping[ComponentName, float]
@@ -66,7 +64,7 @@ class Rank:
         for event in events:
             if event.phase != "load":
                 for name, num_bytes in left.items():
-                    yield Event(_handle(name), num_bytes, event.phase, _COLLECTIVE, None)
+                    yield Event(_handle(name), num_bytes, event.phase, COLLECTIVE, None)
                 left = {}
             size = sizes.get(event.handle)
             if size is None or (size and not event.num_bytes):
@@ -79,28 +77,6 @@ class Rank:
         return _STANDS_FOR.get(phase, phase) in self.phases
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """All GPUs that share one work; equal ones are one object."""
-
-    ranks: Sequence[Rank | Fsdp | Zero]
-    note: str
-    notes: Mapping[ComponentName, str]
-    alone: Scenario
-    """What a single GPU would run that computes as a rank does."""
-
-    def recordings(self, alone: Recording) -> list[Recording]:
-        """One for each GPU; equal ranks have the same."""
-        made: dict[int, Recording] = {}
-        for rank in self.ranks:
-            if id(rank) not in made:
-                made[id(rank)] = rank.recording(alone)
-        return [made[id(rank)] for rank in self.ranks]
-
-
-ZERO: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
-"""Stages of DeepSpeed's ZeRO."""
-_COLLECTIVE: Final = Place("", "collective")
 _STANDS_FOR: Final = {"forward": "backward", "clip": "step"}
 """The formulas' phase that has what is shared in one of the trace's."""
 
@@ -109,36 +85,12 @@ def _handle(name: ComponentName) -> Handle:
     return ("between ranks", name)
 
 
-def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:
-    """The ranks of a scenario on several GPUs; None where the trace itself has all.
+def scaled_ranks(scenario: Scenario, loaded: Loaded) -> Ranks:
+    """The ranks by the formulas' shares.
 
-    Raises `UnsupportedError` where the formulas do not know the strategy or the model.
+    Raises `UnsupportedError` where they do not know the strategy or the model.
     """
-    shares = loaded.split.shares
-    strategy = strategy_of(scenario)
-    trains = scenario.workload.training is not None
-    shared = trains or strategy == "tp"
-    if len(shares) == 1 or loaded.split.device_map is not None or not shared:
-        return None
-    if trains and strategy == "fsdp" and scenario.workload.task != "load":
-        note = f"FSDP's gathering and reducing on {len(shares)} GPUs is replayed around one's trace"
-        text = "gathered weights and gradients on their way"
-        fsdp = fsdp_of(scenario, len(shares))
-        return Ranks(
-            ranks=[fsdp] * len(shares),
-            note=note,
-            notes={"communication": text},
-            alone=computing_alone(scenario),
-        )
-    if trains and strategy in ZERO and scenario.workload.task != "load":
-        stage = ZERO[strategy]
-        first, other = zero_of(scenario, stage, len(shares))
-        return Ranks(
-            ranks=[first, *[other] * (len(shares) - 1)],
-            note=f"ZeRO-{stage} over {len(shares)} GPUs is replayed around one GPU's trace",
-            notes={"communication": "buckets" if stage < 3 else "gathered parameters"},
-            alone=casting_alone(scenario),
-        )
+    shares, strategy = loaded.split.shares, strategy_of(scenario)
     if scenario.model.architecture is None or scenario.workload.task == "load":
         raise UnsupportedError(
             f"what --strategy {strategy} shares is known by formula alone, and not for "
@@ -146,8 +98,9 @@ def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:
         )
     alone = work_of(scenario, replace(shares[0], weights=loaded.weights, stage=None), 1)
     one = [loading_of_one(scenario, loaded.weights), *alone.phases]
-    found: list[Rank] = []
+    found: list[Scaled] = []
     notes: dict[ComponentName, str] = {}
+    trains = scenario.workload.training is not None
     for share, load in zip(shares, loaded.phases, strict=True):
         work = work_of(scenario, share, len(shares))
         if work.unsupported:
@@ -177,11 +130,11 @@ _SHARED: Final[frozenset[ComponentName]] = frozenset(
 """What the ranks of a training share or talk through: each computes its own batch as a whole."""
 
 
-def _rank(one: Sequence[Phase], several: Sequence[Phase], *, trains: bool) -> Rank:
+def _rank(one: Sequence[Phase], several: Sequence[Phase], *, trains: bool) -> Scaled:
     """By the most that there is of a component in any phase: peaks are at different moments."""
     whole, part = _most(one), _most(several)
     names = [name for name in {**whole, **part} if not trains or name in _SHARED]
-    return Rank(
+    return Scaled(
         parts={
             name: part.get(name, 0) / whole[name]
             for name in names

@@ -8,19 +8,18 @@ layers then read, goes by the same steps. Memory that one stream freed is not th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
 
 from willfit.dtypes import FLOAT32
 from willfit.estimator.outcome import packs_on_gpu
-from willfit.estimator.replay import kinds_of
-from willfit.formulas.phase import ComponentName
+from willfit.estimator.ranks.rank import Ranks, Walk
 from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
 from willfit.formulas.training.settings import autocast_of
 from willfit.scenario import Scenario
-from willfit.trace.recording import Event, Handle, Layer, Place, Recording
+from willfit.trace.recording import Event, Handle, Layer, Recording
 from willfit.units import ceil_div
 
 GATHER, REDUCE = 1, 2
@@ -54,6 +53,16 @@ class Fsdp:
     def has(self, phase: str) -> bool:
         """A rank goes through all phases."""
         return bool(phase)
+
+
+def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
+    """Ranks that are all alike."""
+    return Ranks(
+        ranks=[fsdp_of(scenario, degree)] * degree,
+        note=f"FSDP's gathering and reducing on {degree} GPUs is replayed around one GPU's trace",
+        notes={"communication": "gathered weights, and gradients on their way"},
+        alone=computing_alone(scenario),
+    )
 
 
 def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
@@ -116,12 +125,10 @@ class _Held:
         return sum(self.weights.values())
 
 
-class _Walk:
+class _Walk(Walk):
     def __init__(self, fsdp: Fsdp, alone: Recording) -> None:
-        self.categories: dict[Handle, ComponentName] = {}
+        super().__init__(alone)
         self._fsdp, self._alone = fsdp, alone
-        self._kinds: Mapping[Handle, ComponentName] = dict(kinds_of(alone))
-        self._freed = {event.handle for event in alone.events if not event.num_bytes}
         self._units: dict[Unit, _Held] = {}
         self._last_gathered: Unit | None = None
         """The unit whose gathered bytes wait to be freed behind the next one's copy."""
@@ -134,7 +141,6 @@ class _Walk:
         """
         self._dropped: set[Handle] = set()
         self._owner: dict[Handle, Unit] = {}
-        self._at = Event(None, 0, "forward", _COLLECTIVE, None)
 
     def events(self) -> Iterator[Event]:
         runs = [list(run) for _, run in groupby(self._alone.events, key=lambda e: e.phase)]
@@ -155,7 +161,7 @@ class _Walk:
 
     def _loaded(self, events: Sequence[Event]) -> Iterator[Event]:
         for event in events:
-            if not event.num_bytes or not self._shared(event):
+            if not self.stays(event):
                 yield event
                 continue
             unit = self._unit_of(event)
@@ -167,33 +173,28 @@ class _Walk:
                 yield event
             else:
                 yield from self._scattered(event, trains)
-        self._at = events[-1]
+        self.at = events[-1]
         if self._fsdp.loads_whole:
             yield from self._given_away()
 
     def _scattered(self, event: Event, trains: bool) -> Iterator[Event]:
         """The first rank sends each weight whole (accelerate `fsdp2_load_full_state_dict`)."""
-        self._at = event
+        self.at = event
         whole = round(event.num_bytes * (self._fsdp.stored if trains else 1))
-        yield self._make(("loaded", event.handle), whole, "temporaries")
+        yield self.make(("loaded", event.handle), whole, "temporaries")
         yield event._replace(num_bytes=self._shard(event.num_bytes, trains))
-        yield self._free(("loaded", event.handle))
+        yield self.free(("loaded", event.handle))
 
     def _given_away(self) -> Iterator[Event]:
         for unit, held in sorted(self._units.items(), key=lambda each: each[0] == "tail"):
             shard = sum(self._shard(size, False) for size in held.weights.values())
-            yield self._make(("shard", unit), shard, "weights")
+            yield self.make(("shard", unit), shard, "weights")
             for handle in held.weights:
-                yield self._free(handle)
-
-    def _shared(self, event: Event) -> bool:
-        """Whether it is a weight that stays: of a layer, or outside of all."""
-        kind = self._kinds.get(event.handle)
-        return kind in ("weights", "adapters") and event.handle not in self._freed
+                yield self.free(handle)
 
     def _trains(self, event: Event) -> bool:
-        adapted = "adapters" in self._kinds.values()
-        return not adapted or self._kinds.get(event.handle) == "adapters"
+        adapted = "adapters" in self.kinds.values()
+        return not adapted or self.kinds.get(event.handle) == "adapters"
 
     def _unit_of(self, event: Event) -> Unit:
         if event.layer is not None:
@@ -209,7 +210,7 @@ class _Walk:
     # forward
 
     def _forward(self, events: Sequence[Event]) -> Iterator[Event]:
-        self._at = events[0]
+        self.at = events[0]
         first = "embedding" if "embedding" in self._units else "tail"
         yield from self._unshard(first)
         yield from self._copy_out(first)
@@ -219,14 +220,14 @@ class _Walk:
             unit = event.layer if event.layer is not None else ("tail" if number > last else None)
             if event.num_bytes and unit in self._units and unit != current:
                 assert unit is not None
-                self._at = event
+                self.at = event
                 if current != "tail":
                     yield from self._reshard(current)
                 yield from self._unshard(unit)
                 yield from self._copy_out(unit)
                 current = unit
             yield from self._own(event)
-        self._at = events[-1]
+        self.at = events[-1]
         if current != "tail":
             yield from self._reshard(current)
         yield from self._release_gathered()
@@ -234,7 +235,7 @@ class _Walk:
     # backward
 
     def _backward(self, events: Sequence[Event]) -> Iterator[Event]:
-        self._at = events[0]
+        self.at = events[0]
         order = list(dict.fromkeys(e.layer for e in events if e.num_bytes and e.layer is not None))
         order = [layer for layer in order if layer in self._units]
         current: Unit | None = None
@@ -243,7 +244,7 @@ class _Walk:
             layer = event.layer
             if event.num_bytes and layer in self._units and layer != current:
                 assert layer is not None
-                self._at = event
+                self.at = event
                 if current is not None:
                     yield from self._reduce(current)
                 elif "embedding" in self._units:
@@ -257,20 +258,20 @@ class _Walk:
                     yield from self._unshard("embedding")
                 current = layer
             elif event.num_bytes and number > last and current is not None:
-                self._at = event
+                self.at = event
                 yield from self._reduce(current)
                 if "embedding" in self._units:
                     yield from self._unshard("embedding")
                     yield from self._copy_out("embedding")
                 current = None
             yield from self._own(event)
-        self._at = events[-1]
+        self.at = events[-1]
         for unit, held in self._units.items():
             if held.gathered or held.gathering or held.gradients:
                 yield from self._reduce(unit)
         yield from self._release_gathered()
         if self._last_reduced is not None:
-            yield self._free(self._last_reduced)
+            yield self.free(self._last_reduced)
             self._last_reduced = None
 
     # what the units do
@@ -281,14 +282,14 @@ class _Walk:
             return
         held.gathering = True
         if not self._fsdp.copies_out:
-            yield self._make(("gathered", unit), held.num_bytes, "communication", GATHER)
+            yield self.make(("gathered", unit), held.num_bytes, "communication", GATHER)
             return
         if self._fsdp.stored != 1:
             cast = ceil_div(held.trained, self._fsdp.degree)
-            yield self._make(("cast", unit), cast, "communication", GATHER)
-        yield self._make(("gathered", unit), held.num_bytes, "communication", GATHER)
+            yield self.make(("cast", unit), cast, "communication", GATHER)
+        yield self.make(("gathered", unit), held.num_bytes, "communication", GATHER)
         if self._fsdp.stored != 1:
-            yield self._free(("cast", unit))
+            yield self.free(("cast", unit))
 
     def _copy_out(self, unit: Unit) -> Iterator[Event]:
         held = self._units[unit]
@@ -297,33 +298,33 @@ class _Walk:
         held.gathering, held.gathered = False, True
         if not self._fsdp.copies_out:
             return
-        forward = self._at.phase == "forward"
+        forward = self.at.phase == "forward"
         if forward:
             yield from self._release_gathered()
         for handle, size in held.weights.items():
-            yield self._make(("whole", handle), size, "communication")
+            yield self.make(("whole", handle), size, "communication")
         self._last_gathered = unit
         if not forward:
             yield from self._release_gathered()
 
     def _release_gathered(self) -> Iterator[Event]:
         if self._last_gathered is not None:
-            yield self._free(("gathered", self._last_gathered))
+            yield self.free(("gathered", self._last_gathered))
             self._last_gathered = None
 
     def _reshard(self, unit: Unit) -> Iterator[Event]:
         held = self._units[unit]
         if held.gathering:
             held.gathering = False
-            yield self._free(("gathered", unit))
+            yield self.free(("gathered", unit))
         if not held.gathered:
             return
         held.gathered = False
         if not self._fsdp.copies_out:
-            yield self._free(("gathered", unit))
+            yield self.free(("gathered", unit))
             return
         for handle in held.weights:
-            yield self._free(("whole", handle))
+            yield self.free(("whole", handle))
 
     def _reduce(self, unit: Unit) -> Iterator[Event]:
         held = self._units[unit]
@@ -331,22 +332,22 @@ class _Walk:
         if not self._reduces or not held.gradients:
             return
         if self._last_reduced is not None:
-            yield self._free(self._last_reduced)
+            yield self.free(self._last_reduced)
         self._number += 1
         self._last_reduced = ("reduced", self._number)
-        yield self._make(self._last_reduced, held.trained, "communication")
+        yield self.make(self._last_reduced, held.trained, "communication")
         for handle in held.gradients:
-            yield self._free(handle)
+            yield self.free(handle)
         held.gradients = []
         shard = ceil_div(held.trained, self._fsdp.degree)
         gradient = ("gradient", self._number)
         if self._fsdp.stored == 1:
-            yield self._make(gradient, shard, "gradients", REDUCE)
+            yield self.make(gradient, shard, "gradients", REDUCE)
         else:
-            yield self._make(("part", self._number), shard, "communication", REDUCE)
+            yield self.make(("part", self._number), shard, "communication", REDUCE)
             whole = ceil_div(round(held.trained * self._fsdp.stored), self._fsdp.degree)
-            yield self._make(gradient, whole, "gradients", REDUCE)
-            yield self._free(("part", self._number))
+            yield self.make(gradient, whole, "gradients", REDUCE)
+            yield self.free(("part", self._number))
         held.reduced = gradient
 
     # what a single GPU does, too
@@ -356,7 +357,7 @@ class _Walk:
             if not event.num_bytes:
                 yield from self._gradient_gone(event)
             return
-        gradient = self._kinds.get(event.handle) == "gradients"
+        gradient = self.kinds.get(event.handle) == "gradients"
         if gradient and event.num_bytes and event.phase == "backward":
             unit = self._unit_of(event)
             if unit in self._units:
@@ -369,8 +370,8 @@ class _Walk:
         self._dropped.discard(event.handle)
         held = self._units[self._owner[event.handle]]
         if held.reduced is not None:
-            self._at = event
-            yield self._free(held.reduced)
+            self.at = event
+            yield self.free(held.reduced)
             held.reduced = None
 
     def _step(self, events: Sequence[Event]) -> Iterator[Event]:
@@ -380,19 +381,7 @@ class _Walk:
             else:
                 yield from self._own(event)
 
-    def _make(self, handle: Handle, num_bytes: int, kind: ComponentName, stream: int = 0) -> Event:
-        self.categories[handle] = kind
-        at = self._at
-        return Event(handle, max(num_bytes, 1), at.phase, _COLLECTIVE, at.layer, at.gpu, stream)
-
-    def _free(self, handle: Handle) -> Event:
-        at = self._at
-        return Event(handle, 0, at.phase, _COLLECTIVE, at.layer, at.gpu)
-
 
 def _last_layered(events: Sequence[Event]) -> int:
     """Number of the last allocation that a layer makes; −1 where none does."""
     return max((n for n, e in enumerate(events) if e.num_bytes and e.layer is not None), default=-1)
-
-
-_COLLECTIVE: Final = Place("", "collective")

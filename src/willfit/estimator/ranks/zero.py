@@ -5,18 +5,16 @@ DeepSpeed 0.19.8 runtime/zero (stage_1_and_2.py, stage3.py); sizes are `formulas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.estimator.replay import kinds_of
-from willfit.formulas.phase import ComponentName
+from willfit.estimator.ranks.rank import Ranks, Walk
 from willfit.formulas.training.settings import autocast_of
 from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
 from willfit.scenario import Scenario
-from willfit.trace.recording import Event, Handle, Layer, Place, Recording
+from willfit.trace.recording import Event, Handle, Layer, Recording
 from willfit.units import ceil_div
 
 GATHER, REDUCE = 1, 2
@@ -45,6 +43,17 @@ class Zero:
     def has(self, phase: str) -> bool:
         """A rank goes through all phases."""
         return bool(phase)
+
+
+def zero_ranks(scenario: Scenario, stage: int, degree: int) -> Ranks:
+    """Rank 0, and the others as the worst of them."""
+    first, other = zero_of(scenario, stage, degree)
+    return Ranks(
+        ranks=[first, *[other] * (degree - 1)],
+        note=f"ZeRO-{stage} over {degree} GPUs is replayed around one GPU's trace",
+        notes={"communication": "buckets" if stage < 3 else "gathered parameters"},
+        alone=casting_alone(scenario),
+    )
 
 
 def zero_of(scenario: Scenario, stage: int, degree: int) -> tuple[Zero, Zero]:
@@ -87,12 +96,10 @@ def casting_alone(scenario: Scenario) -> Scenario:
     return replace(scenario, workload=replace(work, loading=loading, training=training))
 
 
-class _Walk:
+class _Walk(Walk):
     def __init__(self, zero: Zero, alone: Recording) -> None:
-        self.categories: dict[Handle, ComponentName] = {}
+        super().__init__(alone)
         self._zero, self._alone = zero, alone
-        self._kinds: Mapping[Handle, ComponentName] = dict(kinds_of(alone))
-        self._freed = {event.handle for event in alone.events if not event.num_bytes}
         self._weights: dict[Handle, int] = {}
         self._dropped: set[Handle] = set()
         self._bucket = 0
@@ -100,15 +107,13 @@ class _Walk:
         self._live: dict[Layer | None, int] = {}
         """Bytes of gathered weights by layer."""
         self._buffers = self._partition = self._started = False
-        self._at = Event(None, 0, "load", _COLLECTIVE, None)
-        adapted = "adapters" in self._kinds.values()
+        adapted = "adapters" in self.kinds.values()
         self._trained_handles = {
             event.handle: event.num_bytes
             for event in alone.events
-            if event.num_bytes
+            if self.stays(event)
             and event.phase == "load"
-            and event.handle not in self._freed
-            and self._kinds[event.handle] == ("adapters" if adapted else "weights")
+            and self.kinds[event.handle] == ("adapters" if adapted else "weights")
         }
         self._trained = sum(self._trained_handles.values()) // zero.element_bytes
 
@@ -123,7 +128,7 @@ class _Walk:
 
     def events(self) -> Iterator[Event]:
         for phase, events in self._runs():
-            self._at = events[0]
+            self.at = events[0]
             if phase == "load":
                 yield from self._loaded(events)
                 continue
@@ -139,9 +144,8 @@ class _Walk:
 
     def _loaded(self, events: Sequence[Event]) -> Iterator[Event]:
         for event in events:
-            kind = self._kinds.get(event.handle)
-            stays = event.num_bytes and event.handle not in self._freed
-            if stays and kind in ("weights", "adapters"):
+            kind = self.kinds.get(event.handle)
+            if self.stays(event):
                 self._weights[event.handle] = event.num_bytes
                 growth = self._zero.loaded if kind == "weights" else 1
                 yield event._replace(num_bytes=self._part(round(event.num_bytes * growth)))
@@ -156,12 +160,12 @@ class _Walk:
         self._started = True
         if self._zero.loaded != 1:
             for handle, size in self._weights.items():
-                if self._kinds.get(handle) == "weights":
-                    yield self._make(("cast", handle), self._part(size), "weights")
-                    yield self._free(handle)
-        yield self._make("masters", MASTER_BYTES * self._share, "optimizer_states")
+                if self.kinds.get(handle) == "weights":
+                    yield self.make(("cast", handle), self._part(size), "weights")
+                    yield self.free(handle)
+        yield self.make("masters", MASTER_BYTES * self._share, "optimizer_states")
         if self._zero.stage == 3:
-            yield self._make("partition", self._share * self._zero.element_bytes, "gradients")
+            yield self.make("partition", self._share * self._zero.element_bytes, "gradients")
 
     def _gathered(self) -> Iterator[Event]:
         """As many parameters as may be live; those that are used last in backward go last."""
@@ -171,7 +175,7 @@ class _Walk:
             if self._zero.stage == 3 and left and layer not in self._live:
                 self._live[layer] = min(num_bytes, left)
                 left -= self._live[layer]
-                yield self._make(("live", layer), self._live[layer], "communication", GATHER)
+                yield self.make(("live", layer), self._live[layer], "communication", GATHER)
 
     def _by_layer(self) -> list[tuple[Layer | None, int]]:
         """Bytes of whole weights outside of layers, then of each layer in the model's order."""
@@ -183,104 +187,92 @@ class _Walk:
 
     def _released(self, layer: Layer | None) -> Iterator[Event]:
         if self._live.pop(layer, 0):
-            yield self._free(("live", layer))
+            yield self.free(("live", layer))
 
     def _backward(self, events: Sequence[Event]) -> Iterator[Event]:
         current: Layer | None = None
         for event in events:
-            kind = self._kinds.get(event.handle)
+            kind = self.kinds.get(event.handle)
             if event.handle in self._dropped:
                 continue
             if event.num_bytes and event.layer is not None and event.layer != current:
-                self._at = event
+                self.at = event
                 if current is not None:
                     yield from self._released(current)
                 current = event.layer
             if kind != "gradients" or not event.num_bytes:
                 yield event
                 continue
-            self._at = event
+            self.at = event
             yield event
             yield from self._taken(event)
-        self._at = events[-1]
+        self.at = events[-1]
         yield from self._reduced()
         for layer in list(self._live):
             yield from self._released(layer)
         if self._buffers:
             self._buffers = False
-            yield self._free(("bucket", 0))
-            yield self._free(("bucket", 1))
+            yield self.free(("bucket", 0))
+            yield self.free(("bucket", 1))
 
     def _taken(self, event: Event) -> Iterator[Event]:
         """A gradient goes into the bucket, and its own memory is free again."""
         if self._zero.stage == 3:
-            yield self._make("reduced", event.num_bytes, "communication", REDUCE)
-            yield self._free("reduced")
+            yield self.make("reduced", event.num_bytes, "communication", REDUCE)
+            yield self.free("reduced")
         else:
             size = BUCKET_ELEMENTS * self._zero.element_bytes
             if not self._buffers:
                 self._buffers = True
-                yield self._make(("bucket", 0), size, "communication")
-                yield self._make(("bucket", 1), size, "communication")
+                yield self.make(("bucket", 0), size, "communication")
+                yield self.make(("bucket", 1), size, "communication")
             if self._bucket + event.num_bytes > size:
                 yield from self._reduced()
             self._bucket += event.num_bytes
         self._dropped.add(event.handle)
-        yield self._free(event.handle)
+        yield self.free(event.handle)
 
     def _reduced(self) -> Iterator[Event]:
         """The bucket is copied and reduced; what is the rank's own is kept."""
         if not self._bucket:
             return
-        yield self._make("copy", self._bucket, "communication", REDUCE)
-        yield self._free("copy")
+        yield self.make("copy", self._bucket, "communication", REDUCE)
+        yield self.free("copy")
         self._bucket = 0
-        last = self._at.layer is None or not self._zero.first
+        last = self.at.layer is None or not self._zero.first
         if last and not self._partition:
             self._partition = True
-            yield self._make("partition", self._share * self._zero.element_bytes, "gradients")
+            yield self.make("partition", self._share * self._zero.element_bytes, "gradients")
 
     def _step(self, events: Sequence[Event]) -> Iterator[Event]:
         """The optimizer works on float32, of this rank's part alone."""
-        self._at = events[0]
+        self.at = events[0]
         if events[0].phase == "step":
-            yield self._make("flat", MASTER_BYTES * self._share, "gradients")
+            yield self.make("flat", MASTER_BYTES * self._share, "gradients")
         if self._partition:
             self._partition = False
-            yield self._free("partition")
+            yield self.free("partition")
         states = [
             event
             for event in events
-            if event.num_bytes and self._kinds.get(event.handle) == "optimizer_states"
+            if event.num_bytes and self.kinds.get(event.handle) == "optimizer_states"
         ]
         if states:  # of one tensor, which has all weights flat
             kinds = max(1, round(len(states) / max(len(self._trained_handles), 1)))
             everything = sum(event.num_bytes for event in states)
             for number in range(kinds):
                 size = self._in_step(everything // kinds)
-                yield self._make(("states", number), size, "optimizer_states")
+                yield self.make(("states", number), size, "optimizer_states")
             self._dropped |= {event.handle for event in states}
         for event in events:
             if event.handle not in self._dropped:
                 size = self._in_step(event.num_bytes) if event.num_bytes else 0
                 yield event._replace(num_bytes=size)
-        self._at = events[-1]
+        self.at = events[-1]
         if events[0].phase == "step":
-            yield self._free("flat")
+            yield self.free("flat")
 
     def _in_step(self, num_bytes: int) -> int:
         """Bytes on this rank of what a single GPU's optimizer has in the type of the weights."""
         growth = MASTER_BYTES / self._zero.element_bytes
         return ceil_div(round(num_bytes * growth), self._zero.degree)
-
-    def _make(self, handle: Handle, num_bytes: int, kind: ComponentName, stream: int = 0) -> Event:
-        self.categories[handle] = kind
-        at = self._at
-        return Event(handle, max(num_bytes, 1), at.phase, _COLLECTIVE, at.layer, at.gpu, stream)
-
-    def _free(self, handle: Handle) -> Event:
-        at = self._at
-        return Event(handle, 0, at.phase, _COLLECTIVE, at.layer, at.gpu)
-
-
-_COLLECTIVE: Final = Place("", "collective")
