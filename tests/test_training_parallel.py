@@ -133,8 +133,9 @@ LAYER = (PARAMS - ROOT) // 32
     ("dtype", "settings", "phase", "component", "expected"),
     [
         # in a layer's backward: its weights, the next one's, and the input of the last reduction,
-        # in the type of the products; head and embedding are not whole then
-        (BFLOAT16, {"trainer": "loop"}, "backward", "communication", 3 * 2 * LAYER),
+        # in the type of the products; head and embedding are not whole then, but in a loop of one's
+        # own, which has them in one unit that stays
+        (BFLOAT16, {"trainer": "loop"}, "backward", "communication", 2 * ROOT + 3 * 2 * LAYER),
         (FLOAT32, {"bf16": True}, "backward", "communication", 3 * 2 * LAYER),
         (FLOAT32, {}, "backward", "communication", 3 * 4 * LAYER),
         # where a batch is large the loss decides: then only the head is whole
