@@ -10,7 +10,7 @@ from tests.support.meta_spec import meta_model, spec_of_model
 from tests.test_trace import INT8, LORA, SMALL, STEP, normal
 
 from willfit.devices import parse_machine
-from willfit.dtypes import BFLOAT16
+from willfit.dtypes import BFLOAT16, FLOAT32
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.estimator.outcome import load
@@ -19,6 +19,7 @@ from willfit.estimator.replay import replay
 from willfit.scenario import (
     Inference,
     Loading,
+    Lora,
     Machine,
     ModelSpec,
     Quantization,
@@ -199,6 +200,24 @@ def test_a_rank_s_shares_are_the_formulas(llama: ModelSpec, strategy: str) -> No
         )
         for name in ("weights", "optimizer_states"):  # a large block keeps a rest under 1 MiB
             assert held[name] == pytest.approx(counted[name], rel=0.02, abs=3 * MIB), name
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp"])
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_float32_model_s_adapters_under_mixed_precision(
+    llama: ModelSpec, strategy: str, lora: Lora | None
+) -> None:
+    """FSDP's shards stay float32, frozen ones too; DeepSpeed casts all and has masters."""
+    loading = Loading(strategy=strategy, dtype=FLOAT32)  # type: ignore[arg-type]
+    work = Workload(loading=loading, training=Training(method="lora", lora=lora, bf16=True, **STEP))
+    asked = scenario(llama, work, "L4x4")
+    traced = estimate(asked, trace=True).gpus[0].phases[-1]
+    counted = estimate(asked, search_limits=False).gpus[0].phases[-1]
+    held, known = (
+        {part.name: part.num_bytes for part in phase.components} for phase in (traced, counted)
+    )
+    for name in ("weights", "adapters", "optimizer_states"):
+        assert held[name] == pytest.approx(known[name], rel=0.02, abs=MIB), name
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp"])

@@ -18,7 +18,7 @@ from willfit.estimator.outcome import packs_on_gpu
 from willfit.estimator.ranks.rank import Ranks, Walk
 from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
 from willfit.formulas.training.settings import autocast_of
-from willfit.scenario import Scenario
+from willfit.scenario import Lora, Scenario
 from willfit.trace.recording import Event, Handle, Layer, Recording
 from willfit.units import ceil_div
 
@@ -37,6 +37,8 @@ class Fsdp:
     degree: int
     stored: float = 1.0
     """Bytes that a shard of what trains has for a byte of what is gathered."""
+    frozen: float = 1.0
+    """The same of what does not train."""
     copies_out: bool = True
     """Whether gathered bytes are copied into the weights (FSDP2), not gathered in place."""
     carved: bool = True
@@ -73,13 +75,15 @@ def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
     assert training is not None
     mixed = autocast_of(training) is not None
     gathered = computing_alone(scenario).workload.loading.dtype or scenario.model.stored_dtype
-    kept = work.loading.dtype or scenario.model.stored_dtype
+    own = work.loading.dtype or scenario.model.stored_dtype
+    kept = own
     if mixed and training.trainer != "loop" and upcasts(stack, packed=packed):
         kept = FLOAT32
     tied = any(row.tied_to is not None for row in scenario.model.tensors)
     return Fsdp(
         degree=degree,
         stored=1.0 if packed else kept.block_bytes / gathered.block_bytes,
+        frozen=1.0 if packed else own.block_bytes / gathered.block_bytes,
         copies_out=is_second(stack, packed=packed),
         carved=is_carved(stack, packed=packed, tied=tied, trainer=training.trainer),
         loads_whole=packs_on_gpu(scenario),
@@ -98,8 +102,8 @@ def computing_alone(scenario: Scenario) -> Scenario:
     if training is None or autocast is None or packed:
         return scenario
     lora = training.lora
-    if training.method != "full":
-        lora = replace(lora, dtype=autocast) if lora is not None else None
+    if training.method != "full" and training.adapter_config is None:
+        lora = replace(lora or Lora(), dtype=autocast)
     loading = replace(work.loading, dtype=autocast)
     return replace(
         scenario,
@@ -180,7 +184,7 @@ class _Walk(Walk):
     def _scattered(self, event: Event, trains: bool) -> Iterator[Event]:
         """The first rank sends each weight whole (accelerate `fsdp2_load_full_state_dict`)."""
         self.at = event
-        whole = round(event.num_bytes * (self._fsdp.stored if trains else 1))
+        whole = self._kept(event.num_bytes, trains)
         yield self.make(("loaded", event.handle), whole, "temporaries")
         yield event._replace(num_bytes=self._shard(event.num_bytes, trains))
         yield self.free(("loaded", event.handle))
@@ -205,7 +209,11 @@ class _Walk(Walk):
         return "tail"
 
     def _shard(self, num_bytes: int, trains: bool) -> int:
-        return ceil_div(round(num_bytes * (self._fsdp.stored if trains else 1)), self._fsdp.degree)
+        return ceil_div(self._kept(num_bytes, trains), self._fsdp.degree)
+
+    def _kept(self, num_bytes: int, trains: bool) -> int:
+        """Bytes of all shards of a weight that is gathered in so many."""
+        return round(num_bytes * (self._fsdp.stored if trains else self._fsdp.frozen))
 
     # forward
 
@@ -284,12 +292,17 @@ class _Walk(Walk):
         if not self._fsdp.copies_out:
             yield self.make(("gathered", unit), held.num_bytes, "communication", GATHER)
             return
-        if self._fsdp.stored != 1:
-            cast = ceil_div(held.trained, self._fsdp.degree)
+        cast = ceil_div(self._cast_bytes(held), self._fsdp.degree)
+        if cast:
             yield self.make(("cast", unit), cast, "communication", GATHER)
         yield self.make(("gathered", unit), held.num_bytes, "communication", GATHER)
-        if self._fsdp.stored != 1:
+        if cast:
             yield self.free(("cast", unit))
+
+    def _cast_bytes(self, held: _Held) -> int:
+        """Of the weights that are kept in another type than they are gathered in."""
+        trained = held.trained if self._fsdp.stored != 1 else 0
+        return trained + (held.num_bytes - held.trained if self._fsdp.frozen != 1 else 0)
 
     def _copy_out(self, unit: Unit) -> Iterator[Event]:
         held = self._units[unit]

@@ -13,7 +13,7 @@ from willfit.dtypes import FLOAT32, DType
 from willfit.estimator.ranks.rank import Ranks, Walk
 from willfit.formulas.training.settings import autocast_of
 from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
-from willfit.scenario import Scenario
+from willfit.scenario import Lora, Scenario
 from willfit.trace.recording import Event, Handle, Layer, Recording
 from willfit.units import ceil_div
 
@@ -89,8 +89,8 @@ def casting_alone(scenario: Scenario) -> Scenario:
         return scenario
     packed = work.loading.quantization is not None or scenario.model.quantization is not None
     lora = training.lora
-    if training.method != "full" and lora is not None:
-        lora = replace(lora, dtype=cast)
+    if training.method != "full" and training.adapter_config is None:
+        lora = replace(lora or Lora(), dtype=cast)
     loading = work.loading if packed else replace(work.loading, dtype=cast)
     training = replace(training, lora=lora, bf16=False, fp16=False)
     return replace(scenario, workload=replace(work, loading=loading, training=training))
