@@ -54,13 +54,16 @@ def scenario(row: dict[str, Any], folder: Path) -> Scenario:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_forecast_is_a_little_below_what_was_measured(name: str, tmp_path: Path) -> None:
-    """Formulas leave out what the allocator keeps unallocated: 5 % of the process in both."""
+    """Formulas leave out what the allocator keeps unallocated: 5 % of the process in both.
+
+    The run's own forecast is what was said that day; formulas have come 0.4 % nearer since.
+    """
     row = STAGES[name]
     asked = scenario(row, tmp_path)
     asked = replace(asked, stack=Stack(versions={**asked.stack.versions, "torch": "2.11.0"}))
     found = estimate(asked, search_limits=False).gpus[0].peak
     measured = row["peak_bytes"] - row["used_bytes"]
-    assert found.device_bytes == row["estimated_bytes"]
+    assert row["estimated_bytes"] <= found.device_bytes <= 1.005 * row["estimated_bytes"]
     assert -0.06 < found.device_bytes / measured - 1 < 0
 
 
