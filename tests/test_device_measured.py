@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
 from benchmarks.device.cases import cases
-from benchmarks.device.recorded import FOLDER, Compared, Recorded, compare, read_records
+from benchmarks.device.recorded import FOLDER, Recorded
+from tests.support import recorded
+from tests.support.recorded import error
 
 from willfit.devices import find_gpu
 from willfit.devices.overheads import CUBLAS_WORKSPACE_HOPPER, context_of
@@ -30,7 +32,8 @@ from willfit.scenario.stack import TESTED, Stack
 from willfit.scenario.workload import Quantization
 from willfit.units import MIB
 
-RECORDS = {record.name: record for record in read_records(FOLDER / "h200.jsonl")}
+RECORDS = recorded.records("h200.jsonl")
+compared = partial(recorded.compared, "h200.jsonl")
 STACK = Stack(versions={**TESTED, "torch": "2.11.0"})
 
 ALLOCATED = 0.024
@@ -55,17 +58,6 @@ TRACED = {
     "infer/llama1 bf16 decode 512": 0.01,
 }
 """Rows that are traced here, and the most that allocated and reserved may be off."""
-
-
-@cache
-def compared(name: str, *, trace: bool = False) -> Compared:
-    return compare(RECORDS[name], trace=trace)
-
-
-def error(found: Compared, kind: str) -> float:
-    value = found.error(kind)
-    assert value is not None, found.reason
-    return value
 
 
 ran = [name for name in RECORDS if name not in FAILED]

@@ -8,16 +8,15 @@ and two of them, whose optimizer kept one tensor's, are read up to the end of th
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 
 import pytest
-from benchmarks.device.recorded import FOLDER, Compared, compare, read_records
+from tests.support import recorded
+from tests.support.recorded import error
 
-RECORDS = {
-    record.name: record
-    for record in read_records(FOLDER / "h200_second.jsonl")
-    if record.name.startswith(("ddp/", "fsdp/", "zero"))
-}
+RECORDED = recorded.records("h200_second.jsonl")
+compared = partial(recorded.compared, "h200_second.jsonl")
+SHARDED = [name for name in RECORDED if name.startswith(("ddp/", "fsdp/"))]
 TRACED = {
     "ddp/llama1": (0.002, 0.01),
     "ddp/llama1 autocast": (0.002, 0.01),
@@ -38,17 +37,6 @@ TRACED = {
 """The most that the trace's allocated and reserved peaks may be off."""
 
 
-@cache
-def compared(name: str, *, trace: bool = False) -> Compared:
-    return compare(RECORDS[name], trace=trace)
-
-
-def error(found: Compared, kind: str) -> float:
-    value = found.error(kind)
-    assert value is not None, found.reason
-    return value
-
-
 @pytest.mark.parametrize(("name", "bounds"), TRACED.items())
 def test_a_rank_by_trace(name: str, bounds: tuple[float, float]) -> None:
     pytest.importorskip("torch")
@@ -57,7 +45,7 @@ def test_a_rank_by_trace(name: str, bounds: tuple[float, float]) -> None:
         assert abs(error(found, kind)) <= bound, kind
 
 
-@pytest.mark.parametrize("name", [name for name in RECORDS if not name.startswith("zero")])
+@pytest.mark.parametrize("name", SHARDED)
 def test_a_rank_by_formula(name: str) -> None:
     assert abs(error(compared(name), "allocated")) <= 0.005
 

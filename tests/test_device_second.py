@@ -7,12 +7,15 @@ tests/data/measured/h200_second.jsonl``.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import partial
 
 import pytest
-from benchmarks.device.recorded import FOLDER, Compared, compare, read_records
+from benchmarks.device.recorded import compare
+from tests.support import recorded
+from tests.support.recorded import error
 
-RECORDS = {record.name: record for record in read_records(FOLDER / "h200_second.jsonl")}
+RECORDS = recorded.records("h200_second.jsonl")
+compared = partial(recorded.compared, "h200_second.jsonl")
 
 ALLOCATED = {
     "full/bart": 0.003,
@@ -54,17 +57,6 @@ TRACED = {
     "infer/qwen3-8b nf4 short": {"allocated": 0.001, "reserved": 0.001},
 }
 """Rows that are traced here, and the most that what is held to the measurement may be off."""
-
-
-@cache
-def compared(name: str, *, trace: bool = False) -> Compared:
-    return compare(RECORDS[name], trace=trace)
-
-
-def error(found: Compared, kind: str) -> float:
-    value = found.error(kind)
-    assert value is not None, found.reason
-    return value
 
 
 @pytest.mark.parametrize(("name", "bound"), ALLOCATED.items())

@@ -18,6 +18,7 @@ from willfit.runner.gpus import NvmlProbe
 from willfit.runner.pipeline import pipeline_from
 from willfit.runner.release import PATIENCE, TOLERANCE
 from willfit.scenario import Scenario, Stack
+from willfit.units import MIB
 
 FILE = Path(__file__).parent / "data/measured/h200_runner.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text().splitlines()]
@@ -52,18 +53,20 @@ def scenario(row: dict[str, Any], folder: Path) -> Scenario:
     return with_batch_size(found, row["batch_tokens"] // row["longest"])
 
 
+SINCE = {"gemma": 24 * MIB}
+"""What formulas count that they did not when the run was foreseen: a mask of their own for sliding
+layers, 3 bytes a position of 2 × 2,048², in the allocator's pages."""
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_the_forecast_is_a_little_below_what_was_measured(name: str, tmp_path: Path) -> None:
-    """Formulas leave out what the allocator keeps unallocated: 5 % of the process in both.
-
-    The run's own forecast is what was said that day; formulas have come 0.4 % nearer since.
-    """
+    """Formulas leave out what the allocator keeps unallocated: 5 % of the process in both."""
     row = STAGES[name]
     asked = scenario(row, tmp_path)
     asked = replace(asked, stack=Stack(versions={**asked.stack.versions, "torch": "2.11.0"}))
     found = estimate(asked, search_limits=False).gpus[0].peak
     measured = row["peak_bytes"] - row["used_bytes"]
-    assert row["estimated_bytes"] <= found.device_bytes <= 1.005 * row["estimated_bytes"]
+    assert found.device_bytes == row["estimated_bytes"] + SINCE.get(name, 0)
     assert -0.06 < found.device_bytes / measured - 1 < 0
 
 

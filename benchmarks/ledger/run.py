@@ -31,6 +31,7 @@ _DECIDES: Final = (
 """Parts of willfit that a number can depend on."""
 _HOW: Final = (
     "amounts.py", "growth.py", "judging.py", "liger.py", "liger_worker.py", "moments.py",
+    "older_kernels.py",
     "printed.py", "reading.py", "releases.py", "row.py", "snapshots.py", "stand_ins.py",
     "traced.py", "models/__init__.py",
 )  # fmt: skip

@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import Final
 
 from benchmarks.ledger.models import published_model
+from benchmarks.ledger.older_kernels import older_bytes, todays_kernels
 from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT16
 from willfit.errors import WillfitError
-from willfit.estimator import estimate
 from willfit.estimator.outcome import load
 from willfit.formulas.loading import simulate_loading
 from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Stack, Workload
@@ -106,7 +106,7 @@ def express(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
 def express_by_trace(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
     """The same; what an older bitsandbytes holds besides is the formulas' difference.
 
-    Its kernels are called by address and cannot be traced.
+    What is traced is today's (`older_kernels`).
     """
     for result in express(row):
         if isinstance(result, NotExpressed):
@@ -114,16 +114,12 @@ def express_by_trace(row: PublishedRow) -> Iterator[Expressed | NotExpressed]:
         elif "DeepSeek" in row["model"]:
             yield NotExpressed(kind=result.kind, reason="today's class fuses its experts")
         else:
-            traced = _todays_kernels(result.scenario)
-            before, now = (
-                _READING(estimate(scenario, search_limits=False))
-                for scenario in (result.scenario, traced)
-            )
+            older = older_bytes(result.scenario, _READING)
             yield replace(
                 result,
-                scenario=traced,
-                low_scenario=result.low_scenario and _todays_kernels(result.low_scenario),
-                reading=replace(_READING, plus_bytes=before - now),
+                scenario=todays_kernels(result.scenario),
+                low_scenario=result.low_scenario and todays_kernels(result.low_scenario),
+                reading=replace(_READING, plus_bytes=older),
             )
 
 
@@ -190,11 +186,6 @@ def _plain(scenario: Scenario) -> Scenario:
     quantization = replace(work.loading.quantization, double_quant=False)
     loading = replace(work.loading, quantization=quantization)
     return replace(scenario, workload=replace(work, loading=loading))
-
-
-def _todays_kernels(scenario: Scenario) -> Scenario:
-    versions = {**scenario.stack.versions, "bitsandbytes": TESTED["bitsandbytes"]}
-    return replace(scenario, stack=replace(scenario.stack, versions=versions))
 
 
 ABOUT: Final = About(

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from benchmarks.ledger.models import from_config, published_model
+from benchmarks.ledger.older_kernels import older_bytes
 from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow, Result
 from willfit.devices import find_gpu
 from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from willfit.estimator import estimate
 from willfit.scenario import (
     Loading,
     Lora,
@@ -98,20 +98,9 @@ def _by_trace(row: PublishedRow, result: Expressed) -> Result:
     stack = _COURSE if row["source"] == "ftcourse_tinyllama" else Stack()
     reading = result.reading
     if stack is _COURSE and isinstance(reading, Reading) and reading.moment is None:
-        reading = replace(reading, plus_bytes=reading.plus_bytes + _kept_inputs(result.scenario))
+        kept = older_bytes(result.scenario, Reading())
+        reading = replace(reading, plus_bytes=reading.plus_bytes + kept)
     return replace(result, scenario=replace(result.scenario, stack=stack), reading=reading)
-
-
-def _kept_inputs(scenario: Scenario) -> int:
-    """What 4-bit products kept for backward until bitsandbytes 0.43.2, whose kernels no trace runs.
-
-    By formula, as the same run's difference between that release and today's; 0 of a load.
-    """
-    versions = {**scenario.stack.versions, "bitsandbytes": TESTED["bitsandbytes"]}
-    today = replace(scenario, stack=replace(scenario.stack, versions=versions))
-    peak = Reading()
-    older, newer = (peak(estimate(one, search_limits=False)) for one in (scenario, today))
-    return older - newer
 
 
 def _scenario(

@@ -135,7 +135,8 @@ def _worst_rank(estimate: Estimate) -> int:
     )  # fmt: skip
     loss = step.saved_bytes() + fused + 6 * table
     loss += 2 * 2 * step.settings.tokens * step.architecture.hidden_size  # the last norm's
-    loss += step.sharded.weights + step.live_bytes
+    assert step.live is not None
+    loss += step.sharded.weights + step.live.everything
     gathered = 2 * table
     liger = training.use_liger_kernel
     return max(layer, loss if liger else 0) + 2 * _BUCKET + gathered

@@ -17,7 +17,6 @@ from benchmarks.ledger.moments import step_of
 from benchmarks.ledger.row import About, Expressed, Miss, NotExpressed, PublishedRow
 from willfit.devices import find_gpu
 from willfit.dtypes import FLOAT32
-from willfit.formulas.training.fsdp import whole_at_moments
 from willfit.formulas.training.step import Step
 from willfit.results import Estimate
 from willfit.scenario import Loading, Machine, Scenario, Training, Workload
@@ -138,7 +137,7 @@ class _Rank:
         architecture, sharded = step.architecture, step.sharded
         logits = self.logit_bytes * step.settings.tokens * architecture.vocab_size
         assert step.gathered is not None
-        at_loss = next(whole_at_moments(step.gathered, head=0, own=0, accumulated=0))
+        at_loss = next(step.gathered.at_moments(head=0, own=0, accumulated=0))
         held = sharded.weights + sharded.optimizer_states + at_loss.communication
         return held + at_loss.cached + self._kept(step) + logits
 

@@ -24,18 +24,12 @@ def _not_already(strategy: Strategy) -> Guard:
     return guard
 
 
-def _quantized(scenario: Scenario) -> bool:
-    return scenario.workload.loading.quantization is not None or (
-        scenario.model.quantization is not None
-    )
-
-
 def _shards_more(strategy: Strategy) -> Guard:
     """Each of zero1, zero2, zero3 and fsdp shards what the one before does, and more."""
 
     def guard(scenario: Scenario) -> str | None:
         now = strategy_of(scenario)
-        if strategy in ("zero3", "fsdp") and _quantized(scenario):
+        if strategy in ("zero3", "fsdp") and scenario.quantized:
             return f"{strategy} does not shard quantised weights as they are loaded here"
         shards = now in _SHARDS and _SHARDS.index(now) >= _SHARDS.index(strategy)
         return f"{now} shards as much" if shards else None
@@ -52,7 +46,7 @@ def _has_ranks(scenario: Scenario) -> str | None:
 
 def _splits_heads(scenario: Scenario) -> str | None:
     architecture, degree = scenario.model.architecture, len(gpus(scenario))
-    if _quantized(scenario):
+    if scenario.quantized:
         return "quantised weights are not split by tensor parallel"
     if architecture is None:
         return "the model's layers are not known"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
@@ -17,9 +17,8 @@ from willfit.emitting.script import machine_words
 from willfit.errors import InputError
 from willfit.formulas.training.fsdp import is_second
 from willfit.formulas.training.settings import autocast_of
+from willfit.formulas.training.zero import STAGES
 from willfit.scenario import Scenario, Training
-
-ZERO: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
 def accelerate_text(scenario: Scenario) -> str:
@@ -31,7 +30,7 @@ def accelerate_text(scenario: Scenario) -> str:
             "whose script says how it is started"
         )
     load_call(scenario)  # refuses what cannot be loaded
-    stage = ZERO.get(launch(scenario).strategy)
+    stage = STAGES.get(launch(scenario).strategy)
     blocks = [f"# {said(scenario.model.id)}: launch{machine_words(scenario)}."]
     blocks += [f"export {k}={shlex.quote(v)}" for k, v in environment(scenario).items()]
     blocks.append(_file("accelerate.yaml", yaml.safe_dump(accelerate_config(scenario))))
@@ -62,7 +61,7 @@ def accelerate_config(scenario: Scenario) -> dict[str, Any]:
     }
     if how.num_processes == 1:
         return config
-    if how.strategy in ZERO:
+    if how.strategy in STAGES:
         del config["mixed_precision"]  # accelerate wants it in DeepSpeed's file alone
         config["distributed_type"] = "DEEPSPEED"
         config["deepspeed_config"] = {

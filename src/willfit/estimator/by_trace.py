@@ -9,7 +9,7 @@ from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.estimator.alive import largest_alive
 from willfit.estimator.assemble import Overheads, phase_estimate, usual_notes, with_range
 from willfit.estimator.by_formula import outcome_by_formula
-from willfit.estimator.outcome import Loaded, Outcome, by_type, load, unique, uses_device_map
+from willfit.estimator.outcome import Loaded, Outcome, by_type, unique, uses_device_map
 from willfit.estimator.ranks import Rank, Ranks, ranks_of
 from willfit.estimator.replay import (
     OutOfMemoryAt,
@@ -21,6 +21,7 @@ from willfit.estimator.replay import (
 from willfit.estimator.share import Share
 from willfit.estimator.uncertainty import uncertainty
 from willfit.formulas.phase import ComponentName
+from willfit.formulas.weights import load_weights
 from willfit.results import GpuEstimate
 from willfit.scenario import Scenario
 from willfit.trace.recording import Recording
@@ -49,10 +50,13 @@ def outcome_by_trace(
     try:
         from willfit.trace.trace import trace
 
-        alone = scenario if ranks is None else ranks.alone
+        alone, weights = scenario, loaded.weights
+        if ranks is not None and ranks.alone is not scenario:
+            alone = ranks.alone
+            weights = load_weights(alone.model, alone.workload.loading, alone.stack)
         traced = trace(
             alone,
-            loaded.weights if alone is scenario else load(alone).weights,
+            weights,
             gpus,
             loads_to_gpu=uses_device_map(scenario),
             placement=placement,

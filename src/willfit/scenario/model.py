@@ -309,6 +309,11 @@ class ModelSpec:
         return frozenset(row.owner.rpartition(".")[2] for row in self.tensors)
 
     @cached_property
+    def tied(self) -> bool:
+        """Whether a tensor is another's too: the head the input embedding."""
+        return any(row.tied_to is not None for row in self.tensors)
+
+    @cached_property
     def num_params(self) -> int:
         """Parameters, tied ones counted once; those before packing where it is quantised."""
         if self.quantization is not None and self.stated_num_params is not None:

@@ -19,3 +19,9 @@ class Scenario:
     machine: Machine | None = None
     """None where no GPU was named: amounts are computed, no verdict is given."""
     stack: Stack = field(default_factory=Stack)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are packed, by loading or as they are stored."""
+        loading = self.workload.loading.quantization
+        return loading is not None or self.model.quantization is not None

@@ -6,20 +6,16 @@ less, is put into the single GPU's recording, which is then replayed on the rank
 
 from __future__ import annotations
 
-from typing import Final
-
 from willfit.estimator.outcome import Loaded
 from willfit.estimator.ranks.fsdp import fsdp_ranks
 from willfit.estimator.ranks.rank import Rank, Ranks
 from willfit.estimator.ranks.scaled import scaled_ranks
 from willfit.estimator.ranks.zero import zero_ranks
 from willfit.estimator.spread import strategy_of
+from willfit.formulas.training.zero import STAGES
 from willfit.scenario import Scenario
 
 __all__ = ["Rank", "Ranks", "ranks_of"]
-
-STAGES: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
-"""Of DeepSpeed's ZeRO."""
 
 
 def ranks_of(scenario: Scenario, loaded: Loaded) -> Ranks | None:

@@ -9,21 +9,19 @@ layers then read, goes by the same steps. Memory that one stream freed is not th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from dataclasses import dataclass, field
 from typing import Final
 
 from willfit.dtypes import FLOAT32
 from willfit.estimator.outcome import packs_on_gpu
-from willfit.estimator.ranks.rank import Ranks, Walk
+from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank, cast_alone
 from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
 from willfit.formulas.training.settings import autocast_of
-from willfit.scenario import Lora, Scenario
+from willfit.formulas.weights import loading_dtype
+from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Layer, Recording
 from willfit.units import ceil_div
 
-GATHER, REDUCE = 1, 2
-"""Streams: all-gathers' copies in, and reduce-scatters; 0 is the one that computes."""
 EMBEDDINGS: Final = ("embed", "wte", "wpe")
 """Parts of the names of input embeddings."""
 Unit = Layer | str
@@ -31,7 +29,7 @@ Unit = Layer | str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fsdp:
+class Fsdp(WalkedRank):
     """How one rank's weights are shared out."""
 
     degree: int
@@ -46,15 +44,9 @@ class Fsdp:
     loads_whole: bool = False
     """Whether the GPU loads all of the model and gives away what is not its own."""
 
-    def recording(self, alone: Recording) -> Recording:
-        """What this rank allocates where a single GPU makes ``alone``."""
-        walk = _Walk(self, alone)
-        events = list(walk.events())
-        return alone.with_events(events, {**alone.categories, **walk.categories})
-
-    def has(self, phase: str) -> bool:
-        """A rank goes through all phases."""
-        return bool(phase)
+    def walk(self, alone: Recording) -> Walk:
+        """Unit by unit."""
+        return _Walk(self, alone)
 
 
 def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
@@ -69,23 +61,19 @@ def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
 
 def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
     """As accelerate would set it up, at the scenario's releases."""
-    work, stack = scenario.workload, scenario.stack
-    packed = work.loading.quantization is not None or scenario.model.quantization is not None
-    training = work.training
+    stack, packed, training = scenario.stack, scenario.quantized, scenario.workload.training
     assert training is not None
-    mixed = autocast_of(training) is not None
-    gathered = computing_alone(scenario).workload.loading.dtype or scenario.model.stored_dtype
-    own = work.loading.dtype or scenario.model.stored_dtype
-    kept = own
-    if mixed and training.trainer != "loop" and upcasts(stack, packed=packed):
+    own, _ = loading_dtype(scenario.model, scenario.workload.loading, stack)
+    autocast = autocast_of(training)
+    gathered, kept = autocast or own, own
+    if autocast is not None and training.trainer != "loop" and upcasts(stack, packed=packed):
         kept = FLOAT32
-    tied = any(row.tied_to is not None for row in scenario.model.tensors)
     return Fsdp(
         degree=degree,
         stored=1.0 if packed else kept.block_bytes / gathered.block_bytes,
         frozen=1.0 if packed else own.block_bytes / gathered.block_bytes,
         copies_out=is_second(stack, packed=packed),
-        carved=is_carved(stack, packed=packed, tied=tied, trainer=training.trainer),
+        carved=is_carved(stack, packed=packed, tied=scenario.model.tied, trainer=training.trainer),
         loads_whole=packs_on_gpu(scenario),
     )
 
@@ -96,19 +84,11 @@ def computing_alone(scenario: Scenario) -> Scenario:
     accelerate's mixed precision is FSDP's own: weights are gathered in the type of autocast, which
     then casts none of them.
     """
-    work, training = scenario.workload, scenario.workload.training
+    training = scenario.workload.training
     autocast = autocast_of(training) if training is not None else None
-    packed = work.loading.quantization is not None or scenario.model.quantization is not None
-    if training is None or autocast is None or packed:
+    if autocast is None or scenario.quantized:
         return scenario
-    lora = training.lora
-    if training.method != "full" and training.adapter_config is None:
-        lora = replace(lora or Lora(), dtype=autocast)
-    loading = replace(work.loading, dtype=autocast)
-    return replace(
-        scenario,
-        workload=replace(work, loading=loading, training=replace(training, lora=lora)),
-    )
+    return cast_alone(scenario, autocast)
 
 
 @dataclass
@@ -132,7 +112,7 @@ class _Held:
 class _Walk(Walk):
     def __init__(self, fsdp: Fsdp, alone: Recording) -> None:
         super().__init__(alone)
-        self._fsdp, self._alone = fsdp, alone
+        self._fsdp = fsdp
         self._units: dict[Unit, _Held] = {}
         self._last_gathered: Unit | None = None
         """The unit whose gathered bytes wait to be freed behind the next one's copy."""
@@ -147,16 +127,15 @@ class _Walk(Walk):
         self._owner: dict[Handle, Unit] = {}
 
     def events(self) -> Iterator[Event]:
-        runs = [list(run) for _, run in groupby(self._alone.events, key=lambda e: e.phase)]
-        for number, events in enumerate(runs):
+        for number, events in enumerate(self.runs):
             phase = events[0].phase
             if phase == "load":
                 yield from self._loaded(events)
             elif phase == "forward":
                 yield from self._forward(events)
             elif phase == "backward":
-                following = runs[number + 1][0].phase if number + 1 < len(runs) else ""
-                self._reduces = following != "forward"
+                following = self.runs[number + 1 : number + 2]
+                self._reduces = not following or following[0][0].phase != "forward"
                 yield from self._backward(events)
             else:
                 yield from self._step(events)
@@ -171,7 +150,7 @@ class _Walk(Walk):
             unit = self._unit_of(event)
             held = self._units.setdefault(unit, _Held())
             held.weights[event.handle] = event.num_bytes
-            trains = self._trains(event)
+            trains = self.trains(event)
             held.trained += event.num_bytes if trains else 0
             if self._fsdp.loads_whole:
                 yield event
@@ -195,10 +174,6 @@ class _Walk(Walk):
             yield self.make(("shard", unit), shard, "weights")
             for handle in held.weights:
                 yield self.free(handle)
-
-    def _trains(self, event: Event) -> bool:
-        adapted = "adapters" in self.kinds.values()
-        return not adapted or self.kinds.get(event.handle) == "adapters"
 
     def _unit_of(self, event: Event) -> Unit:
         if event.layer is not None:
@@ -358,8 +333,7 @@ class _Walk(Walk):
             yield self.make(gradient, shard, "gradients", REDUCE)
         else:
             yield self.make(("part", self._number), shard, "communication", REDUCE)
-            whole = ceil_div(round(held.trained * self._fsdp.stored), self._fsdp.degree)
-            yield self.make(gradient, whole, "gradients", REDUCE)
+            yield self.make(gradient, self._shard(held.trained, True), "gradients", REDUCE)
             yield self.free(("part", self._number))
         held.reduced = gradient
 

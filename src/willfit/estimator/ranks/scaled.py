@@ -72,7 +72,7 @@ class Scaled:
             elif size:
                 yield event._replace(num_bytes=size)
 
-    def has(self, phase: str) -> bool:
+    def has(self, phase: str, /) -> bool:
         """Whether the rank goes through a phase of the trace."""
         return _STANDS_FOR.get(phase, phase) in self.phases
 

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.estimator.ranks.rank import Ranks, Walk
+from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank, cast_alone
 from willfit.formulas.training.settings import autocast_of
 from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
-from willfit.scenario import Lora, Scenario
+from willfit.formulas.weights import loading_dtype
+from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Layer, Recording
 from willfit.units import ceil_div
 
-GATHER, REDUCE = 1, 2
-"""Streams of all-gathers and of reductions."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Zero:
+class Zero(WalkedRank):
     """How one rank's part is made."""
 
     stage: int
@@ -34,15 +31,9 @@ class Zero:
     loaded: float
     """Bytes of a weight as it is loaded for a byte of it as DeepSpeed casts it."""
 
-    def recording(self, alone: Recording) -> Recording:
-        """What this rank allocates where a single GPU makes ``alone``."""
-        walk = _Walk(self, alone)
-        events = list(walk.events())
-        return alone.with_events(events, {**alone.categories, **walk.categories})
-
-    def has(self, phase: str) -> bool:
-        """A rank goes through all phases."""
-        return bool(phase)
+    def walk(self, alone: Recording) -> Walk:
+        """Bucket by bucket."""
+        return _Walk(self, alone)
 
 
 def zero_ranks(scenario: Scenario, stage: int, degree: int) -> Ranks:
@@ -58,16 +49,14 @@ def zero_ranks(scenario: Scenario, stage: int, degree: int) -> Ranks:
 
 def zero_of(scenario: Scenario, stage: int, degree: int) -> tuple[Zero, Zero]:
     """Rank 0, and one of those that keep gradients while buckets are reduced."""
-    work = scenario.workload
-    training = work.training
+    training = scenario.workload.training
     assert training is not None
     cast = autocast_of(training)
-    own = work.loading.dtype or scenario.model.stored_dtype
-    packed = work.loading.quantization is not None or scenario.model.quantization is not None
+    own, _ = loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)
     trained: DType = own
     if training.method != "full":
         trained = (training.lora.dtype if training.lora is not None else None) or FLOAT32
-    loaded = 1.0 if cast is None or packed else own.block_bytes / cast.block_bytes
+    loaded = 1.0 if cast is None or scenario.quantized else own.block_bytes / cast.block_bytes
     one = Zero(
         stage=stage,
         degree=degree,
@@ -83,23 +72,19 @@ def casting_alone(scenario: Scenario) -> Scenario:
 
     runtime/engine.py `_configure_distributed_model`.
     """
-    work, training = scenario.workload, scenario.workload.training
+    training = scenario.workload.training
     cast = autocast_of(training) if training is not None else None
     if training is None or cast is None:
         return scenario
-    packed = work.loading.quantization is not None or scenario.model.quantization is not None
-    lora = training.lora
-    if training.method != "full" and training.adapter_config is None:
-        lora = replace(lora or Lora(), dtype=cast)
-    loading = work.loading if packed else replace(work.loading, dtype=cast)
-    training = replace(training, lora=lora, bf16=False, fp16=False)
-    return replace(scenario, workload=replace(work, loading=loading, training=training))
+    training = replace(training, bf16=False, fp16=False)
+    plain = replace(scenario, workload=replace(scenario.workload, training=training))
+    return cast_alone(plain, cast)
 
 
 class _Walk(Walk):
     def __init__(self, zero: Zero, alone: Recording) -> None:
         super().__init__(alone)
-        self._zero, self._alone = zero, alone
+        self._zero = zero
         self._weights: dict[Handle, int] = {}
         self._dropped: set[Handle] = set()
         self._bucket = 0
@@ -107,19 +92,17 @@ class _Walk(Walk):
         self._live: dict[Layer | None, int] = {}
         """Bytes of gathered weights by layer."""
         self._buffers = self._partition = self._started = False
-        adapted = "adapters" in self.kinds.values()
-        self._trained_handles = {
-            event.handle: event.num_bytes
+        trained = [
+            event.num_bytes
             for event in alone.events
-            if self.stays(event)
-            and event.phase == "load"
-            and self.kinds[event.handle] == ("adapters" if adapted else "weights")
-        }
-        self._trained = sum(self._trained_handles.values()) // zero.element_bytes
-
-    def _runs(self) -> list[tuple[str, list[Event]]]:
-        grouped = groupby(self._alone.events, key=lambda event: event.phase)
-        return [(phase, list(run)) for phase, run in grouped]
+            if event.phase == "load" and self.stays(event) and self.trains(event)
+        ]
+        self._tensors = len(trained)
+        """How many train."""
+        self._trained = sum(trained) // zero.element_bytes
+        """Values of all of them."""
+        self._by_layer: dict[Layer | None, int] = {None: 0}
+        """Bytes of whole weights outside of layers, then of each layer in the model's order."""
 
     @property
     def _share(self) -> int:
@@ -127,8 +110,9 @@ class _Walk(Walk):
         return ceil_div(self._trained, self._zero.degree)
 
     def events(self) -> Iterator[Event]:
-        for phase, events in self._runs():
+        for events in self.runs:
             self.at = events[0]
+            phase = self.at.phase
             if phase == "load":
                 yield from self._loaded(events)
                 continue
@@ -147,6 +131,8 @@ class _Walk(Walk):
             kind = self.kinds.get(event.handle)
             if self.stays(event):
                 self._weights[event.handle] = event.num_bytes
+                self._by_layer.setdefault(event.layer, 0)
+                self._by_layer[event.layer] += event.num_bytes
                 growth = self._zero.loaded if kind == "weights" else 1
                 yield event._replace(num_bytes=self._part(round(event.num_bytes * growth)))
             else:
@@ -171,19 +157,11 @@ class _Walk(Walk):
         """As many parameters as may be live; those that are used last in backward go last."""
         size = self._zero.element_bytes
         left = live_bytes(sum(self._weights.values()) // size, size)
-        for layer, num_bytes in self._by_layer():
+        for layer, num_bytes in self._by_layer.items():
             if self._zero.stage == 3 and left and layer not in self._live:
                 self._live[layer] = min(num_bytes, left)
                 left -= self._live[layer]
                 yield self.make(("live", layer), self._live[layer], "communication", GATHER)
-
-    def _by_layer(self) -> list[tuple[Layer | None, int]]:
-        """Bytes of whole weights outside of layers, then of each layer in the model's order."""
-        found: dict[Layer | None, int] = {None: 0}
-        for event in self._alone.events:
-            if event.num_bytes and event.handle in self._weights:
-                found[event.layer] = found.get(event.layer, 0) + event.num_bytes
-        return list(found.items())
 
     def _released(self, layer: Layer | None) -> Iterator[Event]:
         if self._live.pop(layer, 0):
@@ -258,7 +236,7 @@ class _Walk(Walk):
             if event.num_bytes and self.kinds.get(event.handle) == "optimizer_states"
         ]
         if states:  # of one tensor, which has all weights flat
-            kinds = max(1, round(len(states) / max(len(self._trained_handles), 1)))
+            kinds = max(1, round(len(states) / max(self._tensors, 1)))
             everything = sum(event.num_bytes for event in states)
             for number in range(kinds):
                 size = self._in_step(everything // kinds)

@@ -10,7 +10,7 @@ from willfit.dtypes import FLOAT32
 from willfit.formulas.attention import backward_temporary_bytes
 from willfit.formulas.gemm import Gemm
 from willfit.formulas.phase import ComponentName
-from willfit.formulas.training import fsdp, static
+from willfit.formulas.training import fsdp, static, zero
 from willfit.formulas.training.loss import (
     kept_logits_bytes,
     liger_loss_bytes,
@@ -80,8 +80,8 @@ class Backward:
         ]  # fmt: skip
         if self.step.gathered is not None or self.step.buckets is not None:
             moments = list(self._of_rank(moments))
-        elif self.step.live_bytes:
-            moments = list(self._with_live(moments))
+        elif self.step.live is not None:
+            moments = list(self._with_live(moments, self.step.live))
         if self.step.settings.optimizer.gradients_freed:
             update: Mapping[ComponentName, int] = {
                 "activations": kept + stream,
@@ -102,30 +102,12 @@ class Backward:
             parts = {**moment.parts, "activations": kept, "communication": there.communication}
             yield Moment(gradients=there.gradients, parts=parts, cached=there.cached)
 
-    def _with_live(self, moments: Sequence[Moment]) -> Iterator[Moment]:
-        """The same moments with what ZeRO-3 has gathered: towards the end less is left to gather.
-
-        A gradient larger than its bucket, the head's, is copied to be reduced, and stays for two
-        reductions more (stage3.py ``max_param_reduce_events``). What the rank keeps of all
-        gradients has a place of its own from the start.
-        """
-        step, layers = self.step, max(self.step.architecture.num_layers, 1)
-        rows = step.weights.rows
-        inside = sum(row.total_bytes for row in rows if row.row.count >= layers)
-        outside = step.as_computed(sum(row.total_bytes for row in rows) - inside)
-        layer = step.as_computed(inside // layers)
-        live, copy, kept = step.live_bytes, self._head_gradient(), step.sharded.gradients
-        waiting = copy if self._tied else 0
-        gradients = (kept, kept + copy, kept + copy, kept + waiting, kept + waiting)
-        amounts = (
-            live,
-            live + copy,
-            live,
-            min(live, outside + 2 * layer),
-            min(live, outside) + copy,
-        )
-        for moment, whole, amount in zip(moments, gradients, amounts, strict=True):
-            yield Moment(gradients=whole, parts={**moment.parts, "communication": amount})
+    def _with_live(self, moments: Sequence[Moment], live: zero.Live) -> Iterator[Moment]:
+        """The same moments with what ZeRO-3 has gathered."""
+        whole = live.at_moments(head=self._head_gradient(), tied=self.step.model.tied)
+        for moment, there in zip(moments, whole, strict=True):
+            parts = {**moment.parts, "communication": there.communication}
+            yield Moment(gradients=there.gradients, parts=parts)
 
     def _whole(self, above_first: int) -> tuple[int, Iterator[fsdp.Whole]]:
         """What layers above the first still keep at the moment before it, and what is whole when.
@@ -142,7 +124,7 @@ class Backward:
         if step.gathered is not None:
             units = step.gathered
             accumulated = units.all_trained if accumulates else 0
-            moments = fsdp.whole_at_moments(units, head=head, own=own, accumulated=accumulated)
+            moments = units.at_moments(head=head, own=own, accumulated=accumulated)
             return max(above_first, 0) // above, moments
         buckets = step.buckets
         assert buckets is not None
@@ -150,7 +132,7 @@ class Backward:
         left = whole if step.strategy == "zero1" else buckets.partition
         kept = max(above - buckets.layers_a_bucket, 0) / above
         return round(max(above_first, 0) * kept), buckets.at_moments(
-            head=head, tied=self._tied, own=own, accumulated=left if accumulates else 0
+            head=head, tied=self.step.model.tied, own=own, accumulated=left if accumulates else 0
         )
 
     def _head_update(self) -> int:
@@ -321,7 +303,7 @@ class Backward:
 
     def _embedding_gradient(self) -> int:
         """The gradient that the input embedding makes last; a tied one is there from the head."""
-        return self._table_gradient() if self._embedding_trained and not self._tied else 0
+        return self._table_gradient() if self._embedding_trained and not self.step.model.tied else 0
 
     @cached_property
     def _embedding_trained(self) -> bool:
@@ -330,7 +312,7 @@ class Backward:
     @cached_property
     def _head_trained(self) -> bool:
         """A head of its own, or the embedding that it shares."""
-        return self._trains_table(embedding=self._tied)
+        return self._trains_table(embedding=self.step.model.tied)
 
     def _trains_table(self, *, embedding: bool) -> bool:
         """Whether the embedding's or the head's V·h is trained."""
@@ -349,16 +331,12 @@ class Backward:
         autograd/input_buffer.cpp `can_accumulate_inplace`; an H200's runs: two tensors, not three).
         So is the one that TRL's fused head casts from float32 at its end.
         """
-        if not self._tied:
+        if not self.step.model.tied:
             return 0
         cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
         cast = cast and self.step.gathered is None and not self.step.deepspeed
         fused = self.step.settings.chunked_loss and self.step.training.trainer == "trl"
         return (1 if cast or fused else 2) * self.step.as_gathered(self._head_gradient())
-
-    @cached_property
-    def _tied(self) -> bool:
-        return any(row.tied_to is not None for row in self.step.model.tensors)
 
 
 @dataclass(frozen=True, kw_only=True)

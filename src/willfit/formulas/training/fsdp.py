@@ -46,6 +46,16 @@ class Unit(NamedTuple):
     """Of its gradients, in the type of the products."""
 
 
+class Whole(NamedTuple):
+    """What is alive at one moment of backward beside activations and temporaries."""
+
+    gradients: int
+    communication: int
+    """Gathered weights, and gradients on their way."""
+    cached: int = 0
+    """Free in the pools of other streams, where it was freed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
     """The units of a model on one of several ranks."""
@@ -65,7 +75,55 @@ class Gathered:
         """What this rank keeps of gradients of so many bytes."""
         return ceil_div(round(num_bytes * self.shard_growth), self.degree)
 
-    def whole(
+    @property
+    def tail_stays(self) -> bool:
+        """Whether the tail is reduced at the very end: it has the input embedding in it."""
+        return not self.embedding.gathered
+
+    @property
+    def all_trained(self) -> int:
+        """Bytes of all gradients as they are computed."""
+        return self.layers * self.layer.trained + self.tail.trained + self.embedding.trained
+
+    def at_moments(self, *, head: int, own: int, accumulated: int) -> Iterator[Whole]:
+        """At the loss, the last norm, the last layer, the second one, the first, and the end.
+
+        ``head``: bytes of the head's gradient; ``own``: of a layer's first gradient;
+        ``accumulated``: of whole gradients that wait for the last micro-batch. A layer in backward
+        has its weights whole, the next one's on their way, and the reduced gradients' input of the
+        one before.
+        """
+        layer, tail, embedding = self.layer, self.tail, self.embedding
+        every = self.shards(self.all_trained)
+        yield self._whole(accumulated, tail.gathered, gathering=0)
+        yield self._whole(max(accumulated, head), tail.gathered, gathering=0)
+        rest = (self.layers - 1) * layer.trained
+        following = layer.gathered
+        if self.tail_stays:
+            kept = max(accumulated, head)
+            yield self._whole(kept + own, tail.gathered + 2 * layer.gathered, gathering=following)
+            at_layer = tail.gathered + layer.trained
+            shards, waiting = self.shards(rest), head + own
+            communication = at_layer + 2 * layer.gathered
+            yield self._whole(waiting, communication, gathering=following, shards=shards)
+            yield self._whole(waiting, at_layer + layer.gathered, gathering=0, shards=shards)
+            shards = self.shards(rest + layer.trained)
+            yield self._whole(head, at_layer, gathering=0, shards=shards)
+            return
+        shards = self.shards(tail.trained)
+        kept = max(accumulated - shards, 0) + own
+        communication = tail.trained + 2 * layer.gathered
+        yield self._whole(kept, communication, gathering=following, shards=shards)
+        shards = self.shards(rest) + shards
+        communication = layer.trained + 2 * layer.gathered
+        yield self._whole(own, communication, gathering=following, shards=shards)
+        communication = layer.trained + layer.gathered + embedding.gathered
+        yield self._whole(own, communication, gathering=embedding.gathered, shards=shards)
+        shards = every - self.shards(embedding.trained)
+        communication = layer.trained + embedding.gathered
+        yield self._whole(embedding.trained, communication, gathering=0, shards=shards)
+
+    def _whole(
         self, gradients: int, communication: int, *, gathering: int, shards: int = 0
     ) -> Whole:
         """A moment with ``shards`` of gradients there and ``gathering`` bytes on their way.
@@ -78,61 +136,3 @@ class Gathered:
             cached = max(first + 2 * self.layer.gathered - communication, 0)
         cached += self.shards(self.all_trained) - shards
         return Whole(gradients + shards, communication, cached)
-
-    @property
-    def tail_stays(self) -> bool:
-        """Whether the tail is reduced at the very end: it has the input embedding in it."""
-        return not self.embedding.gathered
-
-    @property
-    def all_trained(self) -> int:
-        """Bytes of all gradients as they are computed."""
-        return self.layers * self.layer.trained + self.tail.trained + self.embedding.trained
-
-
-class Whole(NamedTuple):
-    """What is alive at one moment of backward beside activations and temporaries."""
-
-    gradients: int
-    communication: int
-    """Gathered weights, and gradients on their way."""
-    cached: int = 0
-    """Free in the pools of other streams, where it was freed."""
-
-
-def whole_at_moments(units: Gathered, *, head: int, own: int, accumulated: int) -> Iterator[Whole]:
-    """At the loss, the last norm, the last layer, the second one, the first, and the end.
-
-    ``head``: bytes of the head's gradient; ``own``: of a layer's first gradient; ``accumulated``:
-    of whole gradients that wait for the last micro-batch. A layer in backward has its weights
-    whole, the next one's on their way, and the reduced gradients' input of the one before.
-    """
-    layer, tail, embedding = units.layer, units.tail, units.embedding
-    every = units.shards(units.all_trained)
-    yield units.whole(accumulated, tail.gathered, gathering=0)
-    yield units.whole(max(accumulated, head), tail.gathered, gathering=0)
-    rest = (units.layers - 1) * layer.trained
-    following = layer.gathered
-    if units.tail_stays:
-        kept = max(accumulated, head)
-        yield units.whole(kept + own, tail.gathered + 2 * layer.gathered, gathering=following)
-        at_layer = tail.gathered + layer.trained
-        shards, waiting = units.shards(rest), head + own
-        communication = at_layer + 2 * layer.gathered
-        yield units.whole(waiting, communication, gathering=following, shards=shards)
-        yield units.whole(waiting, at_layer + layer.gathered, gathering=0, shards=shards)
-        shards = units.shards(rest + layer.trained)
-        yield units.whole(head, at_layer, gathering=0, shards=shards)
-        return
-    shards = units.shards(tail.trained)
-    kept = max(accumulated - shards, 0) + own
-    communication = tail.trained + 2 * layer.gathered
-    yield units.whole(kept, communication, gathering=following, shards=shards)
-    shards = units.shards(rest) + shards
-    communication = layer.trained + 2 * layer.gathered
-    yield units.whole(own, communication, gathering=following, shards=shards)
-    communication = layer.trained + layer.gathered + embedding.gathered
-    yield units.whole(own, communication, gathering=embedding.gathered, shards=shards)
-    shards = every - units.shards(embedding.trained)
-    communication = layer.trained + embedding.gathered
-    yield units.whole(embedding.trained, communication, gathering=0, shards=shards)

@@ -78,7 +78,6 @@ class Step:
     @cached_property
     def stream(self) -> Stream:
         """Types that the layers work in."""
-        quantized = self.weights.quantization is not None or self.model.quantization is not None
         autocast = self.settings.autocast
         residual = FLOAT32 if self.kbit or self.promotes else self.weights.dtype
         if autocast is not None and (self._gathers_in_half or self.deepspeed):
@@ -87,7 +86,7 @@ class Step:
             residual=residual,
             compute=autocast or residual,
             trained=self.adapter is None,
-            quantized=quantized,
+            quantized=self._packed,
             autocast=autocast is not None,
             fused_qkv=has_module(self.model, *FUSED_QKV),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
@@ -115,9 +114,6 @@ class Step:
             self.trainables, self.settings.optimizer, full_embeddings=trainer
         )
 
-    def _state_bytes(self, tensors: tuple[static.Trainable, ...]) -> int:
-        return static.optimizer_state_bytes(tensors, self.settings.optimizer)[0]
-
     @property
     def largest_gradient(self) -> int:
         """The one that is waiting where a step is a part of backward (LOMO)."""
@@ -126,37 +122,45 @@ class Step:
     @cached_property
     def sharded(self) -> parallel.Sharded:
         """What one rank holds under the strategy."""
-        gradients = static.total_bytes(self.trainables)
-        states = self.optimizer_state_bytes[0]
-        weights = self.as_computed(self.weight_bytes)
-        masters = 0
-        if self._has_masters:  # FSDP keeps what trains in float32 alone
-            weights, gradients, states = self._in_float32(gradients, states)
+        growth, masters = self._shard_growth, 0
+        gradients = growth * static.total_bytes(self.trainables)
+        states = growth * self.optimizer_state_bytes[0]
         if self.deepspeed:
             full = tuple(replace(t, dtype=FLOAT32) for t in self.trainables)
-            states = self._state_bytes(full)
+            states = static.optimizer_state_bytes(full, self.settings.optimizer)[0]
             masters = zero.MASTER_BYTES * self.trained_elements
             gradients = self._trained_as_computed
         return parallel.shard(
             self.strategy,
             degree=self.num_gpus,
-            weights=weights,
+            weights=self.as_computed(self.weight_bytes) * (growth if self.adapter is None else 1),
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
             optimizer_states=states,
             masters=masters,
         )
 
-    def _in_float32(self, gradients: int, states: int) -> tuple[int, int, int]:
-        weights = self.weight_bytes * (1 if self.adapter is not None else 2)
-        return weights, 2 * gradients, 2 * states
+    @cached_property
+    def live(self) -> zero.Live | None:
+        """What ZeRO-3 has gathered while it computes; None under other strategies."""
+        if not self.deepspeed or self.strategy != "zero3":
+            return None
+        rows = self.weights.rows
+        elements = sum(row.row.num_elements * row.row.count for row in rows)
+        inside = sum(row.total_bytes for row in rows if self._in_layers(row))
+        return zero.Live(
+            everything=zero.live_bytes(elements, self.stream.compute.block_bytes),
+            outside=self.as_computed(sum(row.total_bytes for row in rows) - inside),
+            layer=self.as_computed(inside // self._layers),
+            partition=self.sharded.gradients,
+        )
 
     @property
-    def live_bytes(self) -> int:
-        """Parameters that ZeRO-3 has gathered while it computes; 0 under other strategies."""
-        if not self.deepspeed or self.strategy != "zero3":
-            return 0
-        elements = sum(row.row.num_elements * row.row.count for row in self.weights.rows)
-        return zero.live_bytes(elements, self.stream.compute.block_bytes)
+    def _layers(self) -> int:
+        return max(self.architecture.num_layers, 1)
+
+    def _in_layers(self, row: LoadedRow) -> bool:
+        """Whether every layer has a tensor of the row."""
+        return row.row.count >= self._layers
 
     @property
     def deepspeed(self) -> bool:
@@ -180,16 +184,15 @@ class Step:
         """Of ZeRO's stages 1 and 2; None for any other strategy and for one GPU."""
         if not self.deepspeed or self.strategy == "zero3":
             return None
-        layers = max(self.architecture.num_layers, 1)
         if self.adapter is None:
-            rows = [row.row for row in self.trained_rows if row.row.count >= layers]
+            rows = [row.row for row in self.trained_rows if self._in_layers(row)]
             in_layers = sum(row.num_elements * row.count for row in rows)
         else:
             in_layers = self.trained_elements
         return zero.Buckets(
-            layers=layers,
+            layers=self._layers,
             element_bytes=self._trained_as_computed // max(self.trained_elements, 1),
-            layer_elements=in_layers // layers,
+            layer_elements=in_layers // self._layers,
             all_elements=self.trained_elements,
             partition=self.sharded.gradients,
         )
@@ -199,17 +202,17 @@ class Step:
         return self.adapter.dtype if self.adapter is not None else self.weights.dtype
 
     @property
-    def _has_masters(self) -> bool:
-        """Whether a rank of FSDP has what trains in float32 alone, though it was loaded in 16 bit.
+    def _shard_growth(self) -> int:
+        """2 where a rank of FSDP has in float32 alone what was loaded in 16 bit and trains.
 
         accelerate upcasts what FSDP trains where mixed precision is on (utils/fsdp_utils.py
         `fsdp2_prepare_model`); a plain loop's and float32 adapters stay as they are.
         """
         mixed = self.settings.autocast is not None and self.training.trainer != "loop"
         if self.strategy != "fsdp" or self.num_gpus == 1 or not mixed:
-            return False
+            return 1
         recent = fsdp.upcasts(self.stack, packed=self._packed)
-        return recent and self._trained_dtype.block_bytes < 4
+        return 2 if recent and self._trained_dtype.block_bytes < 4 else 1
 
     @property
     def _packed(self) -> bool:
@@ -225,11 +228,9 @@ class Step:
         """The adapter on one rank: sharded where weights are."""
         if self.adapter is None:
             return 0
-        own = static.total_bytes(self.trainables)
+        own = self._shard_growth * static.total_bytes(self.trainables)
         if self.deepspeed:
             own = self._trained_as_computed
-        elif self._has_masters:
-            own = 2 * own
         return ceil_div(own, self.num_gpus if self.strategy in ("fsdp", "zero3") else 1)
 
     @property
@@ -252,32 +253,30 @@ class Step:
         """The units of FSDP; None for any other strategy and for one GPU."""
         if self.strategy != "fsdp" or self.num_gpus == 1:
             return None
-        layers = max(self.architecture.num_layers, 1)
-        tied = any(row.tied_to is not None for row in self.model.tensors)
         carved = fsdp.is_carved(
-            self.stack, packed=self._packed, tied=tied, trainer=self.training.trainer
+            self.stack, packed=self._packed, tied=self.model.tied, trainer=self.training.trainer
         )
         sizes = {"layer": 0, "tail": 0, "embedding": 0}
         for row in self.weights.rows:
-            if row.row.count >= layers:
+            if self._in_layers(row):
                 unit = "layer"
             else:
                 unit = "embedding" if carved and "Embedding" in row.row.module else "tail"
             sizes[unit] += self.as_gathered(row.total_bytes)
-        sizes["layer"] //= layers
+        sizes["layer"] //= self._layers
         own, autocast = self._trained_dtype, self.settings.autocast
         compute = autocast if autocast is not None and own is FLOAT32 else own
-        growth = own.block_bytes / compute.block_bytes * (2 if self._has_masters else 1)
+        growth = own.block_bytes / compute.block_bytes * self._shard_growth
         if self.adapter is None:
             units = {name: fsdp.Unit(size, size) for name, size in sizes.items()}
         else:
             trained = static.total_bytes(self.trainables) * compute.block_bytes // own.block_bytes
             units = {name: fsdp.Unit(size, 0) for name, size in sizes.items()}
-            part = trained // layers
+            part = trained // self._layers
             units["layer"] = fsdp.Unit(sizes["layer"] + part, part)
         return fsdp.Gathered(
             degree=self.num_gpus,
-            layers=layers,
+            layers=self._layers,
             shard_growth=growth,
             copies_out=fsdp.is_second(self.stack, packed=self._packed),
             layer=units["layer"],

@@ -12,6 +12,8 @@ from typing import Final
 
 from willfit.formulas.training.fsdp import Whole
 
+STAGES: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""By the strategy's name."""
 BUCKET_ELEMENTS: Final = 500_000_000
 """``reduce_bucket_size`` of stages 1 and 2, whatever the model's size."""
 LIVE_ELEMENTS: Final = 1_000_000_000
@@ -65,6 +67,33 @@ class Buckets:
         yield Whole(kept + waiting, self.buffers + self.copy)
         yield Whole(kept + waiting + own, self.buffers, self.copy)
         yield Whole(kept + head, self.buffers, self.copy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """Stage 3: parameters that are gathered; towards the end less is left to gather."""
+
+    everything: int
+    """Bytes of as many as may be."""
+    outside: int
+    """Bytes of the whole weights outside of layers."""
+    layer: int
+    partition: int
+    """Bytes of the gradients that the rank keeps, which have a place from the start."""
+
+    def at_moments(self, *, head: int, tied: bool) -> Iterator[Whole]:
+        """At the loss, the last norm, the last layer, the first and the end.
+
+        ``head``: bytes of the head's gradient, larger than a bucket: it is copied to be reduced,
+        and stays for two reductions more (stage3.py ``max_param_reduce_events``).
+        """
+        kept, live = self.partition, self.everything
+        waiting = kept + (head if tied else 0)
+        yield Whole(kept, live)
+        yield Whole(kept + head, live + head)
+        yield Whole(kept + head, live)
+        yield Whole(waiting, min(live, self.outside + 2 * self.layer))
+        yield Whole(waiting, min(live, self.outside) + head)
 
 
 def live_bytes(elements: int, element_bytes: int) -> int:

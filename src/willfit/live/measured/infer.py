@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,6 +74,8 @@ def run_inference(scenario: Scenario, model: Any, meter: Meter) -> tuple[dict[st
             return _forward(model, asked, meter), []
         series: Series = []
         inputs = _prompt(model, asked)
+        # no token ends a text: ``min_new_tokens`` would do that too, with copies of the scores
+        model.generation_config.eos_token_id = None
         with _reading(model, meter, series, asked):
             _generate(model, inputs, asked, asked.new_tokens)
         meter.mark("decode")
@@ -137,13 +138,9 @@ def mask_of(ids: Any, *, padded: bool, left: bool = False) -> Any:
 
 
 def _generate(model: Any, inputs: dict[str, Any], asked: Asked, new_tokens: int) -> None:
-    """All of the new tokens: no token ends the text (``min_new_tokens`` would copy the scores)."""
-    settings = copy.deepcopy(model.generation_config)
-    settings.eos_token_id = None
     model.generate(
         **inputs,
         **asked.extra,
-        generation_config=settings,
         max_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from willfit.emitting.accelerate_config import ZERO, accelerate_config, deepspeed_config
+from willfit.emitting.accelerate_config import accelerate_config, deepspeed_config
 from willfit.errors import UnsupportedError
+from willfit.formulas.training.zero import STAGES
 from willfit.scenario import Scenario
 
-STRATEGIES: Final = ("ddp", "fsdp", *ZERO)
+STRATEGIES: Final = ("ddp", "fsdp", *STAGES)
 """Those whose processes can be tried one at a time."""
 NOTE: Final = (
     "rank 0 of {}: the others are torch's fake process group, which moves nothing; NCCL's buffers "
@@ -46,7 +47,7 @@ def as_rank(scenario: Scenario) -> Iterator[None]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     before = dict(os.environ)
-    if scenario.workload.loading.strategy not in ZERO:
+    if scenario.workload.loading.strategy not in STAGES:
         os.environ.update(_launched(scenario))
     os.environ.update(_ONE, WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
@@ -78,9 +79,9 @@ def _launched(scenario: Scenario) -> dict[str, str]:
 def zero_settings(scenario: Scenario) -> dict[str, Any]:
     """What ``TrainingArguments`` is given for DeepSpeed; empty for other strategies."""
     strategy = scenario.workload.loading.strategy
-    if strategy not in ZERO or num_ranks(scenario) == 1:
+    if strategy not in STAGES or num_ranks(scenario) == 1:
         return {}
-    return {"deepspeed": deepspeed_config(ZERO[strategy])}
+    return {"deepspeed": deepspeed_config(STAGES[strategy])}
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from willfit.emitting.accelerate_config import ZERO
 from willfit.errors import InputError, MissingLibraryError, UnsupportedError
 from willfit.formulas.training.settings import fill_training
+from willfit.formulas.training.zero import STAGES
 from willfit.live.measured.rank import STRATEGIES, num_ranks
 from willfit.scenario import Scenario
 
@@ -88,7 +88,7 @@ def _needs(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "peft", "an adapter"
     if training is None:
         return
-    if work.loading.strategy in ZERO:
+    if work.loading.strategy in STAGES:
         yield "deepspeed", f"--strategy {work.loading.strategy}"
     if training.method != "full":
         yield "peft", f"--train {training.method}"
