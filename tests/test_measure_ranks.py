@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from willfit.cli.main import main
 from willfit.cli.suite import scenario_of
+from willfit.live.beside import estimated
 from willfit.live.measured.here import measure_here
 from willfit.live.measured.load_model import random_tensors
 from willfit.live.measured.rank import as_rank, num_ranks
@@ -40,6 +41,17 @@ def test_a_rank_of_ddp_has_buckets_as_large_as_its_gradients() -> None:
     more = most(rank, "step") - most(alone, "step")
     assert more == pytest.approx(gradients, rel=0.02)
     assert any("rank 0 of 4" in note for note in rank.notes)
+
+
+def test_buckets_are_tensors_without_a_gpu_too() -> None:
+    """What stands beside a rank's measurement has them: as near as beside one GPU alone."""
+    near = []
+    for arguments in (TRAIN, f"{TRAIN} --strategy ddp --gpu A100x4"):
+        asked = scenario(arguments)
+        found = measure_here(asked, device="cpu")
+        amounts = estimated(asked, "formula", on_gpu=False).amounts
+        near.append(max(amounts.values()) / max(most(found, "forward"), most(found, "backward")))
+    assert near[1] == pytest.approx(near[0], abs=0.02)
 
 
 def test_a_rank_is_started_as_accelerate_would() -> None:

@@ -11,7 +11,7 @@ from willfit.scenario import Scenario
 from willfit.trace.recording import EMPTY_CACHE, Handle, Recording
 from willfit.units import round_up
 
-CUDA_ALONE: Final = ("workspaces", "communication", "fragmentation", "cuda_context")
+CUDA_ALONE: Final = ("workspaces", "fragmentation", "cuda_context")
 """Components that a host has none of."""
 
 
