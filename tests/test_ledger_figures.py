@@ -19,10 +19,14 @@ from benchmarks.ledger.row import Demand, Known, Miss, Outcome
 from benchmarks.ledger.run import judge_all, rows_of
 from benchmarks.ledger.summary import best_of, by_source, noise, overall, summarise
 
+from willfit.devices import parse_machine
+from willfit.dtypes import BFLOAT16
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.estimator.uncertainty import uncertainty
 from willfit.results import Component, Estimate, GpuEstimate, PhaseEstimate
+from willfit.scenario import Loading, Machine, Scenario, Training, Workload
+from willfit.sources.resolve import resolve
 
 
 def outcome(measured: int, estimated: int | None, **more: Any) -> Outcome:
@@ -308,3 +312,21 @@ def test_a_row_that_raises_ends_no_other(monkeypatch: pytest.MonkeyPatch, shared
     assert {o.reason for o in failed} == {"fails with ZeroDivisionError: by nothing"}
     assert len(failed) == len(rows[1]["measured"])
     assert {o.id for o in found} == {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "dtype", "wider"),
+    [("ddp", {"fp16": True}, 2), ("zero2", {"fp16": True}, 1), ("fsdp", {"fp16": True}, 1),
+     ("zero2", {"bf16": True}, 2), ("fsdp", {"bf16": True}, 2), ("fsdp", {}, 2)],
+)  # fmt: skip
+def test_bfloat16_that_is_cast_whole_is_not_emulated(
+    strategy: Any, dtype: dict[str, bool], wider: float
+) -> None:
+    """DeepSpeed and FSDP compute in the type that they cast to; autocast leaves norms as they are."""
+    machine = Machine(gpus=parse_machine("T4x2").gpus)
+    workload = Workload(
+        loading=Loading(dtype=BFLOAT16, strategy=strategy),
+        training=Training(method="lora", **dtype),
+    )
+    scenario = Scenario(model=resolve("gpt2"), workload=workload, machine=machine)
+    assert uncertainty(scenario, "formula", machine.gpus[0]).wider == wider

@@ -10,7 +10,7 @@ from tests.support.meta_spec import meta_model, spec_of_model
 from tests.test_trace import INT8, LORA, SMALL, STEP, normal
 
 from willfit.devices import parse_machine
-from willfit.dtypes import BFLOAT16, FLOAT32
+from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.estimator.outcome import load
@@ -218,6 +218,22 @@ def test_a_float32_model_s_adapters_under_mixed_precision(
     )
     for name in ("weights", "adapters", "optimizer_states"):
         assert held[name] == pytest.approx(known[name], rel=0.02, abs=MIB), name
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_fp16_s_scaler_sees_fsdp_s_float32_shards(llama: ModelSpec, method: Any) -> None:
+    """What is gathered in float16 has a shard in float32: nothing is refused, as on one GPU it is."""
+    half, brain = (
+        estimate(
+            scenario(llama, Workload(loading=Loading(strategy="fsdp", dtype=own), training=train), "L4x4"),
+            trace=True,
+        ).gpus[0].peak
+        for own, train in (
+            (FLOAT16, Training(method=method, fp16=True, **STEP)),
+            (BFLOAT16, Training(method=method, bf16=True, **STEP)),
+        )
+    )  # fmt: skip
+    assert half.allocated_bytes == pytest.approx(brain.allocated_bytes, abs=MIB)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp"])

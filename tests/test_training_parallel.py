@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from willfit.dtypes import BFLOAT16, DTYPES, FLOAT32, DType
+from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32, DType
 from willfit.formulas.phase import ComponentName, Phase
 from willfit.formulas.training.parallel import Sharded, shard
 from willfit.results import GpuEstimate
@@ -193,6 +193,40 @@ def test_fsdps_products_of_gathered_halves_are_not_cast_again() -> None:
     alone = step_phases("fsdp", FLOAT32, num_gpus=1, **long)["backward"].components
     assert mixed["activations"] == halves["activations"]
     assert alone["activations"] - mixed["activations"] > 2 * (PARAMS - 32000 * 4096)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero2", "zero3"])
+def test_weights_of_the_other_16_bit_type_are_cast_whole(strategy: Strategy) -> None:
+    """bfloat16 under fp16, as on a T4: a rank keeps what one that loaded float16 keeps.
+
+    On one GPU autocast casts each weight for itself, and keeps what it cast to the end of backward.
+    """
+    long: dict[str, Any] = {"fp16": True, "micro_batch_size": 8, "max_length": 1024}
+    own = step_phases(strategy, FLOAT16, **long)["backward"].components
+    other = step_phases(strategy, BFLOAT16, **long)["backward"].components
+    assert other == own
+    alone = step_phases(strategy, BFLOAT16, num_gpus=1, **long)["backward"].components
+    assert alone["activations"] - other["activations"] > 2 * (PARAMS - 32000 * 4096)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_no_more_is_gathered_than_packed_weights_have(trace: bool) -> None:
+    """In 4 bits this model has 0.4 of what it has in 16; adapters are gathered as well."""
+    import willfit
+    from willfit.scenario import Loading, Machine, Quantization, Scenario, Training, Workload
+
+    loading = Loading(strategy="zero3", quantization=Quantization(scheme="nf4"))
+    training = Training(method="qlora", micro_batch_size=1, max_length=64, bf16=True)
+    scenario = Scenario(
+        model=willfit.find_model("HuggingFaceTB/SmolLM2-135M"),
+        workload=Workload(loading=loading, training=training),
+        machine=Machine(gpus=willfit.parse_machine("L4x2").gpus),
+    )
+    gpu = willfit.estimate(scenario, trace=trace, search_limits=False).gpus[0]
+    [gathered] = [part for part in gpu.peak.components if part.name == "communication"]
+    [weights] = [part for part in gpu.peak.components if part.name == "weights"]
+    both = 2 * weights.num_bytes
+    assert both <= gathered.num_bytes < 1.1 * both
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def vllm_command(scenario: Scenario) -> str:
         "--max-num-seqs": str(inference.batch_size),
         "--gpu-memory-utilization": f"{_utilization(scenario):.2f}",
     }
-    gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
+    gpus = scenario.num_gpus
     if gpus > 1:
         split = scenario.workload.loading.strategy in ("tp", None)
         name = "--tensor-parallel-size" if split else "--pipeline-parallel-size"
@@ -110,7 +110,7 @@ def _served(scenario: Scenario) -> Scenario:
     """The scenario as vLLM runs it: its own engine, all GPUs in one group unless told otherwise."""
     workload = scenario.workload
     inference = replace(_inference(scenario, "vllm"), engine="vllm")
-    gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
+    gpus = scenario.num_gpus
     loading = workload.loading
     if gpus > 1 and loading.strategy is None:
         loading = replace(loading, strategy="tp")

@@ -26,7 +26,7 @@ class Launch:
 
 def launch(scenario: Scenario) -> Launch:
     """The scenario's strategy over its GPUs, as processes."""
-    gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
+    gpus = scenario.num_gpus
     strategy = strategy_of(scenario)
     if gpus == 1 or strategy in ("device_map", "dp"):
         return Launch(starter="python", num_processes=1, strategy=strategy)

@@ -211,7 +211,7 @@ def _placement(scenario: Scenario, keywords: Keywords) -> None:
         return
     if how.strategy in ("fsdp", "zero3"):
         return
-    gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
+    gpus = scenario.num_gpus
     if loading.max_memory is not None or (how.strategy == "device_map" and gpus > 1):
         keywords.set("device_map", "auto", "layer by layer over the devices")
         if loading.max_memory is not None:

@@ -109,11 +109,9 @@ def _host_copies(scenario: Scenario, share: Share, device_map: bool) -> int:
     A checkpoint loaded as it is stored stays a private mapping of its file, whose pages all ranks
     share (safetensors 0.6 `UntypedStorage.from_file`); another type is a copy of each rank's own.
     """
-    machine = scenario.machine
-    ranks = len(machine.gpus) if machine is not None else 1
     if device_map or strategy_of(scenario) not in RANKS:
         return 1
-    return ranks if share.weights.dtype is not scenario.model.stored_dtype else 1
+    return scenario.num_gpus if share.weights.dtype is not scenario.model.stored_dtype else 1
 
 
 def loading_of_one(scenario: Scenario, weights: LoadedWeights) -> Phase:

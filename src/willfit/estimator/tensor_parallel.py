@@ -24,7 +24,7 @@ _SPLIT: Final = ("Linear", "Conv1D", "QuantizedLinear")
 def split_by_tensor_parallel(scenario: Scenario, weights: LoadedWeights) -> Spread:
     """Equal shares of all GPUs; raises `InputError` where the heads do not divide."""
     machine, architecture = scenario.machine, scenario.model.architecture
-    degree = len(machine.gpus) if machine is not None else 1
+    degree = scenario.num_gpus
     if architecture is not None:
         _check_heads(architecture, degree)
     mine = replace(weights, rows=tuple(_slice(row, degree) for row in weights.rows))

@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from willfit.estimator.alone import alone_of
 from willfit.results import Level
 from willfit.scenario import Scenario
 from willfit.scenario.machine import Gpu
@@ -50,23 +51,26 @@ def uncertainty(
 ) -> Uncertainty:
     """Of a scenario on one of its GPUs; of its verdict's counter if none is named."""
     work = scenario.workload
-    num_gpus = len(scenario.machine.gpus) if scenario.machine is not None else 1
     kind: Work = "loading"
     if work.training is not None:
         kind = "training"
     elif work.inference is not None:
         kind = "inference"
-    dtype = work.loading.dtype or scenario.model.stored_dtype
-    trains_in_bf16 = work.training is not None and bool(work.training.bf16)
-    bfloat16 = trains_in_bf16 or (dtype is not None and dtype.name == "bfloat16")
     return _uncertainty(
         level,
         counter or _VERDICTS.get(level, "allocated"),
-        "several" if num_gpus > 1 else kind,
+        "several" if scenario.num_gpus > 1 else kind,
         gpu.sm if gpu is not None else 0,
         gpu.vendor if gpu is not None else "nvidia",
-        bfloat16=bfloat16,
+        bfloat16=_computes_in_bfloat16(alone_of(scenario)),
     )
+
+
+def _computes_in_bfloat16(alone: Scenario) -> bool:
+    loading, training = alone.workload.loading, alone.workload.training
+    dtype = loading.dtype or alone.model.stored_dtype
+    autocasts = training is not None and bool(training.bf16)
+    return autocasts or (dtype is not None and dtype.name == "bfloat16")
 
 
 def wider_range(scenario: Scenario, level: Level) -> list[str]:

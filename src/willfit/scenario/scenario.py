@@ -25,3 +25,8 @@ class Scenario:
         """Whether weights are packed, by loading or as they are stored."""
         loading = self.workload.loading.quantization
         return loading is not None or self.model.quantization is not None
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that share the work; 1 where none was named."""
+        return len(self.machine.gpus) if self.machine is not None else 1

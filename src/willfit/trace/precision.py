@@ -15,12 +15,15 @@ from willfit.errors import InputError
 class MixedPrecision:
     """``--bf16``, ``--fp16`` or none of them, around torch's own autocast and ``GradScaler``."""
 
-    def __init__(self, autocast: DType | None, *, accelerate: bool) -> None:
-        """``accelerate``: whether outputs come back in float32 (a plain loop leaves them)."""
+    def __init__(self, autocast: DType | None, *, accelerate: bool, scales: bool = True) -> None:
+        """``accelerate``: whether outputs come back in float32 (a plain loop leaves them).
+
+        ``scales``: whether fp16's scaler sees these gradients; FSDP's sees shards in float32.
+        """
         self._dtype = getattr(torch, autocast.name) if autocast is not None else None
         self._accelerate = accelerate
-        scales = autocast is FLOAT16
-        self._scaler: Any = torch.amp.GradScaler("cpu") if scales else None
+        scaled = scales and autocast is FLOAT16
+        self._scaler: Any = torch.amp.GradScaler("cpu") if scaled else None
 
     def check(self, parameters: Iterable[torch.Tensor]) -> None:
         """Refuse what the scaler refuses after the first backward."""

@@ -195,7 +195,8 @@ class _Job:
         decoding: Decoding | None = None
         try:
             if workload.training is not None and self._training is not None:
-                run_training(session, workload.training, self._training)
+                shards = workload.loading.strategy == "fsdp" and self._scenario.num_gpus > 1
+                run_training(session, workload.training, self._training, scales=not shards)
             elif workload.inference is not None and self._inference is not None:
                 decoding = run_inference(session, workload.inference, self._inference)
         except (InputError, UnsupportedError):

@@ -29,12 +29,19 @@ MICRO_STEPS: Final = 2
 """Micro-batches of a step that are run: the second finds gradients, as all later ones do."""
 
 
-def run_training(session: Session, training: Training, settings: TrainingSettings) -> None:
-    """Steps on the session's model, the longest batch last; its recording has them."""
+def run_training(
+    session: Session, training: Training, settings: TrainingSettings, *, scales: bool = True
+) -> None:
+    """Steps on the session's model, the longest batch last; its recording has them.
+
+    ``scales``: whether gradients are as fp16's scaler finds them (`MixedPrecision`).
+    """
     model: Any = session.model
     model.train()
     _set_up(model, session, settings)
-    precision = MixedPrecision(settings.autocast, accelerate=not settings.keeps_outputs)
+    precision = MixedPrecision(
+        settings.autocast, accelerate=not settings.keeps_outputs, scales=scales
+    )
     precision.check(model.parameters())
     with (
         optimizer_on_cuda(settings.optimizer_name),

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from willfit.dtypes import FLOAT32
+from willfit.estimator.alone import alone_of
 from willfit.estimator.outcome import packs_on_gpu
-from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank, cast_alone
+from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank
 from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
 from willfit.formulas.training.settings import autocast_of
 from willfit.formulas.weights import loading_dtype
@@ -55,7 +56,7 @@ def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
         ranks=[fsdp_of(scenario, degree)] * degree,
         note=f"FSDP's gathering and reducing on {degree} GPUs is replayed around one GPU's trace",
         notes={"communication": "gathered weights, and gradients on their way"},
-        alone=computing_alone(scenario),
+        alone=alone_of(scenario),
     )
 
 
@@ -76,19 +77,6 @@ def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
         carved=is_carved(stack, packed=packed, tied=scenario.model.tied, trainer=training.trainer),
         loads_whole=packs_on_gpu(scenario),
     )
-
-
-def computing_alone(scenario: Scenario) -> Scenario:
-    """The scenario whose single GPU computes as a rank does: gathered weights are 16 bit already.
-
-    accelerate's mixed precision is FSDP's own: weights are gathered in the type of autocast, which
-    then casts none of them.
-    """
-    training = scenario.workload.training
-    autocast = autocast_of(training) if training is not None else None
-    if autocast is None or scenario.quantized:
-        return scenario
-    return cast_alone(scenario, autocast)
 
 
 @dataclass

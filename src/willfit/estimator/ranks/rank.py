@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Protocol
 
-from willfit.dtypes import DType
 from willfit.estimator.replay import kinds_of
 from willfit.formulas.phase import ComponentName
-from willfit.scenario import Lora, Scenario
+from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Place, Recording
 
 COLLECTIVE: Final = Place("", "collective")
@@ -106,12 +105,3 @@ class Walk(ABC):
 
 
 _WEIGHTS: Final = ("weights", "adapters")
-
-
-def cast_alone(scenario: Scenario, dtype: DType) -> Scenario:
-    """The scenario with its weights, unless they are packed, and its adapters in this type."""
-    work, training = scenario.workload, scenario.workload.training
-    loading = work.loading if scenario.quantized else replace(work.loading, dtype=dtype)
-    if training is not None and training.method != "full" and training.adapter_config is None:
-        training = replace(training, lora=replace(training.lora or Lora(), dtype=dtype))
-    return replace(scenario, workload=replace(work, loading=loading, training=training))

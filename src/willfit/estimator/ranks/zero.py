@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from willfit.dtypes import FLOAT32, DType
-from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank, cast_alone
+from willfit.estimator.alone import alone_of
+from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank
 from willfit.formulas.training.settings import autocast_of
 from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
 from willfit.formulas.weights import loading_dtype
@@ -43,7 +44,7 @@ def zero_ranks(scenario: Scenario, stage: int, degree: int) -> Ranks:
         ranks=[first, *[other] * (degree - 1)],
         note=f"ZeRO-{stage} over {degree} GPUs is replayed around one GPU's trace",
         notes={"communication": "buckets" if stage < 3 else "gathered parameters"},
-        alone=casting_alone(scenario),
+        alone=alone_of(scenario),
     )
 
 
@@ -65,20 +66,6 @@ def zero_of(scenario: Scenario, stage: int, degree: int) -> tuple[Zero, Zero]:
         loaded=loaded,
     )
     return one, replace(one, first=False)
-
-
-def casting_alone(scenario: Scenario) -> Scenario:
-    """The scenario whose single GPU computes as a rank does: DeepSpeed casts, and no autocast does.
-
-    runtime/engine.py `_configure_distributed_model`.
-    """
-    training = scenario.workload.training
-    cast = autocast_of(training) if training is not None else None
-    if training is None or cast is None:
-        return scenario
-    training = replace(training, bf16=False, fp16=False)
-    plain = replace(scenario, workload=replace(scenario.workload, training=training))
-    return cast_alone(plain, cast)
 
 
 class _Walk(Walk):

@@ -73,14 +73,16 @@ class Step:
         and every stream after it.
         """
         autocast, own = self.settings.autocast, self.weights.dtype
-        return autocast is not None and own is not FLOAT32 and autocast is not own
+        if autocast is None or self._cast is not None or self.deepspeed:
+            return False
+        return own is not FLOAT32 and autocast is not own
 
     @cached_property
     def stream(self) -> Stream:
         """Types that the layers work in."""
         autocast = self.settings.autocast
         residual = FLOAT32 if self.kbit or self.promotes else self.weights.dtype
-        if autocast is not None and (self._gathers_in_half or self.deepspeed):
+        if autocast is not None and (self._cast is not None or self.deepspeed):
             residual, autocast = autocast, None
         return Stream(
             residual=residual,
@@ -145,11 +147,12 @@ class Step:
         if not self.deepspeed or self.strategy != "zero3":
             return None
         rows = self.weights.rows
-        elements = sum(row.row.num_elements * row.row.count for row in rows)
+        everything = sum(row.total_bytes for row in rows)
         inside = sum(row.total_bytes for row in rows if self._in_layers(row))
+        size = self.stream.compute.block_bytes
         return zero.Live(
-            everything=zero.live_bytes(elements, self.stream.compute.block_bytes),
-            outside=self.as_computed(sum(row.total_bytes for row in rows) - inside),
+            everything=zero.live_bytes(self.as_computed(everything) // size, size),
+            outside=self.as_computed(everything - inside),
             layer=self.as_computed(inside // self._layers),
             partition=self.sharded.gradients,
         )
@@ -265,7 +268,7 @@ class Step:
             sizes[unit] += self.as_gathered(row.total_bytes)
         sizes["layer"] //= self._layers
         own, autocast = self._trained_dtype, self.settings.autocast
-        compute = autocast if autocast is not None and own is FLOAT32 else own
+        compute = autocast or own
         growth = own.block_bytes / compute.block_bytes * self._shard_growth
         if self.adapter is None:
             units = {name: fsdp.Unit(size, size) for name, size in sizes.items()}
@@ -285,22 +288,29 @@ class Step:
         )
 
     @property
-    def _gathers_in_half(self) -> bool:
-        """Whether float32 weights are 16 bit where they are used: autocast has nothing to cast.
+    def _cast(self) -> DType | None:
+        """Another type that weights have where they are used: autocast has nothing to cast.
 
         accelerate 1.15 dataclasses.py `FullyShardedDataParallelPlugin.set_mixed_precision`;
         DeepSpeed casts the whole model instead (runtime/engine.py `_configure_distributed_model`).
         """
         sharded = self.deepspeed or (self.strategy == "fsdp" and self.num_gpus > 1)
-        return sharded and self.settings.autocast is not None and self.weights.dtype is FLOAT32
+        if not sharded or self._packed or self.settings.autocast is self.weights.dtype:
+            return None
+        return self.settings.autocast
 
     def as_computed(self, num_bytes: int) -> int:
         """Bytes of weights as DeepSpeed casts them; others keep them as they are."""
-        return num_bytes // 2 if self.deepspeed and self._gathers_in_half else num_bytes
+        return self.as_gathered(num_bytes) if self.deepspeed else num_bytes
 
     def as_gathered(self, num_bytes: int) -> int:
         """Bytes of weights, or of their gradients, in the type in which FSDP gathers them."""
-        return num_bytes // 2 if self._gathers_in_half else num_bytes
+        cast = self._cast
+        return (
+            num_bytes
+            if cast is None
+            else num_bytes * cast.block_bytes // self.weights.dtype.block_bytes
+        )
 
     def length_of(self, group: LayerGroup) -> int:
         """Positions of a sequence in a layer: an encoder's may be fixed (Whisper's frames)."""

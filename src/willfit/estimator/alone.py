@@ -1,0 +1,38 @@
+"""Alone: what one GPU would run that computes as each rank of several does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from willfit.dtypes import DType
+from willfit.formulas.training.settings import autocast_of
+from willfit.formulas.training.zero import STAGES
+from willfit.scenario import Lora, Scenario
+
+
+def alone_of(scenario: Scenario) -> Scenario:
+    """The scenario of a single GPU, in the type that the ranks compute in.
+
+    Under FSDP, accelerate's mixed precision is FSDP's own: weights are gathered in the type of
+    autocast, which then casts none of them. Under ZeRO DeepSpeed casts, and no autocast does
+    (runtime/engine.py `_configure_distributed_model`).
+    """
+    work, strategy = scenario.workload, scenario.workload.loading.strategy
+    cast = autocast_of(work.training) if work.training is not None else None
+    if work.training is None or cast is None or scenario.num_gpus == 1:
+        return scenario
+    if strategy == "fsdp" and not scenario.quantized:
+        return _in(scenario, cast)
+    if strategy in STAGES:
+        training = replace(work.training, bf16=False, fp16=False)
+        return _in(replace(scenario, workload=replace(work, training=training)), cast)
+    return scenario
+
+
+def _in(scenario: Scenario, dtype: DType) -> Scenario:
+    """With its weights, unless they are packed, and its adapters in this type."""
+    work, training = scenario.workload, scenario.workload.training
+    loading = work.loading if scenario.quantized else replace(work.loading, dtype=dtype)
+    if training is not None and training.method != "full" and training.adapter_config is None:
+        training = replace(training, lora=replace(training.lora or Lora(), dtype=dtype))
+    return replace(scenario, workload=replace(work, loading=loading, training=training))
