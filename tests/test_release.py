@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import willfit
 from willfit.errors import InputError
+from willfit.live.memory import holders
 from willfit.live.memory.counters import Counted, FakeCounters
 from willfit.live.memory.holders import Search, find_holders
 from willfit.live.memory.storages import Storage, alive, storages_of
@@ -49,7 +50,7 @@ class Leaks:
         exec(compile(code, "leaky.py", "exec"), vars(self.module))
 
     def search(self, **options: Any) -> Search:
-        """With patience: how long it takes beside what 3,000 other tests left is no test's matter."""
+        """With patience: how long it takes beside what 7,000 other tests left is no test's matter."""
         return find_holders(self.storages.values(), **{"time_limit": 60.0, **options})
 
     def are_gone(self) -> bool:
@@ -661,6 +662,17 @@ def test_a_million_objects_are_searched(leaks: Leaks) -> None:
         ("generator", everything), ("optimizer", everything)
     }  # fmt: skip
     assert found.is_complete and len(many) == 1_000_000
+
+
+def test_where_each_look_takes_long_a_search_has_some(
+    leaks: Leaks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is as many looks at all objects, whatever one takes on this machine and heap."""
+    monkeypatch.setattr(holders, "TIME_LIMIT", 0.0)
+    leaks.run("models = {'best': [make()]}")
+    found = leaks.search(time_limit=None)
+    assert found.is_complete
+    assert [one.line for one in found.holders] == ["import leaky; del leaky.models['best'][0]"]
 
 
 def test_a_search_without_time_says_so(leaks: Leaks) -> None:

@@ -20,6 +20,12 @@ from willfit.units import format_bytes
 
 TIME_LIMIT: Final = 1.5
 """Seconds of the processor for a search, of which autograd's graphs take a third at most."""
+LOOKS: Final = 20
+"""As many looks at all objects, a census each, as a search may take where they take longer.
+
+A heap of many millions of objects, or a machine whose memory is busy: a climb of a few levels is a
+few such looks, and the collections of garbage that come before it have taken as long.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +62,11 @@ Act = Callable[[Named, Any], bool]
 
 
 def find_holders(
-    storages: Iterable[Storage], *, time_limit: float = TIME_LIMIT, act: Act | None = None
+    storages: Iterable[Storage], *, time_limit: float | None = None, act: Act | None = None
 ) -> Search:
     """Who keeps these storages, those with the most bytes first.
 
+    ``time_limit``: seconds of the processor; by default `TIME_LIMIT`, or `LOOKS` if that is more.
     ``act`` is told of every special holder (a generator, a cache, a future…) and may make it let
     go. Nothing of what is found is kept: the result is words and numbers.
     """
@@ -70,6 +77,8 @@ def find_holders(
     sizes = {key: one.num_bytes for key, one in wanted.items()}
     with looking():
         census = take_census()
+        if time_limit is None:
+            time_limit = max(TIME_LIMIT, LOOKS * (time.thread_time() - spent))
         starts = starts_for(census, sizes, spent + time_limit / 3)
     shy = [*census.futures, *user_arrays()]
     del census

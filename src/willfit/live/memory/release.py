@@ -69,7 +69,8 @@ def release(
     ``futures`` (results and errors forgotten), ``caches`` (of functools), ``exceptions`` (their
     tracebacks), ``executors`` (waiting tasks cancelled).
     ``force``: take the tensors out of the given models in place, whoever still holds the models.
-    ``verify``: look for holders; takes two seconds at most. ``mark``: bytes in use before the work
+    ``verify``: look for holders; takes two seconds at most, or as long as some twenty passes over
+    all objects where there are many millions of them. ``mark``: bytes in use before the work
     began, by device, as `Watched.mark` has it. ``quiet``: print nothing to stderr.
 
     Without CUDA the same is done and verified for tensors in host memory. Raises `InputError` for

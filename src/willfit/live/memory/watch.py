@@ -53,7 +53,7 @@ def watch(
     To know the block's own peak, torch's is begun anew: `WatchedDevice.overall_peak_bytes` is what
     ``max_memory_allocated`` would have said. Blocks may stand in blocks.
 
-    ``quiet``: print nothing to stderr. ``holders``: look for them (up to two seconds).
+    ``quiet``: print nothing to stderr. ``holders``: look for them (see `release`).
     """
     if not isinstance(label, str):
         raise InputError("watch takes a label: write @willfit.watch() with the parentheses")
