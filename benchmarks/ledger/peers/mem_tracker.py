@@ -105,7 +105,7 @@ def _adapted(model: Any, training: Training) -> Any:
     if training.adapter_config is not None:
         config: Any = peft.get_peft_config(dict(training.adapter_config))
     else:
-        lora = training.lora
+        lora = training.lora_config
         assert lora is not None
         targets: Any = lora.target_modules and list(lora.target_modules)
         config = peft.LoraConfig(

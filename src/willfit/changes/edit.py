@@ -51,4 +51,4 @@ def training_of(scenario: Scenario) -> Training:
 
 def lora_of(scenario: Scenario) -> Lora:
     """The adapter that is trained, PEFT's defaults where nothing was given."""
-    return training_of(scenario).lora or Lora()
+    return training_of(scenario).lora_config or Lora()

@@ -83,7 +83,7 @@ def _fp16_scales(scenario: Scenario) -> str | None:
     quantized = scenario.workload.loading.quantization is not None
     if training.trainer == "trl" and quantized and training.method != "full":
         return "TRL casts adapters on quantised weights to bfloat16, which GradScaler refuses"
-    lora = training.lora
+    lora = training.lora_config
     if lora is not None and lora.dtype not in (None, FLOAT32):
         return f"GradScaler does not unscale {lora.dtype.name} gradients"
     return None

@@ -35,10 +35,11 @@ def adapter_call(scenario: Scenario) -> Call | None:
     """The config of the scenario's adapter; None where there is none."""
     workload = scenario.workload
     training, inference = workload.training, workload.inference
-    if training is not None and training.method != "full":
-        if training.adapter_config is not None:
-            return _other_method(training.adapter_config)
-        return _lora(scenario, training.lora or Lora())
+    if training is not None and training.method != "full" and training.adapter_config is not None:
+        return _other_method(training.adapter_config)
+    lora = training.lora_config if training is not None else None
+    if lora is not None:
+        return _lora(scenario, lora)
     if inference is not None and inference.lora is not None:
         return _lora(scenario, inference.lora)
     return None
@@ -109,7 +110,7 @@ def trainable_dtype(scenario: Scenario) -> DType | None:
 def _lora_of(scenario: Scenario) -> Lora | None:
     training, inference = scenario.workload.training, scenario.workload.inference
     if training is not None:
-        return training.lora
+        return training.lora_config
     return inference.lora if inference is not None else None
 
 

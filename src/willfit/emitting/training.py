@@ -115,7 +115,7 @@ def _all_adapters_used(scenario: Scenario) -> bool:
     architecture = scenario.model.architecture
     how = launch(scenario)
     return (
-        _training(scenario).lora is not None
+        _training(scenario).lora_config is not None
         and how.strategy == "ddp"
         and how.num_processes > 1
         and architecture is not None

@@ -270,7 +270,7 @@ def _trainer(
     if trainer != "trl":
         lines.append("    data_collator=collator,")
     lines.append(")")
-    lora = training.lora
+    lora = training.lora_config
     if trainer == "trl" and lora is not None and _quantised(scenario):
         lines += _cast(
             lora.dtype or FLOAT32, "SFTTrainer makes adapters of packed weights bfloat16"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from willfit.dtypes import DType
 from willfit.formulas.training.settings import autocast_of
 from willfit.formulas.training.zero import STAGES
-from willfit.scenario import Lora, Scenario
+from willfit.scenario import Scenario
 
 
 def alone_of(scenario: Scenario) -> Scenario:
@@ -33,6 +33,7 @@ def _in(scenario: Scenario, dtype: DType) -> Scenario:
     """With its weights, unless they are packed, and its adapters in this type."""
     work, training = scenario.workload, scenario.workload.training
     loading = work.loading if scenario.quantized else replace(work.loading, dtype=dtype)
-    if training is not None and training.method != "full" and training.adapter_config is None:
-        training = replace(training, lora=replace(training.lora or Lora(), dtype=dtype))
+    lora = training.lora_config if training is not None else None
+    if training is not None and lora is not None:
+        training = replace(training, lora=replace(lora, dtype=dtype))
     return replace(scenario, workload=replace(work, loading=loading, training=training))

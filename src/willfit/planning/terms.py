@@ -75,6 +75,6 @@ def trained_bytes(made: Estimate) -> int:
     if workload.training.method == "full":
         dtype = workload.loading.dtype or made.scenario.model.stored_dtype
         return dtype.num_bytes(made.num_params)
-    lora = workload.training.lora
+    lora = workload.training.lora_config
     dtype = FLOAT32 if lora is None or lora.dtype is None else lora.dtype
     return dtype.num_bytes(made.num_trainable_params)

@@ -189,7 +189,7 @@ def handover(first: Scenario, second: Scenario, place: Place, asking: Asking) ->
     training, inference = first.workload.training, second.workload.inference
     notes: list[str] = []
     if training is not None and inference is not None:
-        adapted = replace(second.workload, inference=replace(inference, lora=training.lora))
+        adapted = replace(second.workload, inference=replace(inference, lora=training.lora_config))
         second = replace(second, workload=adapted)
         mine, its = first.workload.loading.quantization, second.workload.loading.quantization
         if mine != its:

@@ -94,7 +94,8 @@ def _peft(work: Workload) -> str | None:
         return None
     if training.adapter_config is not None:
         return str(training.adapter_config.get("peft_type"))
-    return f"LoRA r{training.lora.r}" if training.lora is not None else "LoRA"
+    lora = training.lora_config
+    return f"LoRA r{lora.r}" if lora is not None else "LoRA"
 
 
 def _entry(line: Line) -> dict[str, Any]:

@@ -145,6 +145,16 @@ class Training:
     group_by_length: bool = False
     """Batches of rows of like length: the longest batch stays, the mean one is padded less."""
 
+    @property
+    def lora_config(self) -> Lora | None:
+        """The LoRA adapter that is trained: PEFT's defaults where nothing more was said.
+
+        None where the model itself is trained, or another method's adapter.
+        """
+        if self.method == "full" or self.adapter_config is not None:
+            return None
+        return self.lora or Lora()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:

@@ -161,7 +161,7 @@ class _Job:
         """The adapter that is trained or run; one that is merged is in the weights."""
         work = self._scenario.workload
         if work.training is not None:
-            return work.training.lora
+            return work.training.lora_config
         inference = work.inference
         return inference.lora if inference is not None and not inference.merge_adapter else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from willfit.dtypes import FLOAT32, DType
+from willfit.dtypes import FLOAT32
 from willfit.estimator.alone import alone_of
 from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank
 from willfit.formulas.training.settings import autocast_of
@@ -54,9 +54,9 @@ def zero_of(scenario: Scenario, stage: int, degree: int) -> tuple[Zero, Zero]:
     assert training is not None
     cast = autocast_of(training)
     own, _ = loading_dtype(scenario.model, scenario.workload.loading, scenario.stack)
-    trained: DType = own
+    trained, lora = own, training.lora_config
     if training.method != "full":
-        trained = (training.lora.dtype if training.lora is not None else None) or FLOAT32
+        trained = (lora.dtype if lora is not None else None) or FLOAT32
     loaded = 1.0 if cast is None or scenario.quantized else own.block_bytes / cast.block_bytes
     one = Zero(
         stage=stage,

@@ -26,7 +26,7 @@ from willfit.formulas.timing.step import StepWork, Trained, step_work
 from willfit.formulas.timing.work import Cost, costs
 from willfit.formulas.training.settings import TrainingSettings, fill_training
 from willfit.scenario import Scenario
-from willfit.scenario.workload import Lora, Training
+from willfit.scenario.workload import Training
 
 SHARDED_STATES = ("fsdp", "zero1", "zero2", "zero3")
 """Strategies under which every GPU steps its part of the parameters."""
@@ -198,8 +198,8 @@ def _trained(training: Training, prepared: Prepared) -> Trained:
         return Trained(params=params, tensors=tensors, dtype=dtype, adapter=None, share=share,
                        kbit=kbit, liger=liger, offloads=offloads)  # fmt: skip
     adapter, params = None, 0.0
-    if training.adapter_config is None:
-        adapter, params = prepared.adapter(training.lora or Lora())
+    if (lora := training.lora_config) is not None:
+        adapter, params = prepared.adapter(lora)
     return Trained(
         params=params,
         tensors=sum(count for _, count in adapter.shapes()) if adapter is not None else 0,

@@ -20,7 +20,7 @@ from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.stack import Stack
-from willfit.scenario.workload import Lora, Strategy, Training
+from willfit.scenario.workload import Strategy, Training
 from willfit.units import ceil_div
 
 
@@ -81,9 +81,8 @@ def training_step(
             f"optimizer {settings.optimizer_name} has no closed formula: --trace (willfit[trace]) "
             "runs it"
         )
-    adapter, adapter_notes = (
-        (None, ()) if training.method == "full" else build_adapter(model, training.lora or Lora())
-    )
+    lora = training.lora_config
+    adapter, adapter_notes = build_adapter(model, lora) if lora is not None else (None, ())
     step = Step(
         model=model,
         architecture=architecture,

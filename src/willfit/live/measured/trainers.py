@@ -111,7 +111,7 @@ def _sft_trainer() -> Any:
 def _cast_back(scenario: Scenario, model: Any) -> None:
     """SFTTrainer makes adapters of packed weights bfloat16; what `emit` writes undoes it."""
     training = scenario.workload.training
-    lora = training.lora if training is not None else None
+    lora = training.lora_config if training is not None else None
     packed = scenario.workload.loading.quantization or scenario.model.quantization
     if lora is None or packed is None:
         return
