@@ -339,6 +339,10 @@ OLD = Stack(versions={**TESTED, "transformers": "4.46"})
         ("max_memory=cpu", LLAMA, "T4", {"loading": loads(None, NF4), "inference": Inference()},
          "bitsandbytes refuses"),
         ("optim=adamw_8bit", LLAMA, "T4", lora(optimizer="sgd"), "sgd keeps no more"),
+        ("optim=adamw_8bit", LLAMA, "A100x2", {
+            "loading": Loading(strategy="fsdp"), "training": Training(method="full")}, "shards"),
+        ("strategy=fsdp", LLAMA, "A100x2", {"training": Training(
+            method="full", optimizer="paged_adamw_8bit")}, "shards"),
         ("optim=lomo", LLAMA, "A100", {"training": Training(
             method="full", gradient_accumulation_steps=4)}, "accumulate"),
         ("use_reentrant=True", LLAMA, "T4", lora(NF4, gradient_checkpointing=True), "LLM.int8"),

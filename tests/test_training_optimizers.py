@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +117,75 @@ def test_every_name_of_the_trainer_is_known_traced_or_refused() -> None:
     for name in REFUSED:
         with pytest.raises(InputError, match=f"{name}: "):
             find_optimizer(name)
+
+
+SHARDS = """
+import json, sys, warnings
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import Trainer, TrainingArguments
+
+warnings.filterwarnings("ignore")
+dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+mesh = init_device_mesh("cpu", (2,))
+found = {}
+for name in sys.argv[2:]:
+    model = torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.Linear(256, 256))
+    for layer in model:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    targets = ["0", "1"] if name.startswith(("galore", "apollo")) else None
+    given = TrainingArguments(sys.argv[1], optim=name, use_cpu=True, report_to=[], optim_target_modules=targets)
+    try:
+        cls, options = Trainer.get_optimizer_cls_and_kwargs(given, model)
+    except (ImportError, ValueError):
+        continue  # its package is not installed
+    optimizer = cls(options.pop("params", list(model.parameters())), **options)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    model(torch.randn(4, 256)).sum().backward()
+    try:
+        optimizer.step()
+        found[name] = ""
+    except (RuntimeError, NotImplementedError) as error:
+        found[name] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_optimizers_that_stop_at_fsdps_shards_are_known(tmp_path: Path) -> None:
+    """Each that the Trainer makes is stepped on the shards of a real `fully_shard`."""
+    from transformers.training_args import OptimizerNames
+
+    names = {one.value for one in OptimizerNames} & {*OPTIMIZERS, *LOW_RANK}
+    asked = sorted(name for name in names if "lomo" not in name and "layerwise" not in name)
+    ran = subprocess.run(
+        [sys.executable, "-c", SHARDS, str(tmp_path), *asked],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
+    assert {"adamw_torch_fused", "adamw_8bit", "lion_32bit", "adafactor"} <= found.keys()
+    assert {name: find_optimizer(name).whole_tensors for name in found} == {
+        name: bool(error) for name, error in found.items()
+    }
+    assert all("DTensor" in error or "sharding" in error for error in found.values() if error)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_an_optimizer_that_takes_no_shards_is_refused_under_fsdp(trace: bool) -> None:
+    import willfit
+    from willfit.scenario import Loading, Machine, Scenario, Training, Workload
+
+    def asked(optimizer: str, strategy: Any) -> Scenario:
+        training = Training(method="full", optimizer=optimizer, micro_batch_size=1, max_length=32)
+        return Scenario(
+            model=willfit.find_model("HuggingFaceTB/SmolLM2-135M"),
+            workload=Workload(loading=Loading(strategy=strategy), training=training),
+            machine=Machine(gpus=willfit.parse_machine("L4x2").gpus),
+        )
+
+    with pytest.raises(InputError, match="adamw_8bit cannot step FSDP's shards"):
+        willfit.estimate(asked("adamw_8bit", "fsdp"), trace=trace, search_limits=False)
+    assert willfit.estimate(asked("adamw_8bit", "zero2"), trace=trace, search_limits=False).gpus

@@ -150,6 +150,7 @@ LAYER = (PARAMS - ROOT) // 32
         (FLOAT32, {"bf16": True}, "step", "optimizer_states", 8 * PARAMS // 8),
         # foreach copies once what this rank updates
         (BFLOAT16, {"trainer": "loop"}, "step", "temporaries", 2 * PARAMS // 8),
+        (BFLOAT16, {"bf16": True}, "step", "temporaries", 4 * PARAMS // 8),
     ],
 )  # fmt: skip
 def test_an_fsdp_rank_by_hand(
@@ -167,7 +168,16 @@ def test_an_fsdp_rank_by_hand(
         ("zero2", BFLOAT16, {"bf16": True}, "step", "optimizer_states", 12 * PARAMS // 8),
         ("zero2", FLOAT32, {}, "step", "weights", 4 * PARAMS),
         ("zero2", FLOAT32, {}, "step", "optimizer_states", 12 * PARAMS // 8),
-        ("zero1", BFLOAT16, {"bf16": True}, "step", "gradients", 2 * PARAMS // 8),
+        # which are flat: no matrix to factor, no embedding to spare from 8 bits
+        ("zero2", BFLOAT16, {"bf16": True, "optimizer": "adafactor"}, "step", "optimizer_states",
+         (4 + 4) * PARAMS // 8),
+        ("zero2", BFLOAT16, {"bf16": True, "optimizer": "adafactor"}, "step", "temporaries",
+         2 * 4 * PARAMS // 8),
+        ("zero2", BFLOAT16, {"bf16": True, "optimizer": "adamw_8bit"}, "step", "optimizer_states",
+         (4 + 2 + 8 / 256) * PARAMS // 8),
+        # and so are the gradients that they are stepped by; stage 3 keeps the 16-bit ones besides
+        ("zero1", BFLOAT16, {"bf16": True}, "step", "gradients", 4 * PARAMS // 8),
+        ("zero3", BFLOAT16, {"bf16": True}, "step", "gradients", (4 + 2) * PARAMS // 8),
         # two buckets of 5e8 values and the copy of one whose gradients fill it
         ("zero2", BFLOAT16, {"bf16": True}, "backward", "communication", 3 * 2 * 500_000_000),
         # at most 1e9 parameters are gathered, none in the step; the head's gradient is copied

@@ -10,6 +10,8 @@ from willfit.changes.current import dtype_of, optimizer_name
 from willfit.changes.edit import training_of, with_training
 from willfit.changes.guards import trains, with_bitsandbytes
 from willfit.errors import InputError
+from willfit.estimator.spread import strategy_of
+from willfit.formulas.training.fsdp import refuses_shards
 from willfit.formulas.training.optimizers import OPTIMIZERS, find_optimizer
 from willfit.scenario import Scenario
 
@@ -86,6 +88,18 @@ def _fused_into_backward(scenario: Scenario) -> str | None:
     return None
 
 
+def _takes_shards(name: str) -> Guard:
+    """It steps what FSDP shares out, where that is the strategy."""
+
+    def guard(scenario: Scenario) -> str | None:
+        sharded = strategy_of(scenario) == "fsdp" and scenario.num_gpus > 1
+        if sharded and refuses_shards(name, scenario.stack, packed=scenario.quantized):
+            return f"{name} cannot step FSDP's shards"
+        return None
+
+    return guard
+
+
 def _through_trainer(scenario: Scenario) -> str | None:
     return None if training_of(scenario).trainer != "loop" else "it is a setting of the Trainer"
 
@@ -101,7 +115,9 @@ def _row(
         id=f"optim={name}",
         setting="optim",
         title=title,
-        apply=guarded(partial(_set, name), trains, *bitsandbytes, *guards, _saves(name)),
+        apply=guarded(
+            partial(_set, name), trains, *bitsandbytes, *guards, _takes_shards(name), _saves(name)
+        ),
         quality=quality,
         quality_reason=reason,
         effort=effort,

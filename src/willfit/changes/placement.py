@@ -6,10 +6,11 @@ from functools import partial
 from typing import Final
 
 from willfit.changes.change import Change, Effort, Guard, guarded
-from willfit.changes.current import gpus
+from willfit.changes.current import gpus, optimizer_name
 from willfit.changes.edit import with_loading
 from willfit.changes.guards import infers, on_transformers, several, trains
 from willfit.estimator.spread import strategy_of
+from willfit.formulas.training.fsdp import refuses_shards
 from willfit.scenario import Scenario
 from willfit.scenario.workload import Strategy
 
@@ -31,6 +32,10 @@ def _shards_more(strategy: Strategy) -> Guard:
         now = strategy_of(scenario)
         if strategy in ("zero3", "fsdp") and scenario.quantized:
             return f"{strategy} does not shard quantised weights as they are loaded here"
+        if strategy == "fsdp" and (training := scenario.workload.training) is not None:
+            name = optimizer_name(scenario, training)
+            if refuses_shards(name, scenario.stack, packed=False):
+                return f"{name} cannot step FSDP's shards"
         shards = now in _SHARDS and _SHARDS.index(now) >= _SHARDS.index(strategy)
         return f"{now} shards as much" if shards else None
 

@@ -16,8 +16,9 @@ from willfit.dtypes import FLOAT32
 from willfit.estimator.alone import alone_of
 from willfit.estimator.outcome import packs_on_gpu
 from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank
-from willfit.formulas.training.fsdp import is_carved, is_second, upcasts
-from willfit.formulas.training.settings import autocast_of
+from willfit.formulas.training.fsdp import is_carved, is_second, require_stepped, upcasts
+from willfit.formulas.training.optimizers import find_optimizer
+from willfit.formulas.training.settings import autocast_of, optimizer_of
 from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Layer, Recording
@@ -42,6 +43,8 @@ class Fsdp(WalkedRank):
     """Whether gathered bytes are copied into the weights (FSDP2), not gathered in place."""
     carved: bool = True
     """Whether the embedding is a unit of its own: it is not the head, and accelerate does so."""
+    fixed_states: bool = False
+    """Whether the optimizer's states are of one size whatever the type of what trains."""
     loads_whole: bool = False
     """Whether the GPU loads all of the model and gives away what is not its own."""
 
@@ -51,7 +54,12 @@ class Fsdp(WalkedRank):
 
 
 def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
-    """Ranks that are all alike."""
+    """Ranks that are all alike; raises `InputError` for an optimizer that takes no shards."""
+    training = scenario.workload.training
+    assert training is not None
+    require_stepped(
+        optimizer_of(training, scenario.stack), scenario.stack, packed=scenario.quantized
+    )
     return Ranks(
         ranks=[fsdp_of(scenario, degree)] * degree,
         note=f"FSDP's gathering and reducing on {degree} GPUs is replayed around one GPU's trace",
@@ -75,6 +83,7 @@ def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
         frozen=1.0 if packed else own.block_bytes / gathered.block_bytes,
         copies_out=is_second(stack, packed=packed),
         carved=is_carved(stack, packed=packed, tied=scenario.model.tied, trainer=training.trainer),
+        fixed_states=find_optimizer(optimizer_of(training, stack)).state_bytes is not None,
         loads_whole=packs_on_gpu(scenario),
     )
 
@@ -352,7 +361,11 @@ class _Walk(Walk):
     def _step(self, events: Sequence[Event]) -> Iterator[Event]:
         for event in events:
             if event.num_bytes:
-                yield event._replace(num_bytes=self._shard(event.num_bytes, True))
+                states = self.kinds.get(event.handle) == "optimizer_states"
+                grown = event.num_bytes
+                if not (states and self._fsdp.fixed_states):
+                    grown = self._kept(grown, True)
+                yield event._replace(num_bytes=ceil_div(grown, self._fsdp.degree))
             else:
                 yield from self._own(event)
 

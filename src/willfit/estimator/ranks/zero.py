@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from willfit.dtypes import FLOAT32
 from willfit.estimator.alone import alone_of
 from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank
-from willfit.formulas.training.settings import autocast_of
+from willfit.formulas.training import static
+from willfit.formulas.training.optimizers import Optimizer, find_optimizer
+from willfit.formulas.training.settings import autocast_of, optimizer_of
 from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
 from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Scenario
@@ -31,6 +33,7 @@ class Zero(WalkedRank):
     """Of what trains, as it is computed."""
     loaded: float
     """Bytes of a weight as it is loaded for a byte of it as DeepSpeed casts it."""
+    optimizer: Optimizer
 
     def walk(self, alone: Recording) -> Walk:
         """Bucket by bucket."""
@@ -64,6 +67,7 @@ def zero_of(scenario: Scenario, stage: int, degree: int) -> tuple[Zero, Zero]:
         first=True,
         element_bytes=(cast or trained).block_bytes,
         loaded=loaded,
+        optimizer=find_optimizer(optimizer_of(training, scenario.stack)),
     )
     return one, replace(one, first=False)
 
@@ -78,7 +82,7 @@ class _Walk(Walk):
         """Bytes in the bucket that is being filled."""
         self._live: dict[Layer | None, int] = {}
         """Bytes of gathered weights by layer."""
-        self._buffers = self._partition = self._started = False
+        self._buffers = self._partition = self._started = self._stepped = False
         trained = [
             event.num_bytes
             for event in alone.events
@@ -222,13 +226,18 @@ class _Walk(Walk):
             for event in events
             if event.num_bytes and self.kinds.get(event.handle) == "optimizer_states"
         ]
-        if states:  # of one tensor, which has all weights flat
+        if states and not self._stepped:  # of one tensor, which has all weights flat
+            self._stepped = True
             kinds = max(1, round(len(states) / max(self._tensors, 1)))
-            everything = sum(event.num_bytes for event in states)
+            everything = self._states(sum(event.num_bytes for event in states))
             for number in range(kinds):
-                size = self._in_step(everything // kinds)
-                yield self.make(("states", number), size, "optimizer_states")
-            self._dropped |= {event.handle for event in states}
+                yield self.make(("states", number), everything // kinds, "optimizer_states")
+        self._dropped |= {event.handle for event in states}
+        if events[0].phase == "step" and self._zero.optimizer.step_largest:
+            work = static.step_temporary_bytes(self._flat, self._zero.optimizer)
+            yield self.make("work", work, "temporaries")
+            yield self.free("work")
+            self._dropped |= {event.handle for event in events if event.num_bytes}
         for event in events:
             if event.handle not in self._dropped:
                 size = self._in_step(event.num_bytes) if event.num_bytes else 0
@@ -236,6 +245,17 @@ class _Walk(Walk):
         self.at = events[-1]
         if events[0].phase == "step":
             yield self.free("flat")
+
+    @property
+    def _flat(self) -> tuple[static.Trainable, ...]:
+        """What the optimizer is given: one float32 tensor, this rank's part of all that trains."""
+        return (static.Trainable(shape=(self._share,), count=1, dtype=FLOAT32),)
+
+    def _states(self, alone: int) -> int:
+        """Bytes of states on this rank where a single GPU has ``alone``."""
+        if not self._zero.optimizer.closed:
+            return self._in_step(alone)
+        return static.optimizer_state_bytes(self._flat, self._zero.optimizer)[0]
 
     def _in_step(self, num_bytes: int) -> int:
         """Bytes on this rank of what a single GPU's optimizer has in the type of the weights."""

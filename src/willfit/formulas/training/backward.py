@@ -14,6 +14,7 @@ from willfit.formulas.training import fsdp, static, zero
 from willfit.formulas.training.loss import (
     kept_logits_bytes,
     liger_loss_bytes,
+    loss_forward_bytes,
     loss_peak_bytes,
     trl_loss_bytes,
 )
@@ -52,7 +53,8 @@ class Backward:
     def largest(self, kept: int) -> Moment:
         """The worst moment: loss, last norm, last layer, first layer, embedding.
 
-        Layers' gradients appear from the last to the first, the embedding's at the very end.
+        Layers' gradients appear from the last to the first, the embedding's at the very end. Before
+        all of them, while forward makes the loss, autocast has what it cast beside the checkpoints.
         """
         gradients = self.step.sharded.gradients
         accumulated = gradients if self.step.settings.accumulation > 1 else 0
@@ -82,6 +84,12 @@ class Backward:
             moments = list(self._of_rank(moments))
         elif self.step.live is not None:
             moments = list(self._with_live(moments, self.step.live))
+        if casts := self.step.cached_casts():
+            still: Mapping[ComponentName, int] = {
+                "activations": kept + casts + self._final_norm() + self.step.kept_with_outputs(),
+                "logits": self._loss_in_forward() + logits,
+            }
+            moments.append(Moment(gradients=accumulated, parts=still))
         if self.step.settings.optimizer.gradients_freed:
             update: Mapping[ComponentName, int] = {
                 "activations": kept + stream,
@@ -214,6 +222,13 @@ class Backward:
             return whole
         # outputs of releases whose models give float32 logits keep those, not the half ones
         return whole + self.step.kept_logits() - kept_logits_bytes(architecture, tokens, dtype)
+
+    def _loss_in_forward(self) -> int:
+        """Logits and log-softmax under autocast, before any gradient: fused losses have neither."""
+        architecture, tokens = self.step.architecture, self.step.settings.tokens
+        if self.step.model.classifier or self.step.settings.chunked_loss:
+            return 0
+        return loss_forward_bytes(architecture, tokens=tokens, dtype=self.step.logits_dtype)
 
     @property
     def _loss_in_float32(self) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from willfit.errors import InputError
+from willfit.formulas.training.optimizers import find_optimizer
 from willfit.scenario.stack import Stack
 from willfit.units import ceil_div
 
@@ -36,6 +38,20 @@ def is_carved(stack: Stack, *, packed: bool, tied: bool, trainer: str | None) ->
     """Whether the input embedding is a unit of its own: in a loop of one's own it is not."""
     recent = stack.at_least("accelerate", CARVED_SINCE) and trainer != "loop"
     return recent and is_second(stack, packed=packed) and not tied
+
+
+def refuses_shards(optimizer: str, stack: Stack, *, packed: bool) -> bool:
+    """Whether version 2's shards are no tensors to this optimizer; version 1's are."""
+    return is_second(stack, packed=packed) and find_optimizer(optimizer).whole_tensors
+
+
+def require_stepped(optimizer: str, stack: Stack, *, packed: bool) -> None:
+    """Raise `InputError` for an optimizer that stops at the shards in its first step."""
+    if refuses_shards(optimizer, stack, packed=packed):
+        raise InputError(
+            f"{optimizer} cannot step FSDP's shards (RuntimeError: got mixed torch.Tensor and "
+            "DTensor): give --optim adamw_torch_fused, or --strategy zero2 or zero3"
+        )
 
 
 class Unit(NamedTuple):

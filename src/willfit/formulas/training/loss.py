@@ -20,6 +20,8 @@ FLOAT32_KEPT: Final = 16
 """float32 model, outputs kept: logits, log-softmax and both gradients, 4 each."""
 FLOAT32_DROPPED: Final = 12
 """The same under the Trainer: no node of the loss needs the logits once log-softmax is there."""
+IN_FORWARD: Final = 10
+"""16-bit logits 2, their float32 copy 4 and log-softmax 4, while the loss is made of them."""
 TRL_ROWS: Final = 4096
 TRL_COLUMNS: Final = 32768
 """Tile of TRL 1.16's fused head: tokens × vocabulary entries (kernels/chunked_logprob.py)."""
@@ -46,6 +48,12 @@ def loss_peak_bytes(
         per_entry = KEPT_OUTPUTS if keeps_outputs else DROPPED_OUTPUTS
     if architecture.final_softcap:
         per_entry += dtype.block_bytes
+    return per_entry * tokens * architecture.vocab_size
+
+
+def loss_forward_bytes(architecture: Architecture, *, tokens: int, dtype: DType) -> int:
+    """Bytes of 16-bit logits and of what the loss makes of them before backward."""
+    per_entry = IN_FORWARD + (dtype.block_bytes if architecture.final_softcap else 0)
     return per_entry * tokens * architecture.vocab_size
 
 

@@ -50,6 +50,9 @@ class Optimizer:
     """Whether all states are kept in host memory between steps."""
     closed: bool = True
     """Whether there is a formula; else only the trace knows it."""
+    whole_tensors: bool = False
+    """Whether FSDP2's shards (DTensor) are refused in the first step: a kernel, or a state that is
+    a plain tensor, gets both kinds (torch 2.13, bitsandbytes 0.50.2, transformers 5.23)."""
 
     @property
     def eight_bit(self) -> bool:
@@ -59,12 +62,13 @@ class Optimizer:
 
 _FUSED = Optimizer(states=2)
 _FOREACH = Optimizer(states=2, step_all=1)
-_BNB8 = Optimizer(states=0, state_bytes=2 + 8 / 256, full_embeddings=True)
-_BNB32 = Optimizer(states=0, state_bytes=8)
+_BNB = Optimizer(states=0, whole_tensors=True)
+_BNB8 = replace(_BNB, state_bytes=2 + 8 / 256, full_embeddings=True)
+_BNB32 = replace(_BNB, state_bytes=8)
 _PAGED8 = replace(_BNB8, paged=True)
-_LION8 = Optimizer(states=0, state_bytes=1 + 4 / 256, full_embeddings=True)
-_ADEMAMIX8 = Optimizer(states=0, state_bytes=3 + 12 / 256, full_embeddings=True)
-_PAGED32 = Optimizer(states=0, state_bytes=8, paged=True)
+_LION8 = replace(_BNB, state_bytes=1 + 4 / 256, full_embeddings=True)
+_ADEMAMIX8 = replace(_BNB, state_bytes=3 + 12 / 256, full_embeddings=True)
+_PAGED32 = replace(_BNB32, paged=True)
 
 OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "adamw_torch_fused": _FUSED,
@@ -74,7 +78,7 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "sgd": Optimizer(states=0),
     "adagrad": Optimizer(states=1, step_all=2),
     "rmsprop": Optimizer(states=1, step_all=1),
-    "adafactor": Optimizer(states=0, factored=True, step_largest=2, upcasts=2),
+    "adafactor": Optimizer(states=0, factored=True, step_largest=2, upcasts=2, whole_tensors=True),
     "adamw_bnb_8bit": _BNB8,
     "adamw_8bit": _BNB8,
     "paged_adamw_8bit": _PAGED8,
@@ -82,15 +86,15 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
     "paged_adamw": _PAGED32,
     "adamw_bnb_32bit": _BNB32,
     "lion_8bit": _LION8,
-    "lion_32bit": Optimizer(states=0, state_bytes=4),
+    "lion_32bit": replace(_BNB, state_bytes=4),
     "paged_lion_8bit": replace(_LION8, paged=True),
-    "paged_lion_32bit": Optimizer(states=0, state_bytes=4, paged=True),
-    "ademamix": Optimizer(states=0, state_bytes=12),
+    "paged_lion_32bit": replace(_BNB, state_bytes=4, paged=True),
+    "ademamix": replace(_BNB, state_bytes=12),
     "ademamix_8bit": _ADEMAMIX8,
-    "paged_ademamix_32bit": Optimizer(states=0, state_bytes=12, paged=True),
+    "paged_ademamix_32bit": replace(_BNB, state_bytes=12, paged=True),
     "paged_ademamix_8bit": replace(_ADEMAMIX8, paged=True),
-    "rmsprop_bnb": Optimizer(states=0, state_bytes=4),
-    "rmsprop_bnb_32bit": Optimizer(states=0, state_bytes=4),
+    "rmsprop_bnb": replace(_BNB, state_bytes=4),
+    "rmsprop_bnb_32bit": replace(_BNB, state_bytes=4),
     "rmsprop_bnb_8bit": _LION8,
     "adamw_torch_8bit": Optimizer(states=0, state_bytes=2 + 8 / 256, step_largest=2),
     "adamw_torch_4bit": Optimizer(states=0, state_bytes=1 + 8 / 128, step_largest=2),
@@ -105,16 +109,14 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
 }
 """Optimizers by the name that ``optim`` takes."""
 _TRACED: Final = Optimizer(states=2, closed=False)
-LOW_RANK: Final[dict[str, Optimizer]] = dict.fromkeys(
-    (
-        "galore_adamw",
-        "galore_adafactor",
-        "galore_adamw_layerwise",
-        "apollo_adamw",
-        "apollo_adamw_layerwise",
-    ),
-    _TRACED,
-)
+_TRACED_WHOLE: Final = replace(_TRACED, whole_tensors=True)
+LOW_RANK: Final[dict[str, Optimizer]] = {
+    "galore_adamw": _TRACED,
+    "galore_adafactor": _TRACED_WHOLE,
+    "galore_adamw_layerwise": _TRACED,
+    "apollo_adamw": _TRACED_WHOLE,
+    "apollo_adamw_layerwise": _TRACED_WHOLE,
+}
 """Optimizers of projected gradients: their states hang on every matrix's shape and type."""
 
 

@@ -10,7 +10,7 @@ from willfit.errors import InputError, UnsupportedError
 from willfit.formulas.modules import norms_in_float32, num_layer_norms
 from willfit.formulas.phase import ComponentName, Phase, PhaseName, Phases
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
-from willfit.formulas.training import static
+from willfit.formulas.training import fsdp
 from willfit.formulas.training.backward import Backward
 from willfit.formulas.training.freeze import EMBEDDINGS
 from willfit.formulas.training.lora import build_adapter
@@ -21,7 +21,6 @@ from willfit.scenario.machine import Gpu
 from willfit.scenario.model import ModelSpec
 from willfit.scenario.stack import Stack
 from willfit.scenario.workload import Strategy, Training
-from willfit.units import ceil_div
 
 
 def training_phases(
@@ -81,6 +80,9 @@ def training_step(
             f"optimizer {settings.optimizer_name} has no closed formula: --trace (willfit[trace]) "
             "runs it"
         )
+    if strategy == "fsdp" and num_gpus > 1:
+        packed = weights.quantization is not None or model.quantization is not None
+        fsdp.require_stepped(settings.optimizer_name, stack, packed=packed)
     lora = training.lora_config
     adapter, adapter_notes = build_adapter(model, lora) if lora is not None else (None, ())
     step = Step(
@@ -113,14 +115,11 @@ def _phases(step: Step, notes: Iterable[str]) -> Phases:
         _phase(
             step,
             "step",
-            gradients=step.sharded.gradients or step.largest_gradient,
+            gradients=step.stepping_gradients,
             parts={
                 "activations": step.kept_with_outputs(),
                 "logits": step.kept_logits(),
-                "temporaries": ceil_div(
-                    static.step_temporary_bytes(step.trainables, step.settings.optimizer),
-                    step.shards,
-                ),
+                "temporaries": step.step_temporary_bytes,
             },
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -109,12 +110,42 @@ class Step:
         return trained_rows(self.weights.rows, self.training.freeze)
 
     @cached_property
+    def stepped(self) -> tuple[static.Trainable, ...]:
+        """What the optimizer is given, of all ranks together.
+
+        DeepSpeed gives it flat float32 masters, which no rule for embeddings or matrices finds
+        (stage_1_and_2.py, stage3.py `fp32_partitioned_groups_flat`); FSDP the shards that it keeps.
+        """
+        if self.deepspeed:
+            return (static.Trainable(shape=(self.trained_elements,), count=1, dtype=FLOAT32),)
+        if self._shard_growth != 1:
+            return tuple(replace(tensor, dtype=FLOAT32) for tensor in self.trainables)
+        return self.trainables
+
+    @cached_property
     def optimizer_state_bytes(self) -> tuple[int, int]:
         """States on the GPU, and outside of it, before any sharding."""
         trainer = self.training.trainer != "loop"
         return static.optimizer_state_bytes(
-            self.trainables, self.settings.optimizer, full_embeddings=trainer
+            self.stepped, self.settings.optimizer, full_embeddings=trainer
         )
+
+    @property
+    def stepping_gradients(self) -> int:
+        """Gradients on one rank while the optimizer steps: DeepSpeed's are flat, in float32.
+
+        Stage 3 has the place that they were reduced into besides (stage3.py `_prepare_sub_group`).
+        """
+        if not self.deepspeed:
+            return self.sharded.gradients or self.largest_gradient
+        flat = ceil_div(zero.MASTER_BYTES * self.trained_elements, self.num_gpus)
+        return flat + (self.sharded.gradients if self.strategy == "zero3" else 0)
+
+    @property
+    def step_temporary_bytes(self) -> int:
+        """What the optimizer's step takes for a while on one rank."""
+        whole = static.step_temporary_bytes(self.stepped, self.settings.optimizer)
+        return ceil_div(whole, self.shards)
 
     @property
     def largest_gradient(self) -> int:
@@ -126,10 +157,7 @@ class Step:
         """What one rank holds under the strategy."""
         growth, masters = self._shard_growth, 0
         gradients = growth * static.total_bytes(self.trainables)
-        states = growth * self.optimizer_state_bytes[0]
         if self.deepspeed:
-            full = tuple(replace(t, dtype=FLOAT32) for t in self.trainables)
-            states = static.optimizer_state_bytes(full, self.settings.optimizer)[0]
             masters = zero.MASTER_BYTES * self.trained_elements
             gradients = self._trained_as_computed
         return parallel.shard(
@@ -137,7 +165,7 @@ class Step:
             degree=self.num_gpus,
             weights=self.as_computed(self.weight_bytes) * (growth if self.adapter is None else 1),
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
-            optimizer_states=states,
+            optimizer_states=self.optimizer_state_bytes[0],
             masters=masters,
         )
 
@@ -455,6 +483,18 @@ class Step:
             return 0
         return 2 * self.architecture.vocab_size * self.architecture.hidden_size
 
+    def cached_casts(self) -> int:
+        """Autocast's copies of what trains where checkpoints keep none: to the end of forward.
+
+        torch autocast_mode.cpp `cached_cast`: float32 leaves that want a gradient, until autocast
+        ends, and the loss is made before. Without checkpoints backward needs them all the same.
+        """
+        if not self.settings.checkpointing or not self.stream.autocast:
+            return 0
+        if self.adapter is not None:
+            return self._adapter_casts()
+        return self._casts_of(row for row in self.trained_rows if row.dtype is FLOAT32)
+
     def layer_cast(self) -> int:
         """Autocast's copies of a layer's weights in its MLP's backward: all but the last one's."""
         layers = max(self.architecture.num_layers, 1)
@@ -500,12 +540,17 @@ class Step:
         """Autocast's copies of weights of another type, adapters' too, kept for backward."""
         if not self.stream.autocast:
             return 0
+        casts = self._adapter_casts() + self._casts_of(self.weights.rows)
+        return casts + (self.head_cast() if self.kbit and self.weights.dtype is not FLOAT32 else 0)
+
+    def _adapter_casts(self) -> int:
         adapter = self.computing_adapter
-        casts = 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
-        casts += self.head_cast() if self.kbit and self.weights.dtype is not FLOAT32 else 0
-        return casts + sum(
+        return 2 * adapter.num_params if adapter and adapter.dtype is FLOAT32 else 0
+
+    def _casts_of(self, rows: Iterable[LoadedRow]) -> int:
+        return sum(
             2 * loaded.row.num_elements * loaded.row.count
-            for loaded in self.weights.rows
+            for loaded in rows
             if (loaded.dtype is FLOAT32 or self.promotes)
             and loaded.row.module in ("Linear", "Conv1D")
             and loaded.row.name.endswith("weight")

@@ -58,12 +58,18 @@ class Buckets:
 
         ``head``: bytes of the head's gradient, which a tied embedding keeps until its own is there;
         ``own``: of a layer's first gradient; ``accumulated``: of what earlier micro-batches left.
+        Where one bucket holds all gradients it is reduced at the end, and nothing is kept before.
         """
         waiting = head if tied else 0
         kept = max(accumulated, self.partition)
         yield Whole(accumulated, 0, self.copy)
         yield Whole(accumulated + head, self.buffers, self.copy)
         yield Whole(accumulated + waiting + own, self.buffers, self.copy)
+        if self.all_elements <= BUCKET_ELEMENTS:
+            yield Whole(accumulated + waiting, self.buffers, self.copy)
+            yield Whole(accumulated + waiting + own, self.buffers, self.copy)
+            yield Whole(accumulated, self.buffers + max(self.copy, head))
+            return
         yield Whole(kept + waiting, self.buffers + self.copy)
         yield Whole(kept + waiting + own, self.buffers, self.copy)
         yield Whole(kept + head, self.buffers, self.copy)
