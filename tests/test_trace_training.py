@@ -108,9 +108,10 @@ def test_an_fp16_step_scales_and_unscales(llama: ModelSpec) -> None:
     assert sizes[0] == sizes[1], "nothing larger than a page is added"
 
 
-def test_the_scaler_refuses_float16_weights(llama: ModelSpec) -> None:
+@pytest.mark.parametrize("trace", [False, True])
+def test_the_scaler_refuses_float16_weights(llama: ModelSpec, trace: bool) -> None:
     with pytest.raises(InputError, match="unscale FP16"):
-        estimate(scenario(llama, dtype=FLOAT16, fp16=True), trace=True)
+        estimate(scenario(llama, dtype=FLOAT16, fp16=True), trace=trace)
 
 
 def test_outputs_come_back_in_float32_from_accelerate_alone(llama: ModelSpec) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from willfit.dtypes import FLOAT16, DType
-from willfit.errors import InputError
+from willfit.dtypes import DTYPES, FLOAT16, DType
+from willfit.formulas.training.settings import require_scaled
 
 
 class MixedPrecision:
@@ -27,13 +27,11 @@ class MixedPrecision:
 
     def check(self, parameters: Iterable[torch.Tensor]) -> None:
         """Refuse what the scaler refuses after the first backward."""
-        if self._scaler is not None and any(
-            parameter.requires_grad and parameter.dtype == torch.float16 for parameter in parameters
-        ):
-            raise InputError(
-                "--fp16 trains float32 weights, and these are float16 (torch's GradScaler raises "
-                "'Attempting to unscale FP16 gradients'): give --dtype float32, train an adapter, "
-                "or leave --fp16 out"
+        if self._scaler is not None:
+            require_scaled(
+                DTYPES[str(parameter.dtype).removeprefix("torch.")]
+                for parameter in parameters
+                if parameter.requires_grad
             )
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from willfit.formulas.training import fsdp
 from willfit.formulas.training.backward import Backward
 from willfit.formulas.training.freeze import EMBEDDINGS
 from willfit.formulas.training.lora import build_adapter
-from willfit.formulas.training.settings import fill_training
+from willfit.formulas.training.settings import fill_training, require_scaled
 from willfit.formulas.training.step import Step
 from willfit.formulas.weights import LoadedWeights
 from willfit.scenario.machine import Gpu
@@ -97,6 +97,8 @@ def training_step(
         strategy=strategy,
         num_gpus=num_gpus,
     )
+    if step.scales:
+        require_scaled(tensor.dtype for tensor in step.trainables)
     return step, adapter_notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -107,6 +108,16 @@ def fill_training(
         step_lengths=_step_lengths(training, seq_len, batch, notes),
         assumptions=(*notes, *attention_notes),
     )
+
+
+def require_scaled(trained: Iterable[DType]) -> None:
+    """Raise `InputError` for what fp16's scaler refuses after the first backward."""
+    if any(dtype is FLOAT16 for dtype in trained):
+        raise InputError(
+            "--fp16 trains float32 weights, and these are float16 (torch's GradScaler raises "
+            "'Attempting to unscale FP16 gradients'): give --dtype float32, train an adapter, or "
+            "leave --fp16 out"
+        )
 
 
 def micro_batch_of(training: Training) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from willfit.dtypes import FLOAT32, DType
+from willfit.dtypes import FLOAT16, FLOAT32, DType
 from willfit.formulas.attention import AttentionShape, choose_kernel, repeats_always
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.inference.logits import KEEP_TYPE
@@ -314,6 +314,14 @@ class Step:
             tail=units["tail"],
             embedding=units["embedding"],
         )
+
+    @property
+    def scales(self) -> bool:
+        """Whether fp16's scaler finds gradients as they were computed.
+
+        FSDP's are reduced into the type of its shards, and DeepSpeed has a scaler of its own.
+        """
+        return self.settings.autocast is FLOAT16 and not self.deepspeed and self.gathered is None
 
     @property
     def _cast(self) -> DType | None:
