@@ -14,8 +14,9 @@ def alone_of(scenario: Scenario) -> Scenario:
     """The scenario of a single GPU, in the type that the ranks compute in.
 
     Under FSDP, accelerate's mixed precision is FSDP's own: weights are gathered in the type of
-    autocast, which then casts none of them. Under ZeRO DeepSpeed casts, and no autocast does
-    (runtime/engine.py `_configure_distributed_model`).
+    autocast, which then casts none of them. Under ZeRO DeepSpeed casts every parameter that is not
+    packed, also what was prepared in float32 for k-bit training, and no autocast does (0.19.8
+    runtime/engine.py `_cast_module_mixed_precision`).
     """
     work, strategy = scenario.workload, scenario.workload.loading.strategy
     cast = autocast_of(work.training) if work.training is not None else None
@@ -24,15 +25,15 @@ def alone_of(scenario: Scenario) -> Scenario:
     if strategy == "fsdp" and not scenario.quantized:
         return _in(scenario, cast)
     if strategy in STAGES:
-        training = replace(work.training, bf16=False, fp16=False)
+        training = replace(work.training, bf16=False, fp16=False, prepare_kbit=False)
         return _in(replace(scenario, workload=replace(work, training=training)), cast)
     return scenario
 
 
 def _in(scenario: Scenario, dtype: DType) -> Scenario:
-    """With its weights, unless they are packed, and its adapters in this type."""
+    """With its weights, those that are not packed, and its adapters in this type."""
     work, training = scenario.workload, scenario.workload.training
-    loading = work.loading if scenario.quantized else replace(work.loading, dtype=dtype)
+    loading = replace(work.loading, dtype=dtype)
     lora = training.lora_config if training is not None else None
     if training is not None and lora is not None:
         training = replace(training, lora=replace(lora, dtype=dtype))

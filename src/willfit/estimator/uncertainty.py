@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from willfit.dtypes import BFLOAT16
 from willfit.estimator.alone import alone_of
 from willfit.results import Level
 from willfit.scenario import Scenario
@@ -69,8 +70,9 @@ def uncertainty(
 def _computes_in_bfloat16(alone: Scenario) -> bool:
     loading, training = alone.workload.loading, alone.workload.training
     dtype = loading.dtype or alone.model.stored_dtype
+    packed = loading.quantization.compute_dtype if loading.quantization is not None else None
     autocasts = training is not None and bool(training.bf16)
-    return autocasts or (dtype is not None and dtype.name == "bfloat16")
+    return autocasts or BFLOAT16 in (dtype, packed)
 
 
 def wider_range(scenario: Scenario, level: Level) -> list[str]:

@@ -163,7 +163,7 @@ class Step:
         return parallel.shard(
             self.strategy,
             degree=self.num_gpus,
-            weights=self.as_computed(self.weight_bytes) * (growth if self.adapter is None else 1),
+            weights=self._weights_as_computed * (growth if self.adapter is None else 1),
             gradients=0 if self.settings.optimizer.gradients_freed else gradients,
             optimizer_states=self.optimizer_state_bytes[0],
             masters=masters,
@@ -175,13 +175,13 @@ class Step:
         if not self.deepspeed or self.strategy != "zero3":
             return None
         rows = self.weights.rows
-        everything = sum(row.total_bytes for row in rows)
-        inside = sum(row.total_bytes for row in rows if self._in_layers(row))
+        everything = sum(map(self._as_computed, rows))
+        inside = sum(self._as_computed(row) for row in rows if self._in_layers(row))
         size = self.stream.compute.block_bytes
         return zero.Live(
-            everything=zero.live_bytes(self.as_computed(everything) // size, size),
-            outside=self.as_computed(everything - inside),
-            layer=self.as_computed(inside // self._layers),
+            everything=zero.live_bytes(everything // size, size),
+            outside=everything - inside,
+            layer=inside // self._layers,
             partition=self.sharded.gradients,
         )
 
@@ -276,7 +276,8 @@ class Step:
     @cached_property
     def weight_bytes(self) -> int:
         """Weights on the device, after preparation for k-bit training."""
-        growth = static.kbit_upcast(self.weights)[0] if self.kbit else 0
+        cast_back = self.deepspeed and self.settings.autocast is not None
+        growth = static.kbit_upcast(self.weights)[0] if self.kbit and not cast_back else 0
         return self.weights.allocated_bytes - self.weights.state_allocated_bytes + growth
 
     @cached_property
@@ -335,9 +336,17 @@ class Step:
             return None
         return self.settings.autocast
 
-    def as_computed(self, num_bytes: int) -> int:
-        """Bytes of weights as DeepSpeed casts them; others keep them as they are."""
-        return self.as_gathered(num_bytes) if self.deepspeed else num_bytes
+    def _as_computed(self, row: LoadedRow) -> int:
+        """Bytes of weights as DeepSpeed casts them, packed ones not; others keep them all."""
+        autocast = self.settings.autocast
+        if not self.deepspeed or autocast is None or row.quantized or not row.dtype.is_floating:
+            return row.total_bytes
+        return row.total_bytes * autocast.block_bytes // row.dtype.block_bytes
+
+    @property
+    def _weights_as_computed(self) -> int:
+        saved = sum(row.total_bytes - self._as_computed(row) for row in self.weights.rows)
+        return self.weight_bytes - saved
 
     def as_gathered(self, num_bytes: int) -> int:
         """Bytes of weights, or of their gradients, in the type in which FSDP gathers them."""
