@@ -14,6 +14,9 @@ COPIES_FUSED_QKV: Final = ("falcon",)
 FUSED_GATE_UP: Final = ("gate_up_proj",)
 """Names of the one product that makes gate and up."""
 
+TOWERS: Final = ("vision", "visual", "image", "audio", "multi_modal", "mm_")
+"""Name parts of what only images and sound go through."""
+
 FLOAT32_NORMS: Final = frozenset({
     "AfmoeRMSNorm", "BeamRMSNorm", "DeepseekV4RMSNorm", "FlexOlmoRMSNorm", "FlintRMSNorm",
     "GptOssRMSNorm", "HeliumRMSNorm", "Inkling2RMSNorm", "MoshiRMSNorm", "NemotronHRMSNorm",
@@ -23,6 +26,11 @@ FLOAT32_NORMS: Final = frozenset({
 })  # fmt: skip
 """Classes beside Gemma's whose weight multiplies before the result is cast back (transformers 5.23
 modeling_*.py): what they normalised is kept in float32 for the weight's gradient."""
+
+
+def in_tower(name: str) -> bool:
+    """Whether a tensor is one that no token of text meets."""
+    return any(part in name for part in TOWERS)
 
 
 def norms_in_float32(model: ModelSpec) -> bool:

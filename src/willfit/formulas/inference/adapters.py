@@ -58,7 +58,7 @@ def adapter_work(
 def _per_token(adapter: Adapter, dtype: DType) -> dict[str, int]:
     """Input cast to the adapter's type, B's output and its scaled copy: e_a·(n_in + 2·n_out)."""
     e, found = adapter.dtype.block_bytes, dict[str, int]()
-    for target in adapter.targets:
+    for target in adapter.met:
         cast = target.in_features if adapter.dtype is not dtype else 0
         kind = input_of(target.role)
         found[kind] = max(found.get(kind, 0), e * (cast + 2 * target.out_features))

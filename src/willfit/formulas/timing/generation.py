@@ -145,5 +145,5 @@ def adapter_work(adapter: Adapter, tokens: float, rates: Rates) -> Work:
     size = adapter.dtype.block_bytes
     params = adapter.num_params
     piece = Piece(kind, 2.0 * params * tokens, rates.product(adapter.dtype), size * params)
-    modules = sum(target.count for target in adapter.targets)
+    modules = sum(target.count for target in adapter.met)
     return Work(pieces=(piece,), operators=float(modules * ADAPTER_OPERATORS))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from willfit.formulas.modules import in_tower
 from willfit.formulas.weights import LoadedWeights
 from willfit.formulas.weights.loaded import LoadedRow
 from willfit.scenario.model import ModelSpec
@@ -15,9 +16,6 @@ from willfit.sources.stored import QUANTIZED_MODULE
 Part = Literal["layers", "experts", "head", "encoder", "other"]
 """Where a product is: in a layer, in routed experts, after the layers, in the encoder of an
 encoder-decoder, or in a tower (vision, audio) that text does not pass."""
-
-TOWERS: Final = ("vision", "visual", "image", "audio", "multi_modal", "mm_")
-"""Name parts of what only images and sound go through."""
 
 TAIL: Final = ".mlp.down_proj"
 """Name of the last product of a dense decoder layer, whose output goes into the residual sum."""
@@ -126,7 +124,7 @@ def _is_product(loaded: LoadedRow) -> bool:
 
 def _part(loaded: LoadedRow, model: ModelSpec) -> Part:
     name = loaded.row.name
-    if any(tower in name for tower in TOWERS):
+    if in_tower(name):
         return "other"
     architecture = model.architecture
     if architecture is not None and architecture.encoder_layers and "encoder." in name:

@@ -158,7 +158,7 @@ def _adapters(
         return Work()
     dtype = settings.autocast or adapter.dtype
     inputs = outputs = modules = 0
-    for target in adapter.targets:
+    for target in adapter.met:
         inputs += target.count * target.in_features
         outputs += target.count * target.out_features
         modules += target.count

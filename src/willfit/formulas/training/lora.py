@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
 from willfit.dtypes import FLOAT32, DType
 from willfit.errors import InputError, UnsupportedError
+from willfit.formulas.modules import in_tower
 from willfit.formulas.quantization import OUTPUT_EMBEDDINGS
 from willfit.identity import by_identity
 from willfit.scenario.collapse import split_row
@@ -76,17 +77,23 @@ class Adapter:
             total += elements
         return total
 
+    @cached_property
+    def met(self) -> tuple[Target, ...]:
+        """Targets that text goes through: not those of a tower beside a language model."""
+        found = tuple(target for target in self.targets if not in_tower(target.name))
+        return found or self.targets
+
     def in_features_per_layer(self, num_layers: int) -> float:
         """Σ in_features of adapted modules in one layer, on average."""
-        return sum(t.in_features * t.count for t in self.targets) / max(num_layers, 1)
+        return sum(t.in_features * t.count for t in self.met) / max(num_layers, 1)
 
     def out_features_per_layer(self, num_layers: int) -> float:
         """Σ out_features of adapted modules in one layer, on average."""
-        return sum(t.out_features * t.count for t in self.targets) / max(num_layers, 1)
+        return sum(t.out_features * t.count for t in self.met) / max(num_layers, 1)
 
     def modules_per_layer(self, num_layers: int) -> float:
         """Adapted modules in one layer, on average."""
-        return sum(t.count for t in self.targets) / max(num_layers, 1)
+        return sum(t.count for t in self.met) / max(num_layers, 1)
 
 
 @by_identity(256)

@@ -232,7 +232,7 @@ def _unshared_inputs(architecture: Architecture, adapter: Adapter, *, shared: bo
     layers = architecture.all_layers
     seen: set[tuple[int, str]] = set()
     total = 0.0
-    for target in adapter.targets:
+    for target in adapter.met:
         role = input_of(target.role)
         if role == "attention output":
             continue
