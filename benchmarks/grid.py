@@ -125,7 +125,8 @@ STRATEGIES: Final = (None, "ddp", "fsdp", "zero1", "zero2", "zero3")
 MIXED: Final = ("fp16", "bf16", None)
 TYPES: Final = (None, "float16", "float32")
 OPTIMIZERS: Final = ("adamw_torch", "adamw_8bit", "adafactor", "sgd")
-TRAINERS: Final = ("transformers", "trl", "loop")
+TRAINERS: Final = ("transformers", "liger", "trl", "loop")
+"""``liger`` is the Trainer with ``use_liger_kernel``."""
 SMALL: Final = "HuggingFaceTB/SmolLM2-135M"
 """The model whose settings are varied."""
 
@@ -145,7 +146,8 @@ def settings(count: int, seed: int = 0) -> Iterator[tuple[str, Workload, str]]:
         )
         training = Training(
             method=method,  # type: ignore[arg-type]  # one of METHODS
-            trainer=trainer,  # type: ignore[arg-type]  # one of TRAINERS
+            trainer="transformers" if trainer == "liger" else trainer,  # type: ignore[arg-type]
+            use_liger_kernel=trainer == "liger",
             optimizer=optimizer,
             gradient_checkpointing=checkpoints,
             fp16=mixed == "fp16" or None,
@@ -185,16 +187,17 @@ def cases(models: Sequence[str], wanted: Sequence[str] | None = None) -> Iterato
     for model in models:
         for name, (workload, gpu) in workloads().items():
             if not wanted or name in wanted:
-                yield _case(model, name, workload, gpu)
+                yield case(model, name, workload, gpu)
 
 
 def sampled(count: int, seed: int = 0) -> Iterator[Case]:
     """Trainings at random."""
     for name, workload, gpus in settings(count, seed):
-        yield _case(SMALL, name, workload, gpus)
+        yield case(SMALL, name, workload, gpus)
 
 
-def _case(model: str, name: str, workload: Workload, gpu: str) -> Case:
+def case(model: str, name: str, workload: Workload, gpu: str) -> Case:
+    """One model under one workload, at both levels."""
     machine = Machine(gpus=parse_machine(gpu).gpus)
     found: list[int] = []
     try:
@@ -227,10 +230,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.settings
         else cases(arguments.model or MODELS, arguments.workload)
     )
-    for case in asked:
-        done.append(case)
-        value = "n/a" if case.difference is None else f"{case.difference:+.1%}"
-        print(f"{value:>7}  {case.model:36} {case.workload:36} {case.reason[:90]}", flush=True)
+    for each in asked:
+        done.append(each)
+        value = "n/a" if each.difference is None else f"{each.difference:+.1%}"
+        print(f"{value:>7}  {each.model:36} {each.workload:36} {each.reason[:90]}", flush=True)
     differences = sorted(abs(c.difference) for c in done if c.difference is not None)
     if differences:
         print(
@@ -238,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"worst {differences[-1]:.1%}"
         )
     if arguments.json:
-        rows = json.dumps([vars(case) for case in done], indent=1)
+        rows = json.dumps([vars(each) for each in done], indent=1)
         Path(arguments.json).write_text(rows + "\n", encoding="utf-8")
     return 0
 

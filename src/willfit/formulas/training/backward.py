@@ -12,6 +12,7 @@ from willfit.formulas.gemm import Gemm
 from willfit.formulas.phase import ComponentName
 from willfit.formulas.training import fsdp, static, zero
 from willfit.formulas.training.loss import (
+    LIGER_SUMS_SINCE,
     kept_logits_bytes,
     liger_loss_bytes,
     loss_forward_bytes,
@@ -203,13 +204,22 @@ class Backward:
         if self.step.training.loss == "logits":  # its expanded gradient is copied for each product
             return self.step.kept_logits() + kept_logits_bytes(architecture, tokens, dtype)
         if self.step.settings.chunked_loss:
-            fused = trl_loss_bytes if self.step.training.trainer == "trl" else liger_loss_bytes
-            return fused(
+            if self.step.training.trainer == "trl":
+                return trl_loss_bytes(
+                    architecture,
+                    tokens=tokens,
+                    dtype=dtype,
+                    weight_dtype=self.step.stream.residual,
+                    trained=self._head_trained,
+                )
+            gpu = self.step.gpu
+            return liger_loss_bytes(
                 architecture,
                 tokens=tokens,
                 dtype=dtype,
                 weight_dtype=self.step.stream.residual,
                 trained=self._head_trained,
+                sums_in_place=gpu is None or gpu.sm >= LIGER_SUMS_SINCE,
             )
         whole = loss_peak_bytes(
             architecture,
@@ -224,8 +234,13 @@ class Backward:
         return whole + self.step.kept_logits() - kept_logits_bytes(architecture, tokens, dtype)
 
     def _loss_in_forward(self) -> int:
-        """Logits and log-softmax under autocast, before any gradient: fused losses have neither."""
+        """Logits and log-softmax under autocast, before any gradient.
+
+        Liger makes its gradients in forward; TRL's fused head has nothing whole there.
+        """
         architecture, tokens = self.step.architecture, self.step.settings.tokens
+        if self.step.settings.chunked_loss and self.step.training.trainer != "trl":
+            return self._loss()
         if self.step.model.classifier or self.step.settings.chunked_loss:
             return 0
         return loss_forward_bytes(architecture, tokens=tokens, dtype=self.step.logits_dtype)
@@ -344,14 +359,14 @@ class Backward:
         tables) lie one such tensor above the other two. Where autocast cast the weight, the head's
         gradient is cast back, a tensor of its own and no view, into which the engine adds (torch
         autograd/input_buffer.cpp `can_accumulate_inplace`; an H200's runs: two tensors, not three).
-        So is the one that TRL's fused head casts from float32 at its end.
+        So is a fused loss's: TRL's casts it from float32 at its end, Liger's is there since forward.
         """
         if not self.step.model.tied:
             return 0
         cast = self.step.stream.autocast and self.step.weights.dtype is FLOAT32
         cast = cast and self.step.gathered is None and not self.step.deepspeed
-        fused = self.step.settings.chunked_loss and self.step.training.trainer == "trl"
-        return (1 if cast or fused else 2) * self.step.as_gathered(self._head_gradient())
+        own = cast or self.step.settings.chunked_loss
+        return (1 if own else 2) * self.step.as_gathered(self._head_gradient())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from willfit.dtypes import DType
+from willfit.dtypes import FLOAT32, DType
 from willfit.scenario.model import Architecture
 from willfit.units import ceil_div
 
@@ -22,6 +22,8 @@ FLOAT32_DROPPED: Final = 12
 """The same under the Trainer: no node of the loss needs the logits once log-softmax is there."""
 IN_FORWARD: Final = 10
 """16-bit logits 2, their float32 copy 4 and log-softmax 4, while the loss is made of them."""
+LIGER_SUMS_SINCE: Final = 80
+"""Compute capability from which Liger sums a gradient by ``addmm`` into its place."""
 TRL_ROWS: Final = 4096
 TRL_COLUMNS: Final = 32768
 """Tile of TRL 1.16's fused head: tokens × vocabulary entries (kernels/chunked_logprob.py)."""
@@ -81,16 +83,29 @@ def trl_loss_bytes(
 
 
 def liger_loss_bytes(
-    architecture: Architecture, *, tokens: int, dtype: DType, weight_dtype: DType, trained: bool
+    architecture: Architecture,
+    *,
+    tokens: int,
+    dtype: DType,
+    weight_dtype: DType,
+    trained: bool,
+    sums_in_place: bool = True,
 ) -> int:
     """Liger's fused loss, which makes its gradients in forward: a chunk of logits, N·h and V·h.
 
+    Where autocast casts, a copy of the weight for the logits, and of a trained one another in
+    autocast's cache, for the inputs' gradients. ``sums_in_place``: the weight's gradient is summed
+    by the product itself (`LIGER_SUMS_SINCE`), else a product and its float32 copy are beside it.
     Liger 0.8.5 ops/fused_linear_cross_entropy.py.
     """
     vocab_size, h = architecture.vocab_size, architecture.hidden_size
     logits = dtype.num_bytes(liger_chunk_rows(tokens, vocab_size, h) * vocab_size)
     head = weight_dtype.num_bytes(vocab_size * h) if trained else 0
-    return logits + dtype.num_bytes(tokens * h) + head
+    half = dtype.num_bytes(vocab_size * h)
+    cast = half if dtype is not weight_dtype else 0
+    cached = cast if trained else 0
+    product = half + FLOAT32.num_bytes(vocab_size * h) if trained and not sums_in_place else 0
+    return logits + dtype.num_bytes(tokens * h) + head + cached + max(cast, product)
 
 
 def liger_chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:

@@ -493,10 +493,12 @@ class Step:
     def head_cast(self) -> int:
         """Autocast's copy of an output head of another type, outside every checkpoint: 2·V·h.
 
-        A frozen one's too: its product needs it for the gradient of its input.
+        A frozen one's too: its product needs it for the gradient of its input. A fused loss takes
+        the weight as it is, a part of it at a time.
         """
         cast = self.weights.dtype is FLOAT32 or self.kbit or self.promotes
-        if not self.stream.autocast or not cast or self.model.classifier:
+        fused = self.settings.chunked_loss or self.model.classifier
+        if not self.stream.autocast or not cast or fused:
             return 0
         return 2 * self.architecture.vocab_size * self.architecture.hidden_size
 
@@ -572,7 +574,11 @@ class Step:
             and loaded.row.module in ("Linear", "Conv1D")
             and loaded.row.name.endswith("weight")
             and not loaded.quantized
+            and not (self.settings.chunked_loss and self._is_head(loaded))
         )
+
+    def _is_head(self, loaded: LoadedRow) -> bool:
+        return loaded.row.shape[:1] == (self.architecture.vocab_size,)
 
     def mlp_width(self, group: LayerGroup) -> int:
         """Inner width of a layer, all experts of a token counted."""
