@@ -359,7 +359,7 @@ class Backward:
         tables) lie one such tensor above the other two. Where autocast cast the weight, the head's
         gradient is cast back, a tensor of its own and no view, into which the engine adds (torch
         autograd/input_buffer.cpp `can_accumulate_inplace`; an H200's runs: two tensors, not three).
-        So is a fused loss's: TRL's casts it from float32 at its end, Liger's is there since forward.
+        So is a fused loss's: TRL's casts it from float32 at its end, Liger's is there all along.
         """
         if not self.step.model.tied:
             return 0
