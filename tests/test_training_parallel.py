@@ -178,6 +178,7 @@ def test_an_fsdp_rank_by_hand(
         # and so are the gradients that they are stepped by; stage 3 keeps the 16-bit ones besides
         ("zero1", BFLOAT16, {"bf16": True}, "step", "gradients", 4 * PARAMS // 8),
         ("zero3", BFLOAT16, {"bf16": True}, "step", "gradients", (4 + 2) * PARAMS // 8),
+        ("zero3", BFLOAT16, {"bf16": True}, "step", "temporaries", 4 * PARAMS // 8),
         # two buckets of 5e8 values and the copy of one whose gradients fill it
         ("zero2", BFLOAT16, {"bf16": True}, "backward", "communication", 3 * 2 * 500_000_000),
         # at most 1e9 parameters are gathered, none in the step; the head's gradient is copied
@@ -193,6 +194,14 @@ def test_a_rank_of_zero_by_hand(
 ) -> None:  # fmt: skip
     found = step_phases(strategy, dtype, **settings)[phase].components[component]
     assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_stage_3_steps_a_billion_values_at_a_time() -> None:
+    """Two ranks have 3.4e9 each: the float32 gradients and foreach's copy are of 1e9 (stage3.py)."""
+    step = step_phases("zero3", BFLOAT16, num_gpus=2, bf16=True)["step"].components
+    assert step["temporaries"] == 4 * 10**9
+    assert step["gradients"] == pytest.approx(4 * 10**9 + 2 * PARAMS // 2, rel=1e-3)
+    assert step["optimizer_states"] == pytest.approx(12 * PARAMS // 2, rel=1e-3)
 
 
 def test_fsdps_products_of_gathered_halves_are_not_cast_again() -> None:

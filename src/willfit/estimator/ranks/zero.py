@@ -14,7 +14,12 @@ from willfit.estimator.ranks.rank import GATHER, REDUCE, Ranks, Walk, WalkedRank
 from willfit.formulas.training import static
 from willfit.formulas.training.optimizers import Optimizer, find_optimizer
 from willfit.formulas.training.settings import autocast_of, optimizer_of
-from willfit.formulas.training.zero import BUCKET_ELEMENTS, MASTER_BYTES, live_bytes
+from willfit.formulas.training.zero import (
+    BUCKET_ELEMENTS,
+    MASTER_BYTES,
+    SUB_GROUP_ELEMENTS,
+    live_bytes,
+)
 from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Scenario
 from willfit.trace.recording import Event, Handle, Layer, Recording
@@ -217,7 +222,7 @@ class _Walk(Walk):
         """The optimizer works on float32, of this rank's part alone."""
         self.at = events[0]
         if events[0].phase == "step":
-            yield self.make("flat", MASTER_BYTES * self._share, "gradients")
+            yield self.make("flat", MASTER_BYTES * self._at_once, "gradients")
         if self._partition:
             self._partition = False
             yield self.free("partition")
@@ -234,28 +239,39 @@ class _Walk(Walk):
                 yield self.make(("states", number), everything // kinds, "optimizer_states")
         self._dropped |= {event.handle for event in states}
         if events[0].phase == "step" and self._zero.optimizer.step_largest:
-            work = static.step_temporary_bytes(self._flat, self._zero.optimizer)
+            flat = self._flat(self._at_once)
+            work = static.step_temporary_bytes((flat,), self._zero.optimizer)
             yield self.make("work", work, "temporaries")
             yield self.free("work")
             self._dropped |= {event.handle for event in events if event.num_bytes}
         for event in events:
             if event.handle not in self._dropped:
-                size = self._in_step(event.num_bytes) if event.num_bytes else 0
+                size = self._work(event.num_bytes) if event.num_bytes else 0
                 yield event._replace(num_bytes=size)
         self.at = events[-1]
         if events[0].phase == "step":
             yield self.free("flat")
 
     @property
-    def _flat(self) -> tuple[static.Trainable, ...]:
-        """What the optimizer is given: one float32 tensor, this rank's part of all that trains."""
-        return (static.Trainable(shape=(self._share,), count=1, dtype=FLOAT32),)
+    def _at_once(self) -> int:
+        """Values that the optimizer is given at a time: in stage 3 a part of what the rank has."""
+        return min(self._share, SUB_GROUP_ELEMENTS) if self._zero.stage == 3 else self._share
+
+    def _flat(self, elements: int) -> static.Trainable:
+        """What the optimizer is given: one float32 tensor, whatever weights it is made of."""
+        return static.Trainable(shape=(elements,), count=1, dtype=FLOAT32)
+
+    def _work(self, num_bytes: int) -> int:
+        """Bytes that the step on a part of this rank's values takes of a single GPU's."""
+        part = self._at_once / max(self._share, 1)
+        return max(round(self._in_step(num_bytes) * part), 1)
 
     def _states(self, alone: int) -> int:
         """Bytes of states on this rank where a single GPU has ``alone``."""
         if not self._zero.optimizer.closed:
             return self._in_step(alone)
-        return static.optimizer_state_bytes(self._flat, self._zero.optimizer)[0]
+        flat = (self._flat(self._share),)
+        return static.optimizer_state_bytes(flat, self._zero.optimizer)[0]
 
     def _in_step(self, num_bytes: int) -> int:
         """Bytes on this rank of what a single GPU's optimizer has in the type of the weights."""

@@ -138,12 +138,21 @@ class Step:
         """
         if not self.deepspeed:
             return self.sharded.gradients or self.largest_gradient
-        flat = ceil_div(zero.MASTER_BYTES * self.trained_elements, self.num_gpus)
+        flat = zero.MASTER_BYTES * self._stepped_at_once
         return flat + (self.sharded.gradients if self.strategy == "zero3" else 0)
+
+    @property
+    def _stepped_at_once(self) -> int:
+        """Values of DeepSpeed's that a rank's optimizer is given at a time."""
+        share = ceil_div(self.trained_elements, self.num_gpus)
+        return min(share, zero.SUB_GROUP_ELEMENTS) if self.strategy == "zero3" else share
 
     @property
     def step_temporary_bytes(self) -> int:
         """What the optimizer's step takes for a while on one rank."""
+        if self.deepspeed:
+            flat = static.Trainable(shape=(self._stepped_at_once,), count=1, dtype=FLOAT32)
+            return static.step_temporary_bytes((flat,), self.settings.optimizer)
         whole = static.step_temporary_bytes(self.stepped, self.settings.optimizer)
         return ceil_div(whole, self.shards)
 

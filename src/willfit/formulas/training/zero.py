@@ -18,6 +18,8 @@ BUCKET_ELEMENTS: Final = 500_000_000
 """``reduce_bucket_size`` of stages 1 and 2, whatever the model's size."""
 LIVE_ELEMENTS: Final = 1_000_000_000
 """``stage3_max_live_parameters``: prefetching runs ahead until so many are gathered."""
+SUB_GROUP_ELEMENTS: Final = 1_000_000_000
+"""``sub_group_size``: of so many of a rank's values at once stage 3 steps (stage3.py `step`)."""
 MASTER_BYTES: Final = 4
 """A float32 copy of what trains, also where the weights are float32 (`.clone().float()`)."""
 
