@@ -20,7 +20,9 @@ def answer(peer: Peer, scenario: Scenario) -> Answer:
     key = _key(peer, scenario)
     if key not in _ANSWERS:
         _ANSWERS[key] = _kept(key) or _ask(peer, scenario)
-        _keep(key, _ANSWERS[key])
+        found = _ANSWERS[key]
+        if not isinstance(found, NotPredicted) or found.is_kept:
+            _keep(key, found)
     return _ANSWERS[key]
 
 

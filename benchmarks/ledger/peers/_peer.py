@@ -38,6 +38,8 @@ class NotPredicted:
     """A scenario for which the tool has no figure, and why."""
 
     reason: str
+    is_kept: bool = True
+    """False where the tool was not at hand: the next time it may be."""
 
 
 Answer = int | NotPredicted

@@ -63,7 +63,7 @@ def run(flags: tuple[str, ...]) -> str | NotPredicted:
     """What the script prints for its flags."""
     program = _program()
     if isinstance(program, str):
-        return NotPredicted(reason=program)
+        return NotPredicted(reason=program, is_kept=False)
     printed = io.StringIO()
     with redirect_stdout(printed):
         program.calc_mem(program.config_parser().parse_args(list(flags)))

@@ -55,7 +55,7 @@ def predict(scenario: Scenario) -> Answer:
         return NotPredicted(reason=obstacle)
     module = _module()
     if isinstance(module, str):
-        return NotPredicted(reason=module)
+        return NotPredicted(reason=module, is_kept=False)
     inference = scenario.workload.inference
     options: dict[str, Any] = {"model_id": scenario.model.id}
     if inference is not None and inference.use_cache:
