@@ -228,26 +228,33 @@ def test_weights_of_the_other_16_bit_type_are_cast_whole(strategy: Strategy) -> 
     assert alone["activations"] - other["activations"] > 2 * (PARAMS - 32000 * 4096)
 
 
+def packed_on_two(trace: bool, prepare_kbit: bool = False, **loading: Any) -> GpuEstimate:
+    """One of two ranks of ZeRO-3 that train adapters of a small model in 4 bits."""
+    import willfit
+    from willfit.scenario import Loading, Machine, Quantization, Scenario, Training, Workload
+
+    nf4 = Quantization(scheme="nf4", compute_dtype=BFLOAT16)
+    training = Training(
+        method="qlora", micro_batch_size=2, max_length=512, bf16=True, prepare_kbit=prepare_kbit,
+        gradient_checkpointing=True,
+    )  # fmt: skip
+    scenario = Scenario(
+        model=willfit.find_model("HuggingFaceTB/SmolLM2-135M"),
+        workload=Workload(
+            loading=Loading(strategy="zero3", quantization=nf4, **loading), training=training
+        ),
+        machine=Machine(gpus=willfit.parse_machine("L4x2").gpus),
+    )
+    return willfit.estimate(scenario, trace=trace, search_limits=False).gpus[0]
+
+
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("loaded", ["bfloat16", "float32"])
 def test_deepspeed_casts_all_that_is_not_packed(trace: bool, loaded: str) -> None:
     """Float32 embeddings and norms, loaded so or prepared for k-bit training, are 16 bit in it."""
-    import willfit
-    from willfit.scenario import Loading, Machine, Quantization, Scenario, Training, Workload
 
     def largest(dtype: str, prepare: bool) -> int:
-        nf4 = Quantization(scheme="nf4", compute_dtype=BFLOAT16)
-        loading = Loading(strategy="zero3", dtype=DTYPES[dtype], quantization=nf4)
-        training = Training(
-            method="qlora", micro_batch_size=2, max_length=512, bf16=True, prepare_kbit=prepare,
-            gradient_checkpointing=True,
-        )  # fmt: skip
-        scenario = Scenario(
-            model=willfit.find_model("HuggingFaceTB/SmolLM2-135M"),
-            workload=Workload(loading=loading, training=training),
-            machine=Machine(gpus=willfit.parse_machine("L4x2").gpus),
-        )
-        phases = willfit.estimate(scenario, trace=trace, search_limits=False).gpus[0].phases
+        phases = packed_on_two(trace, prepare, dtype=DTYPES[dtype]).phases
         return max(phase.allocated_bytes for phase in phases if phase.name != "load")
 
     assert largest(loaded, True) == pytest.approx(largest("bfloat16", False), rel=0.01)
@@ -256,17 +263,7 @@ def test_deepspeed_casts_all_that_is_not_packed(trace: bool, loaded: str) -> Non
 @pytest.mark.parametrize("trace", [False, True])
 def test_no_more_is_gathered_than_packed_weights_have(trace: bool) -> None:
     """In 4 bits this model has 0.4 of what it has in 16; adapters are gathered as well."""
-    import willfit
-    from willfit.scenario import Loading, Machine, Quantization, Scenario, Training, Workload
-
-    loading = Loading(strategy="zero3", quantization=Quantization(scheme="nf4"))
-    training = Training(method="qlora", micro_batch_size=1, max_length=64, bf16=True)
-    scenario = Scenario(
-        model=willfit.find_model("HuggingFaceTB/SmolLM2-135M"),
-        workload=Workload(loading=loading, training=training),
-        machine=Machine(gpus=willfit.parse_machine("L4x2").gpus),
-    )
-    gpu = willfit.estimate(scenario, trace=trace, search_limits=False).gpus[0]
+    gpu = packed_on_two(trace)
     [gathered] = [part for part in gpu.peak.components if part.name == "communication"]
     [weights] = [part for part in gpu.peak.components if part.name == "weights"]
     both = 2 * weights.num_bytes

@@ -54,12 +54,7 @@ class Fsdp(WalkedRank):
 
 
 def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
-    """Ranks that are all alike; raises `InputError` for an optimizer that takes no shards."""
-    training = scenario.workload.training
-    assert training is not None
-    require_stepped(
-        optimizer_of(training, scenario.stack), scenario.stack, packed=scenario.quantized
-    )
+    """Ranks that are all alike."""
     return Ranks(
         ranks=[fsdp_of(scenario, degree)] * degree,
         note=f"FSDP's gathering and reducing on {degree} GPUs is replayed around one GPU's trace",
@@ -69,9 +64,14 @@ def fsdp_ranks(scenario: Scenario, degree: int) -> Ranks:
 
 
 def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
-    """As accelerate would set it up, at the scenario's releases."""
+    """As accelerate would set it up, at the scenario's releases.
+
+    Raises `InputError` for an optimizer that takes no shards.
+    """
     stack, packed, training = scenario.stack, scenario.quantized, scenario.workload.training
     assert training is not None
+    optimizer = optimizer_of(training, stack)
+    require_stepped(optimizer, stack, packed=packed)
     own, _ = loading_dtype(scenario.model, scenario.workload.loading, stack)
     autocast = autocast_of(training)
     gathered, kept = autocast or own, own
@@ -83,7 +83,7 @@ def fsdp_of(scenario: Scenario, degree: int) -> Fsdp:
         frozen=1.0 if packed else own.block_bytes / gathered.block_bytes,
         copies_out=is_second(stack, packed=packed),
         carved=is_carved(stack, packed=packed, tied=scenario.model.tied, trainer=training.trainer),
-        fixed_states=find_optimizer(optimizer_of(training, stack)).state_bytes is not None,
+        fixed_states=find_optimizer(optimizer).state_bytes is not None,
         loads_whole=packs_on_gpu(scenario),
     )
 

@@ -17,8 +17,8 @@ from willfit.formulas.training.settings import autocast_of, optimizer_of
 from willfit.formulas.training.zero import (
     BUCKET_ELEMENTS,
     MASTER_BYTES,
-    SUB_GROUP_ELEMENTS,
     live_bytes,
+    stepped_at_once,
 )
 from willfit.formulas.weights import loading_dtype
 from willfit.scenario import Scenario
@@ -239,7 +239,7 @@ class _Walk(Walk):
                 yield self.make(("states", number), everything // kinds, "optimizer_states")
         self._dropped |= {event.handle for event in states}
         if events[0].phase == "step" and self._zero.optimizer.step_largest:
-            flat = self._flat(self._at_once)
+            flat = static.flat(self._at_once)
             work = static.step_temporary_bytes((flat,), self._zero.optimizer)
             yield self.make("work", work, "temporaries")
             yield self.free("work")
@@ -255,11 +255,7 @@ class _Walk(Walk):
     @property
     def _at_once(self) -> int:
         """Values that the optimizer is given at a time: in stage 3 a part of what the rank has."""
-        return min(self._share, SUB_GROUP_ELEMENTS) if self._zero.stage == 3 else self._share
-
-    def _flat(self, elements: int) -> static.Trainable:
-        """What the optimizer is given: one float32 tensor, whatever weights it is made of."""
-        return static.Trainable(shape=(elements,), count=1, dtype=FLOAT32)
+        return stepped_at_once(self._zero.stage, self._share)
 
     def _work(self, num_bytes: int) -> int:
         """Bytes that the step on a part of this rank's values takes of a single GPU's."""
@@ -270,8 +266,8 @@ class _Walk(Walk):
         """Bytes of states on this rank where a single GPU has ``alone``."""
         if not self._zero.optimizer.closed:
             return self._in_step(alone)
-        flat = (self._flat(self._share),)
-        return static.optimizer_state_bytes(flat, self._zero.optimizer)[0]
+        flat = static.flat(self._share)
+        return static.optimizer_state_bytes((flat,), self._zero.optimizer)[0]
 
     def _in_step(self, num_bytes: int) -> int:
         """Bytes on this rank of what a single GPU's optimizer has in the type of the weights."""

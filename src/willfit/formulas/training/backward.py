@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from willfit.dtypes import FLOAT32
 from willfit.formulas.attention import backward_temporary_bytes
@@ -204,22 +204,16 @@ class Backward:
         if self.step.training.loss == "logits":  # its expanded gradient is copied for each product
             return self.step.kept_logits() + kept_logits_bytes(architecture, tokens, dtype)
         if self.step.settings.chunked_loss:
-            if self.step.training.trainer == "trl":
-                return trl_loss_bytes(
-                    architecture,
-                    tokens=tokens,
-                    dtype=dtype,
-                    weight_dtype=self.step.stream.residual,
-                    trained=self._head_trained,
-                )
             gpu = self.step.gpu
-            return liger_loss_bytes(
+            in_place = gpu is None or gpu.sm >= LIGER_SUMS_SINCE
+            trl = self.step.training.trainer == "trl"
+            fused = trl_loss_bytes if trl else partial(liger_loss_bytes, sums_in_place=in_place)
+            return fused(
                 architecture,
                 tokens=tokens,
                 dtype=dtype,
                 weight_dtype=self.step.stream.residual,
                 trained=self._head_trained,
-                sums_in_place=gpu is None or gpu.sm >= LIGER_SUMS_SINCE,
             )
         whole = loss_peak_bytes(
             architecture,

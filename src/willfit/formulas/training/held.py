@@ -68,7 +68,7 @@ class Held:
             residual=residual,
             compute=autocast or residual,
             trained=self.adapter is None,
-            quantized=self._packed,
+            quantized=self.packed,
             autocast=autocast is not None,
             fused_qkv=has_module(self.model, *FUSED_QKV),
             fused_gate_up=has_module(self.model, *FUSED_GATE_UP),
@@ -96,7 +96,7 @@ class Held:
         (stage_1_and_2.py, stage3.py `fp32_partitioned_groups_flat`); FSDP the shards that it keeps.
         """
         if self.deepspeed:
-            return (static.Trainable(shape=(self.trained_elements,), count=1, dtype=FLOAT32),)
+            return (static.flat(self.trained_elements),)
         if self._shard_growth != 1:
             return tuple(replace(tensor, dtype=FLOAT32) for tensor in self.trainables)
         return self.trainables
@@ -124,13 +124,13 @@ class Held:
     def _stepped_at_once(self) -> int:
         """Values of DeepSpeed's that a rank's optimizer is given at a time."""
         share = ceil_div(self.trained_elements, self.num_gpus)
-        return min(share, zero.SUB_GROUP_ELEMENTS) if self.strategy == "zero3" else share
+        return zero.stepped_at_once(zero.STAGES[self.strategy], share)
 
     @property
     def step_temporary_bytes(self) -> int:
         """What the optimizer's step takes for a while on one rank."""
         if self.deepspeed:
-            flat = static.Trainable(shape=(self._stepped_at_once,), count=1, dtype=FLOAT32)
+            flat = static.flat(self._stepped_at_once)
             return static.step_temporary_bytes((flat,), self.settings.optimizer)
         whole = static.step_temporary_bytes(self.stepped, self.settings.optimizer)
         return ceil_div(whole, self.shards)
@@ -184,7 +184,12 @@ class Held:
     @property
     def deepspeed(self) -> bool:
         """Whether DeepSpeed shares out what one of several ranks has."""
-        return self.num_gpus > 1 and self.strategy.startswith("zero")
+        return self.num_gpus > 1 and self.strategy in zero.STAGES
+
+    @property
+    def fully_sharded(self) -> bool:
+        """Whether FSDP does."""
+        return self.num_gpus > 1 and self.strategy == "fsdp"
 
     @cached_property
     def trained_elements(self) -> int:
@@ -228,13 +233,14 @@ class Held:
         `fsdp2_prepare_model`); a plain loop's and float32 adapters stay as they are.
         """
         mixed = self.settings.autocast is not None and self.training.trainer != "loop"
-        if self.strategy != "fsdp" or self.num_gpus == 1 or not mixed:
+        if not self.fully_sharded or not mixed:
             return 1
-        recent = fsdp.upcasts(self.stack, packed=self._packed)
+        recent = fsdp.upcasts(self.stack, packed=self.packed)
         return 2 if recent and self._trained_dtype.block_bytes < 4 else 1
 
     @property
-    def _packed(self) -> bool:
+    def packed(self) -> bool:
+        """Whether weights are quantised, by loading or as they are stored."""
         return self.weights.quantization is not None or self.model.quantization is not None
 
     @property
@@ -256,8 +262,8 @@ class Held:
     def computing_adapter(self) -> Adapter | None:
         """The adapter as products see it: FSDP gathers it, DeepSpeed casts it to 16 bit."""
         autocast = self.settings.autocast
-        alone = self.gathered is None and not self.deepspeed
-        if self.adapter is None or alone or autocast is None:
+        cast = self.fully_sharded or self.deepspeed
+        if self.adapter is None or not cast or autocast is None:
             return self.adapter
         return replace(self.adapter, dtype=autocast)
 
@@ -271,10 +277,10 @@ class Held:
     @cached_property
     def gathered(self) -> fsdp.Gathered | None:
         """The units of FSDP; None for any other strategy and for one GPU."""
-        if self.strategy != "fsdp" or self.num_gpus == 1:
+        if not self.fully_sharded:
             return None
         carved = fsdp.is_carved(
-            self.stack, packed=self._packed, tied=self.model.tied, trainer=self.training.trainer
+            self.stack, packed=self.packed, tied=self.model.tied, trainer=self.training.trainer
         )
         sizes = {"layer": 0, "tail": 0, "embedding": 0}
         for row in self.weights.rows:
@@ -298,7 +304,7 @@ class Held:
             degree=self.num_gpus,
             layers=self._layers,
             shard_growth=growth,
-            copies_out=fsdp.is_second(self.stack, packed=self._packed),
+            copies_out=fsdp.is_second(self.stack, packed=self.packed),
             layer=units["layer"],
             tail=units["tail"],
             embedding=units["embedding"],
@@ -310,7 +316,8 @@ class Held:
 
         FSDP's are reduced into the type of its shards, and DeepSpeed has a scaler of its own.
         """
-        return self.settings.autocast is FLOAT16 and not self.deepspeed and self.gathered is None
+        sharded = self.fully_sharded or self.deepspeed
+        return self.settings.autocast is FLOAT16 and not sharded
 
     @property
     def _cast(self) -> DType | None:
@@ -319,8 +326,8 @@ class Held:
         accelerate 1.15 dataclasses.py `FullyShardedDataParallelPlugin.set_mixed_precision`;
         DeepSpeed casts the whole model instead (runtime/engine.py `_configure_distributed_model`).
         """
-        sharded = self.deepspeed or (self.strategy == "fsdp" and self.num_gpus > 1)
-        if not sharded or self._packed or self.settings.autocast is self.weights.dtype:
+        sharded = self.fully_sharded or self.deepspeed
+        if not sharded or self.packed or self.settings.autocast is self.weights.dtype:
             return None
         return self.settings.autocast
 
@@ -338,9 +345,6 @@ class Held:
 
     def as_gathered(self, num_bytes: int) -> int:
         """Bytes of weights, or of their gradients, in the type in which FSDP gathers them."""
-        cast = self._cast
-        return (
-            num_bytes
-            if cast is None
-            else num_bytes * cast.block_bytes // self.weights.dtype.block_bytes
-        )
+        if self._cast is None:
+            return num_bytes
+        return num_bytes * self._cast.block_bytes // self.weights.dtype.block_bytes

@@ -80,9 +80,6 @@ def training_step(
             f"optimizer {settings.optimizer_name} has no closed formula: --trace (willfit[trace]) "
             "runs it"
         )
-    if strategy == "fsdp" and num_gpus > 1:
-        packed = weights.quantization is not None or model.quantization is not None
-        fsdp.require_stepped(settings.optimizer_name, stack, packed=packed)
     lora = training.lora_config
     adapter, adapter_notes = build_adapter(model, lora) if lora is not None else (None, ())
     step = Step(
@@ -97,6 +94,8 @@ def training_step(
         strategy=strategy,
         num_gpus=num_gpus,
     )
+    if step.fully_sharded:
+        fsdp.require_stepped(settings.optimizer_name, stack, packed=step.packed)
     if step.scales:
         require_scaled(tensor.dtype for tensor in step.trainables)
     return step, adapter_notes

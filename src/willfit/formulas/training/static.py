@@ -40,6 +40,11 @@ class Trainable:
         return self.count * round_block(self.dtype.num_bytes(self.num_elements))
 
 
+def flat(elements: int) -> Trainable:
+    """One float32 tensor of so many values, as DeepSpeed gives them to an optimizer."""
+    return Trainable(shape=(elements,), count=1, dtype=FLOAT32)
+
+
 def trainables(
     weights: LoadedWeights, adapter: Adapter | None, freeze: tuple[str, ...] = ()
 ) -> tuple[Trainable, ...]:

@@ -104,6 +104,11 @@ class Live:
         yield Whole(waiting, min(live, self.outside) + head)
 
 
+def stepped_at_once(stage: int, share: int) -> int:
+    """Of the values that a rank has, those that its optimizer is given at a time."""
+    return min(share, SUB_GROUP_ELEMENTS) if stage == 3 else share
+
+
 def live_bytes(elements: int, element_bytes: int) -> int:
     """Gathered parameters of stage 3."""
     return min(elements, LIVE_ELEMENTS) * element_bytes
