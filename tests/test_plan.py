@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 import willfit
-from willfit.changes import Quality
+from willfit.changes import Quality, apply_all
 from willfit.cli import plan as command
 from willfit.cli.build import build_request
 from willfit.cli.main import main
 from willfit.cli.parser import Parser
 from willfit.planning import Job, plan
 from willfit.report.plan import plan_json, render_plan
+from willfit.units import format_bytes
 
 THREAD = (
     "llama-3-8b --dtype float16 --gpu T4:14.75GiB --train qlora --num-labels 3 --lora-r 64 "
@@ -94,6 +95,33 @@ def test_no_change_of_a_plan_can_be_left_out(text: str) -> None:
                     assert not roomy(less) or less.off_gpu_bytes or less.unsupported
                 else:
                     assert less.verdict != made.estimate.verdict or less.off_gpu_bytes
+
+
+IDLE = (
+    "llama-3-8b --gpu T4 --train qlora --num-labels 3",
+    "llama-3-8b --gpu T4x2",
+    "mistral-7b --gpu T4 --train lora",
+    "gemma-2-9b --gpu 'RTX 4090' --context 8192",
+)
+"""Settings with a plan one change of which saves nothing where it stands."""
+
+
+@pytest.mark.parametrize("text", IDLE)
+def test_a_change_that_saves_nothing_says_what_it_is_for(text: str) -> None:
+    planning = planned(text)
+    idle = [(made, s) for made in planning.plans for s in made.steps if s.saves_bytes <= 0]
+    assert idle
+    for made, step in idle:
+        others = [other.change for other in made.steps if other is not step]
+        less = willfit.estimate(apply_all(planning.baseline.scenario, others), search_limits=False)
+        binding = less.binding
+        over = binding.peak.device_bytes - binding.budget_bytes
+        if over > 0:
+            said = f"without it {format_bytes(over)} are too much"
+        else:
+            most = max(gpu.high_device_bytes - gpu.budget_bytes for gpu in less.gpus)
+            said = f"for what is not known: without it up to {format_bytes(most)} may be too much"
+        assert said in step.remark and said in " ".join(render_plan(planning).split())
 
 
 def test_what_fits_is_left_as_it_is() -> None:

@@ -16,6 +16,7 @@ from willfit.planning.aim import aim_fastest, aim_smallest
 from willfit.planning.clock import Clock
 from willfit.planning.elsewhere import where_else
 from willfit.planning.judge import Judge
+from willfit.planning.remarks import remark_on
 from willfit.planning.result import Goal, Job, Plan, Planning, Step
 from willfit.planning.search import Candidate, Found
 from willfit.results import Estimate
@@ -150,7 +151,15 @@ class _Planner:
             yield Step(
                 change=change,
                 saves_bytes=before - after,
-                remark=change.remark(scenario) if change.remark is not None else "",
+                remark=remark_on(
+                    change,
+                    scenario,
+                    before - after,
+                    start=self.scenario,
+                    changes=changes,
+                    judge=self.judge,
+                    time_of=self.clock.seconds,
+                ),
                 lines=_lines(scenario, changed),
             )
             scenario = changed

@@ -14,6 +14,8 @@ from willfit.errors import WillfitError
 from willfit.estimator.evaluator import Evaluator
 from willfit.planning import plan
 from willfit.planning.clock import Clock
+from willfit.planning.judge import Judge
+from willfit.planning.remarks import remark_on
 from willfit.planning.result import Job, Plan
 from willfit.scenario import Scenario
 
@@ -64,16 +66,26 @@ class _Step:
 
 def _steps(scenario: Scenario, made: Plan) -> Iterator[_Step]:
     """The changes of a plan by what they cost a user, each with what it then saves."""
-    evaluator = Evaluator()
-    for change in _cheapest_first(scenario, [step.change for step in made.steps]):
+    evaluator, start = Evaluator(), scenario
+    changes = _cheapest_first(scenario, [step.change for step in made.steps])
+    for change in changes:
         after = change.apply(scenario)
         assert isinstance(after, Scenario)
+        saves_bytes = _peak(scenario, evaluator) - _peak(after, evaluator)
         yield _Step(
             change=change,
             before=scenario,
             after=after,
-            saves_bytes=_peak(scenario, evaluator) - _peak(after, evaluator),
-            remark=change.remark(scenario) if change.remark is not None else "",
+            saves_bytes=saves_bytes,
+            remark=remark_on(
+                change,
+                scenario,
+                saves_bytes,
+                start=start,
+                changes=changes,
+                judge=Judge(),
+                time_of=Clock(job=Job()).seconds,
+            ),
         )
         scenario = after
 
