@@ -58,7 +58,7 @@ class AttentionShape:
     training: bool
     causal: bool = True
     eager_score_bytes: int | None = None
-    """Bytes per score of eager attention in 16 bit where the class has its own."""
+    """Bytes per score of eager attention in this type where the class has its own."""
     broadcasts_kv: bool = False
     """Whether a single head of K and V goes into the products as it is (Falcon), not repeated."""
     softcapped: bool = False
@@ -439,10 +439,13 @@ def _eager_forward(shape: AttentionShape) -> int:
     """B·H·S² times: 10 in bfloat16 (scores 2, float32 copy 4, softmax 4), 8 in float16 and float32.
 
     CUDA's softmax reads float16 and writes float32 in one kernel, not so bfloat16
-    (ATen/native/SoftMax.cpp). K and V are repeated to all heads.
+    (ATen/native/SoftMax.cpp). Where the softmax stays in the scores' type, 2·e: the scores and what
+    is made of them. K and V are repeated to all heads.
     """
     per_score = 10 if shape.dtype is BFLOAT16 else 8
-    if shape.dtype in _HALF and shape.eager_score_bytes is not None:
+    if shape.softmax_in_own_type:
+        per_score = 2 * shape.dtype.block_bytes
+    if shape.eager_score_bytes is not None:
         per_score = shape.eager_score_bytes
     repeated = shape.repeated_kv_bytes() // (2 if shape.broadcasts_kv else 1)
     return per_score * shape.score_elements + repeated

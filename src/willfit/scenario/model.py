@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from willfit.dtypes import DType
 
@@ -120,17 +120,38 @@ class Attention:
     causal: bool = True
     cross: bool = False
     """Whether the layer also attends to an encoder (encoder–decoder models), and caches that."""
-    eager_score_bytes: int | None = None
-    """Bytes per score at eager attention's peak in 16 bit, where the class has its own."""
+    eager_score_bytes: tuple[int, int, int] | None = None
+    """Bytes per score at eager attention's peak in float16, bfloat16 and float32, where the class
+    has its own."""
     dropout: float = 0.0
     """On the softmax's result, active in training."""
     softmax_in_own_type: bool = False
     """Whether eager attention computes the softmax in the scores' type, not in float32."""
+    keeps_weights: bool = False
+    """Whether the model holds the weights that eager attention of the layer before returned."""
     broadcasts_kv: bool = False
     """Whether eager attention lets the product broadcast a single key head (Falcon): K and V are
     copied to all heads one after the other, not together."""
     indexer_dim: int = 0
     """Per-token width that a sparse-attention indexer caches besides K and V (DeepSeek-V3.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """How transformers' own code goes through a prompt where no kernel is installed."""
+
+    kind: Literal["selective", "chunked", "delta"]
+    """Mamba-1: a state for every token; Mamba-2: chunks; gated delta nets: chunks and a solve."""
+    num_heads: int
+    """Heads of the values; channels of Mamba-1, whose heads are one wide."""
+    key_dim: int
+    """Rows of a head's state: the state size, or the keys' width."""
+    value_dim: int
+    """Columns of a head's state: the head size, or the values' width."""
+    chunk_len: int = 0
+    """Tokens that are worked on together."""
+    shares_keys: bool = False
+    """Whether several heads have one key, which is then repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +166,10 @@ class Recurrent:
     """Type of the recurrent state where the model fixes it (often float32), else None: model's."""
     inner_size: int = 0
     """Width of the mixer's inner activations."""
-    scanned: bool = False
-    """Whether transformers' own code makes a state for every token of a prompt (Mamba-1)."""
+    conv_size: int = 0
+    """Channels of its convolution."""
+    scan: Scan | None = None
+    """None where there is no scan, or none whose memory is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,99 +6,18 @@ Units: e bytes an element, h hidden size, I intermediate size, tokens = B·S.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
-from willfit.dtypes import FLOAT32, DType
+from willfit.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from willfit.formulas.attention import AttentionShape, forward_temporary_bytes
-from willfit.formulas.gemm import Gemm
-from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp, Recurrent
+from willfit.formulas.inference.mixers import mixer_moments
+from willfit.formulas.inference.run import Moment, Pass, position_elements, stream_bytes
+from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
 
 _PYTHON_GELU: Final = ("gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python")
 """Activations written out in Python: four tensors of the MLP's width are alive at once
 (transformers activations.py `NewGELUActivation`)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moment:
-    """Bytes alive at one point of a layer, by what they are."""
-
-    name: str
-    activations: int
-    temporaries: int
-
-    @property
-    def total(self) -> int:
-        """Sum of both."""
-        return self.activations + self.temporaries
-
-    def plus(self, *, activations: int = 0, temporaries: int = 0) -> Moment:
-        """The moment with so many bytes more."""
-        if not activations and not temporaries:
-            return self
-        return Moment(
-            name=self.name,
-            activations=self.activations + activations,
-            temporaries=self.temporaries + temporaries,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One forward pass over ``q_len`` new tokens with ``kv_len`` in the cache afterwards."""
-
-    batch: int
-    q_len: int
-    kv_len: int
-    masked: bool
-    gemm: Gemm
-    kernel_of: Mapping[int | None, str] = field(default_factory=dict)
-    """Kernel by window (None for full attention)."""
-    fused_qkv: bool = False
-    """Whether queries, keys and values are views of one product, which then stays alive."""
-    fused_gate_up: bool = False
-    """The same of gate and up."""
-    cached: bool = True
-    """Whether K and V live in the cache rather than in the layer."""
-    copies_experts: bool = False
-    """Whether the weights of every token's experts are copied side by side."""
-    weighs_in_float32: bool = False
-    """Whether the routing weights are float32, and experts' outputs times them."""
-    math_score_bytes: int = 9
-    """Bytes per score inside SDPA's math kernel, by torch's release."""
-    always_repeats: bool = False
-    """Whether the release of transformers repeats K and V without a mask too."""
-    adapter: Mapping[str, int] = field(default_factory=dict)
-    """Temporary bytes a token of an adapted product, by what its input is."""
-
-    def adapted(self, kind: str) -> int:
-        """What adapters of such products need besides the product."""
-        return self.tokens * self.adapter.get(kind, 0)
-
-    def masked_in(self, window: int | None) -> bool:
-        """Whether layers of such a window get a mask: of padding or pieces, or of the window.
-
-        masking_utils.py `_ignore_causal_mask_sdpa`: never skipped where there are as many keys as
-        the window is long.
-        """
-        return self.masked or (
-            window is not None and self.q_len > 1 and self.keys_in(window) >= window
-        )
-
-    def keys_in(self, window: int | None) -> int:
-        """Keys that a call sees: a sliding layer those of its window before the new ones."""
-        return self.kv_len if window is None else min(self.kv_len, window - 1 + self.q_len)
-
-    @property
-    def tokens(self) -> int:
-        """New tokens of all sequences."""
-        return self.batch * self.q_len
-
-    @property
-    def dtype(self) -> DType:
-        """Working type of the activations."""
-        return self.gemm.dtype
+_EAGER_TYPES: Final = (FLOAT16, BFLOAT16, FLOAT32)
 
 
 def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> list[Moment]:
@@ -107,9 +26,10 @@ def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> l
     if group.attention is not None:
         moments += _attention_moments(architecture, group.attention, run)
     if group.recurrent is not None:
-        moments.append(_recurrent_moment(architecture, group.recurrent, run))
+        moments += mixer_moments(architecture, group.recurrent, run)
     if group.mlp is not None:
         kept = _kept_scores(group.attention, run)
+        kept *= 2 if group.attention is not None and group.attention.keeps_weights else 1
         moments += [
             moment.plus(temporaries=kept) for moment in _mlp_moments(architecture, group.mlp, run)
         ]
@@ -147,7 +67,7 @@ def attention_shape(
         training=training,
         causal=attention.causal,
         softcapped=attention.softcap is not None,
-        eager_score_bytes=attention.eager_score_bytes,
+        eager_score_bytes=_eager_score_bytes(attention, dtype),
         broadcasts_kv=attention.broadcasts_kv,
         math_score_bytes=math_score_bytes,
         dropout=training and attention.dropout > 0,
@@ -156,44 +76,25 @@ def attention_shape(
     )
 
 
-def _stream(architecture: Architecture, run: Pass, copies: int) -> int:
-    """``copies`` of the residual stream: input embeddings, layer input, residual, norm output."""
-    hidden = architecture.hidden_size
-    extra = 0
-    if architecture.learned_positions:
-        extra = run.tokens * hidden + run.q_len * hidden
-    extra += _position_elements(architecture, run)
-    copies -= 1 if architecture.post_norm and copies > 2 else 0
-    rotary = 0 if architecture.learned_positions else 2 * run.q_len * _head_dim(architecture)
-    return run.dtype.num_bytes(copies * run.tokens * hidden + extra + rotary)
-
-
-def _position_elements(architecture: Architecture, run: Pass) -> int:
-    """T5's positions by heads, H·S², which all layers share; a call of SDPA lays them out anew.
-
-    integrations/sdpa_attention.py `create_position_bias_mask`.
-    """
-    if not architecture.relative_bias or "eager" in run.kernel_of.values():
-        return 0
-    heads = next((g.attention.num_heads for g in architecture.layers if g.attention), 0)
-    return heads * run.q_len**2
-
-
-def _head_dim(architecture: Architecture) -> int:
-    """Width of cos and sin, which live through all layers: the head size of the first attention."""
-    first = (g.attention.head_dim for g in architecture.layers if g.attention is not None)
-    return next(first, 0) if architecture.rms_norm else 0
+def _eager_score_bytes(attention: Attention, dtype: DType) -> int | None:
+    if attention.eager_score_bytes is None or dtype not in _EAGER_TYPES:
+        return None
+    return attention.eager_score_bytes[_EAGER_TYPES.index(dtype)]
 
 
 def _norm_moment(architecture: Architecture, run: Pass) -> Moment:
     """RMSNorm works in float32: the copy and its product, 8·h beside the stream; LayerNorm: out."""
     hidden = run.tokens * architecture.hidden_size
     work = 8 * hidden if architecture.rms_norm and run.dtype.block_bytes < 4 else 4 * hidden
-    return Moment(name="norm", activations=_stream(architecture, run, 2), temporaries=work)
+    return Moment(name="norm", activations=stream_bytes(architecture, run, 2), temporaries=work)
 
 
 def _attention_moments(architecture: Architecture, attention: Attention, run: Pass) -> list[Moment]:
-    """Rotary embedding (three extra query-sized tensors), then the kernel itself."""
+    """Rotary embedding (three extra query-sized tensors), then the kernel itself.
+
+    What eager attention returned before is held by the model (GPT-Neo), or by the layer, whose
+    cross attention comes second.
+    """
     shape = attention_shape(
         attention,
         run.dtype,
@@ -211,10 +112,13 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
     )
     expanded = _expanded_latent(attention, shape)
     padded = run.kernel_of[attention.window] == "efficient" and run.q_len % 8 != 0
-    positions = e.num_bytes(_position_elements(architecture, run) * (2 if padded else 1))
+    copies = (run.batch if run.masked else 1) * (2 if padded else 1)
+    positions = e.num_bytes(position_elements(architecture, run) * copies)
     held = 0 if run.cached and not run.fused_qkv else fresh
     kernel = run.kernel_of[attention.window]
-    stream = _stream(architecture, run, 3)
+    before = attention.keeps_weights or attention.cross
+    weights = _kept_scores(attention, run) if before else 0
+    stream = stream_bytes(architecture, run, 3)
     product = run.gemm.forward_temporary_bytes(
         run.tokens, architecture.hidden_size, attention.num_heads * attention.head_dim
     )
@@ -238,7 +142,7 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         Moment(
             name="attention",
             activations=stream + query + held + expanded + positions,
-            temporaries=forward_temporary_bytes(shape, kernel),
+            temporaries=forward_temporary_bytes(shape, kernel) + weights,
         ),
     ]
 
@@ -253,19 +157,6 @@ def _expanded_latent(attention: Attention, shape: AttentionShape) -> int:
         return 0
     width = 2 * shape.head_dim - attention.qk_rope_head_dim + shape.v_head_dim
     return shape.dtype.num_bytes(shape.batch * shape.kv_len * shape.num_heads * width)
-
-
-def _recurrent_moment(architecture: Architecture, recurrent: Recurrent, run: Pass) -> Moment:
-    """Projections of a state-space mixer: input, gate, convolution, output of the inner width.
-
-    Mamba-1 without mamba-ssm's kernels: exp(A·Δ), B·Δ and its product with the input, 3·4·D·N bytes
-    a token (modeling_mamba.py `slow_forward`).
-    """
-    inner = run.dtype.num_bytes(4 * run.tokens * recurrent.inner_size)
-    scan = 3 * FLOAT32.num_bytes(run.tokens * recurrent.state_elements) if recurrent.scanned else 0
-    return Moment(
-        name="state space", activations=_stream(architecture, run, 3) + inner, temporaries=scan
-    )
 
 
 def _mlp_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Moment]:
@@ -292,11 +183,12 @@ def _dense_moments(
     e, tokens = run.dtype, run.tokens
     width = tokens * intermediate_size
     hidden = architecture.hidden_size
-    stream = _stream(architecture, run, 4)
+    stream = stream_bytes(architecture, run, 4)
     up = run.gemm.forward_temporary_bytes(tokens, hidden, intermediate_size)
     down = run.gemm.forward_temporary_bytes(tokens, intermediate_size, hidden)
     tensors = (4 if fused else 3) if gated else _activation_tensors(architecture.hidden_act)
     return [
+        *([_widened(architecture, intermediate_size, run)] if run.widens_down else ()),
         Moment(name="MLP", activations=stream + e.num_bytes(tensors * width), temporaries=0),
         Moment(
             name="MLP up",
@@ -309,6 +201,17 @@ def _dense_moments(
             temporaries=max(down, run.adapted("product")),
         ),
     ]
+
+
+def _widened(architecture: Architecture, intermediate_size: int, run: Pass) -> Moment:
+    """T5's activated width and its float32 copy for ``wo``, (e + 4)·I, which float16 leaves so.
+
+    What it gives is added to the stream, which is float32 from then on.
+    """
+    e, hidden = run.dtype.block_bytes, architecture.hidden_size
+    wider = run.tokens * (2 * (4 - e) * hidden + (e + 4) * intermediate_size)
+    stream = stream_bytes(architecture, run, 4)
+    return Moment(name="MLP widened", activations=stream + wider, temporaries=0)
 
 
 def _activation_tensors(hidden_act: str) -> int:
@@ -329,7 +232,7 @@ def _expert_moments(architecture: Architecture, mlp: Mlp, run: Pass) -> list[Mom
     e, tokens = run.dtype, run.tokens
     pairs = tokens * mlp.experts_per_token
     hidden, width = architecture.hidden_size, mlp.intermediate_size
-    stream = _stream(architecture, run, 4)
+    stream = stream_bytes(architecture, run, 4)
     fused = (2 if mlp.gated else 1) * width
     weighted = FLOAT32 if run.weighs_in_float32 else e
     moments = [

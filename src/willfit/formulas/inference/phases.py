@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from willfit.allocator.rounding import LARGE_SEGMENT
 from willfit.devices import cublas_workspace_bytes
-from willfit.dtypes import FLOAT32
+from willfit.dtypes import FLOAT16, FLOAT32
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import (
     KernelChoice,
@@ -18,10 +19,12 @@ from willfit.formulas.attention import (
 )
 from willfit.formulas.experts import copies_experts, weighs_in_float32
 from willfit.formulas.gemm import Gemm, stored_scratch_bytes
-from willfit.formulas.inference.activations import Moment, Pass, attention_shape, layer_moments
+from willfit.formulas.inference.activations import attention_shape, layer_moments
 from willfit.formulas.inference.adapters import AdapterWork, adapter_work
 from willfit.formulas.inference.engines import engine_unknowns, tokens_at_once
 from willfit.formulas.inference.logits import KEEP_TYPE, LAST_ONLY_SINCE, logits_bytes
+from willfit.formulas.inference.run import Moment, Pass
+from willfit.formulas.inference.scans import OwnScan, scan_notes
 from willfit.formulas.inference.settings import Settings, fill_defaults
 from willfit.formulas.kv_cache import CACHE_OBJECTS_SINCE, KvCache, kv_cache
 from willfit.formulas.modules import FUSED_GATE_UP, has_module, keeps_fused_qkv
@@ -97,6 +100,8 @@ class _Run:
 
     def phases(self) -> Phases:
         cache = self._cache()
+        if self._whole:
+            return self._answer(*self._both_sides(cache))
         prompt = self._encoder_len if self.stage.encoder_layers else self.settings.prompt_len
         made = 0 if self.stage.encoder_layers else cache.prefill_bytes
         prefill, choice = self._prefill(prompt, made, cache.step_transient_bytes)
@@ -111,13 +116,17 @@ class _Run:
         phases = [prefill]
         if self._cached:
             phases.append(self._decode(cache))
+        return self._answer(phases, choice, cache)
+
+    def _answer(
+        self, phases: Sequence[Phase], choice: KernelChoice | None, cache: KvCache
+    ) -> Phases:
+        """The phases, with what was assumed and is not known."""
         notes = tuple(cache.assumptions) if self.architecture.is_decoder else ()
         if choice is not None:
             notes += (f"attention kernel {choice.name}: {choice.reason}",)
-        if any(group.recurrent and group.recurrent.scanned for group in self.stage.layers):
-            notes += (
-                "state-space layers by transformers' own code: mamba-ssm's kernels take less",
-            )
+        if self.inference.engine == "transformers":
+            notes += scan_notes(self.stage.layers)
         if "vision_config" in self.model.config:
             notes += ("text alone: an image's tokens and the vision tower's work come on top",)
         return Phases(
@@ -131,6 +140,32 @@ class _Run:
             unknowns=self._unknowns(),
         )
 
+    def _both_sides(self, cache: KvCache) -> tuple[Sequence[Phase], KernelChoice | None, KvCache]:
+        """One forward pass of an encoder and a decoder, each over the whole text.
+
+        The decoder reads the encoder's output, e·B·S·h, and gives logits for every position.
+        """
+        encoder, choice = self._phase("prefill", self._encoder_len, self._encoder_len, 0)
+        length = self._decoder_len
+        decoder, _ = self._phase("decoder", length, length, cache.prefill_bytes)
+        largest = max(encoder, self._with_encoded(decoder), key=lambda side: side.allocated_bytes)
+        return (replace(largest, name="forward"),), choice, cache
+
+    @property
+    def _whole(self) -> bool:
+        """Whether an encoder and a decoder run once, and nothing is generated.
+
+        Without a cache, or of a class without a language model's head (``BartModel``).
+        """
+        if not self.stage.encoder_layers or self.inference.engine != "transformers":
+            return False
+        return not self.inference.use_cache or not self._generates
+
+    @property
+    def _generates(self) -> bool:
+        """Whether the class of an encoder–decoder model has ``generate``."""
+        return self.model.model_class.endswith(("ForConditionalGeneration", "MTModel"))
+
     @property
     def _encoder_len(self) -> int:
         return self.architecture.encoder_len or self.settings.prompt_len
@@ -138,6 +173,8 @@ class _Run:
     @property
     def _decoder_len(self) -> int:
         """Tokens in the decoder's own cache: T5 reads its prompt with the encoder."""
+        if self._whole:
+            return self.settings.prompt_len
         if self.architecture.encoder_layers and self.architecture.encoder_len is None:
             return self.settings.new_tokens
         return self.settings.context_len
@@ -189,8 +226,9 @@ class _Run:
     def _step(self, cache_bytes: int, transient: int) -> Phase:
         """One token, with what the encoder gave, which `generate` hands to every step: e·B·S·h."""
         phase, _ = self._phase("decode", 1, self._decoder_len, cache_bytes, transient)
-        if not self.stage.encoder_layers:
-            return phase
+        return self._with_encoded(phase) if self.stage.encoder_layers else phase
+
+    def _with_encoded(self, phase: Phase) -> Phase:
         parts: dict[ComponentName, int] = dict(phase.components)
         positions = self.settings.batch * self._encoder_len
         given = self.settings.dtype.num_bytes(positions * self.architecture.hidden_size)
@@ -305,6 +343,8 @@ class _Run:
             and self.inference.engine == "transformers"
             and copies_experts(self.model, self.stack),
             weighs_in_float32=weighs_in_float32(self.model),
+            widens_down=self.settings.dtype is FLOAT16 and "wo" in self.model.keep_in_fp32,
+            own_scan=OwnScan.of(self.stack) if self.inference.engine == "transformers" else None,
             adapter=self.adapter.per_token,
             math_score_bytes=math_score_bytes(self.stack),
             always_repeats=repeats_always(self.stack),
@@ -312,7 +352,7 @@ class _Run:
 
     def _phase_name(self, name: str) -> PhaseName:
         """A model that does not generate has one forward pass and no prefill."""
-        if not self.architecture.is_decoder:
+        if not self.architecture.is_decoder or self._whole:
             return "forward"
         return "prefill" if name == "prefill" else "decode"
 
@@ -387,13 +427,15 @@ class _Run:
         return self.settings.dtype.num_bytes(elements)
 
     def _made_logits(self, q_len: int) -> int:
+        if self._whole and not self._generates:
+            return 0
         return logits_bytes(
             self.architecture,
             batch=self.settings.batch,
             q_len=q_len,
             dtype=self.settings.dtype,
             stack=self.stack,
-            full=self.inference.full_logits,
+            full=self.inference.full_logits or self._whole,
             model_type=self._model_type,
         )
 
@@ -495,9 +537,11 @@ class _Run:
         return (Unknown(name=name, low_bytes=0, high_bytes=high),)
 
     def _state_space_work(self) -> tuple[Unknown, ...]:
-        if not any(group.recurrent is not None for group in self.stage.layers):
+        """Of mixers whose scan has no formula (MiniMax-01's lightning attention)."""
+        mixers = [group.recurrent for group in self.stage.layers if group.recurrent is not None]
+        inner = max((m.inner_size for m in mixers if m.state_elements and not m.scan), default=0)
+        if not inner:
             return ()
-        inner = max(g.recurrent.inner_size for g in self.stage.layers if g.recurrent is not None)
         tokens = self.settings.batch * self.settings.prompt_len
         return (
             Unknown(

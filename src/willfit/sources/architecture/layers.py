@@ -284,6 +284,7 @@ def attention(fields: Fields, traits: Traits, hidden_size: int, kind: str) -> At
         broadcasts_kv=traits.broadcasts_kv,
         dropout=attention_dropout(fields, traits),
         softmax_in_own_type=traits.softmax_in_own_type,
+        keeps_weights=traits.keeps_weights,
         cross=kind == "cross",
     )
 

@@ -6,9 +6,14 @@ file's ``update_conv_state`` / ``update_recurrent_state`` calls).
 
 from __future__ import annotations
 
+from typing import Final
+
 from willfit.dtypes import FLOAT32
-from willfit.scenario.model import Recurrent
+from willfit.scenario.model import Recurrent, Scan
 from willfit.sources.architecture.fields import Fields
+
+DELTA_CHUNK: Final = 64
+"""Default of `torch_chunk_gated_delta_rule`, which no config changes."""
 
 
 def mamba(fields: Fields, hidden_size: int) -> Recurrent:
@@ -23,7 +28,8 @@ def mamba(fields: Fields, hidden_size: int) -> Recurrent:
         state_elements=inner * state,
         state_dtype=FLOAT32,
         inner_size=inner,
-        scanned=True,
+        conv_size=inner,
+        scan=Scan(kind="selective", num_heads=inner, key_dim=state, value_dim=1),
     )
 
 
@@ -35,11 +41,20 @@ def mamba2(fields: Fields) -> Recurrent:
     state = _first(fields, "mamba_d_state", "ssm_state_size", "state_size", default=128)
     kernel = _first(fields, "mamba_d_conv", "conv_kernel", default=4)
     inner = heads * head_dim
+    channels = inner + 2 * groups * state
     return Recurrent(
-        conv_elements=(inner + 2 * groups * state) * kernel,
+        conv_elements=channels * kernel,
         state_elements=heads * head_dim * state,
         inner_size=inner,
         state_dtype=FLOAT32,
+        conv_size=channels,
+        scan=Scan(
+            kind="chunked",
+            num_heads=heads,
+            key_dim=state,
+            value_dim=head_dim,
+            chunk_len=_first(fields, "mamba_chunk_size", "chunk_size", default=256),
+        ),
     )
 
 
@@ -56,13 +71,27 @@ def gated_delta_net(fields: Fields) -> Recurrent:
         state_elements=value_heads * key_dim * value_dim,
         state_dtype=FLOAT32,
         inner_size=value_heads * value_dim,
+        conv_size=channels,
+        scan=Scan(
+            kind="delta",
+            num_heads=value_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            chunk_len=DELTA_CHUNK,
+            shares_keys=key_heads != value_heads,
+        ),
     )
 
 
 def short_convolution(fields: Fields, hidden_size: int) -> Recurrent:
     """LFM2: a convolution state (hidden, L_cache) and nothing recurrent."""
     kernel = fields.size("conv_L_cache", 3) or 3
-    return Recurrent(conv_elements=hidden_size * kernel, state_elements=0, inner_size=hidden_size)
+    return Recurrent(
+        conv_elements=hidden_size * kernel,
+        state_elements=0,
+        inner_size=hidden_size,
+        conv_size=hidden_size,
+    )
 
 
 def lightning(num_heads: int, head_dim: int) -> Recurrent:

@@ -33,14 +33,17 @@ class Traits:
     """Default of the longest context where the config is silent."""
     post_norm: bool = False
     learned_positions: bool = False
-    eager_score_bytes: int | None = None
-    """Bytes per score of eager attention in 16 bit where the class keeps fewer or more copies."""
+    eager_score_bytes: tuple[int, int, int] | None = None
+    """Bytes per score of eager attention in float16, bfloat16 and float32, where the class keeps
+    fewer or more copies."""
     attention_dropout: float = 0.0
     """Default of the dropout on attention's softmax where the config is silent."""
     activation_dropout: float = 0.0
     """Default of the dropout inside the MLP where the config is silent."""
     softmax_in_own_type: bool = False
     """Whether eager attention leaves the softmax in 16 bit, not in float32."""
+    keeps_weights: bool = False
+    """Whether a layer's attention weights live through the next layer (eager)."""
     broadcasts_kv: bool = False
     hidden_act: str = "silu"
     """Activation where the config has no field for it."""
@@ -59,23 +62,42 @@ _CLASSIC = Traits(
 )
 """What GPT-2 and BERT have in common."""
 _ENCODER = replace(_CLASSIC, decoder=False, max_context=512)
-_T5 = Traits(hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+_T5 = Traits(
+    hidden_dropout=0.1,
+    attention_dropout=0.1,
+    activation_dropout=0.1,
+    softmax_in_own_type=True,
+)
+_BART = Traits(
+    rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024, softmax_in_own_type=True
+)
 
 TRAITS: Final[dict[str, Traits]] = {
-    "gpt2": replace(_CLASSIC, learned_positions=True, eager_score_bytes=4, max_context=1024),
+    "gpt2": replace(_CLASSIC, learned_positions=True, max_context=1024),
     "gpt_bigcode": replace(_CLASSIC, softmax_in_own_type=False, max_context=1024),
-    "gpt_neo": Traits(sdpa=False, rms_norm=False, gated=False, max_context=2048),
+    "gpt_neo": Traits(
+        keeps_weights=True,
+        eager_score_bytes=(8, 8, 8),
+        sdpa=False,
+        rms_norm=False,
+        gated=False,
+        max_context=2048,
+    ),
     "gptj": Traits(
         sdpa=False, rms_norm=False, gated=False, parallel_residual=True, norms_per_layer=1
     ),
     "gpt_neox": Traits(rms_norm=False, gated=False, parallel_residual=True, max_context=2048),
     "opt": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=2048),
     "bloom": Traits(
-        hidden_act="bloom", eager_score_bytes=14, sdpa=False, rms_norm=False, gated=False
+        hidden_act="bloom",
+        eager_score_bytes=(12, 14, 16),
+        sdpa=False,
+        rms_norm=False,
+        gated=False,
     ),
     "falcon": Traits(
         broadcasts_kv=True,
-        eager_score_bytes=8,
+        eager_score_bytes=(8, 8, 16),
         rms_norm=False,
         gated=False,
         parallel_residual=True,
@@ -140,10 +162,10 @@ TRAITS: Final[dict[str, Traits]] = {
     "dinov2": Traits(rms_norm=False, gated=False, decoder=False),
     "t5": replace(_T5, gated=False, hidden_act="relu"),
     "mt5": _T5,
-    "bart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
-    "mbart": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
-    "pegasus": Traits(rms_norm=False, gated=False, hidden_dropout=0.1, max_context=1024),
-    "whisper": Traits(rms_norm=False, gated=False, max_context=448),
+    "bart": _BART,
+    "mbart": _BART,
+    "pegasus": _BART,
+    "whisper": Traits(rms_norm=False, gated=False, max_context=448, softmax_in_own_type=True),
 }
 """Traits by ``model_type``; a type that is not here has a Llama-like decoder's."""
 
