@@ -1,8 +1,8 @@
 """``python -m benchmarks.grid``: the formulas beside the trace, over models, workloads and GPUs.
 
-``--settings N`` takes N trainings at random out of thousands instead: each strategy on two T4s with
-each type, optimizer, trainer and kind of mixed precision. What no measurement has seen stands there
-beside the other way to the same number.
+``--trainings N`` and ``--inferences N`` take so many settings at random out of many thousands
+instead (`benchmarks.drawn`). What no measurement has seen stands there beside the other way to the
+same number.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from benchmarks.drawn import Draw, inferences, trainings
 from willfit.devices import parse_machine
-from willfit.dtypes import BFLOAT16, DTYPES, FLOAT16
+from willfit.dtypes import BFLOAT16, FLOAT16
 from willfit.errors import WillfitError
 from willfit.estimator import estimate
 from willfit.scenario import (
@@ -120,49 +119,6 @@ def workloads() -> dict[str, tuple[Workload, str]]:
     }  # fmt: skip
 
 
-METHODS: Final = ("full", "lora", "qlora")
-STRATEGIES: Final = (None, "ddp", "fsdp", "zero1", "zero2", "zero3")
-MIXED: Final = ("fp16", "bf16", None)
-TYPES: Final = (None, "float16", "float32")
-OPTIMIZERS: Final = ("adamw_torch", "adamw_8bit", "adafactor", "sgd")
-TRAINERS: Final = ("transformers", "liger", "trl", "loop")
-"""``liger`` is the Trainer with ``use_liger_kernel``."""
-SMALL: Final = "HuggingFaceTB/SmolLM2-135M"
-"""The model whose settings are varied."""
-
-
-def settings(count: int, seed: int = 0) -> Iterator[tuple[str, Workload, str]]:
-    """Trainings by name, each with its GPUs; the same ones for a seed."""
-    checkpointing = (False, True)
-    everything = list(
-        product(METHODS, STRATEGIES, MIXED, TYPES, checkpointing, OPTIMIZERS, TRAINERS)
-    )
-    for chosen in random.Random(seed).sample(everything, count):
-        method, strategy, mixed, dtype, checkpoints, optimizer, trainer = chosen
-        loading = Loading(
-            dtype=DTYPES[dtype] if dtype else None,
-            strategy=strategy,  # type: ignore[arg-type]  # one of STRATEGIES
-            quantization=Quantization(scheme="nf4") if method == "qlora" else None,
-        )
-        training = Training(
-            method=method,  # type: ignore[arg-type]  # one of METHODS
-            trainer="transformers" if trainer == "liger" else trainer,  # type: ignore[arg-type]
-            use_liger_kernel=trainer == "liger",
-            optimizer=optimizer,
-            gradient_checkpointing=checkpoints,
-            fp16=mixed == "fp16" or None,
-            bf16=mixed == "bf16" or None,
-            micro_batch_size=2,
-            max_length=512,
-        )
-        words = (*map(str, chosen[:4]), "checkpoints" if checkpoints else "whole", *chosen[5:])
-        yield (
-            ", ".join(map(str, words)),
-            Workload(loading=loading, training=training),
-            ("T4x2" if strategy else "T4"),
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One model under one workload, at both levels."""
@@ -190,10 +146,10 @@ def cases(models: Sequence[str], wanted: Sequence[str] | None = None) -> Iterato
                 yield case(model, name, workload, gpu)
 
 
-def sampled(count: int, seed: int = 0) -> Iterator[Case]:
-    """Trainings at random."""
-    for name, workload, gpus in settings(count, seed):
-        yield case(SMALL, name, workload, gpus)
+def sampled(kind: Draw, count: int, seed: int = 0) -> Iterator[Case]:
+    """Settings of one kind at random."""
+    for drawn in kind(count, seed):
+        yield case(drawn.model, drawn.name, drawn.workload, drawn.gpus)
 
 
 def case(model: str, name: str, workload: Workload, gpu: str) -> Case:
@@ -220,17 +176,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grid", description=__doc__)
     parser.add_argument("--model", action="append", help="only this model (repeatable)")
     parser.add_argument("--workload", action="append", help="only this workload (repeatable)")
-    parser.add_argument("--settings", type=int, metavar="N", help="N trainings at random instead")
-    parser.add_argument("--seed", type=int, default=0, help="of --settings")
+    parser.add_argument("--trainings", type=int, metavar="N", help="N trainings at random instead")
+    parser.add_argument("--inferences", type=int, metavar="N", help="the same of inferences")
+    parser.add_argument("--seed", type=int, default=0, help="of what is taken at random")
     parser.add_argument("--json", help="write every case here")
     arguments = parser.parse_args(argv)
     done: list[Case] = []
-    asked = (
-        sampled(arguments.settings, arguments.seed)
-        if arguments.settings
-        else cases(arguments.model or MODELS, arguments.workload)
-    )
-    for each in asked:
+    for each in _asked(arguments):
         done.append(each)
         value = "n/a" if each.difference is None else f"{each.difference:+.1%}"
         print(f"{value:>7}  {each.model:36} {each.workload:36} {each.reason[:90]}", flush=True)
@@ -244,6 +196,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = json.dumps([vars(each) for each in done], indent=1)
         Path(arguments.json).write_text(rows + "\n", encoding="utf-8")
     return 0
+
+
+def _asked(arguments: argparse.Namespace) -> Iterator[Case]:
+    if arguments.trainings:
+        yield from sampled(trainings, arguments.trainings, arguments.seed)
+    if arguments.inferences:
+        yield from sampled(inferences, arguments.inferences, arguments.seed)
+    if not (arguments.trainings or arguments.inferences):
+        yield from cases(arguments.model or MODELS, arguments.workload)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,8 @@ class Recurrent:
     """Width of the mixer's inner activations."""
     conv_size: int = 0
     """Channels of its convolution."""
+    widened: bool = False
+    """Whether a float32 factor makes the projections float32 (Falcon-H1's ``mup_vector``)."""
     scan: Scan | None = None
     """None where there is no scan, or none whose memory is known."""
 

@@ -86,7 +86,8 @@ def cache_tensors(held: Any) -> Iterator[torch.Tensor]:
 
 _PARTS: Final = (
     "self_attention_cache", "cross_attention_cache", "layers",
-    "key_cache", "value_cache", "conv_states", "ssm_states",  # as releases before 4.56 have them
+    "conv_states", "recurrent_states",
+    "key_cache", "value_cache", "ssm_states",  # as releases before 4.56 have them
 )  # fmt: skip
 
 

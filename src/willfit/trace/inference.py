@@ -47,9 +47,9 @@ def _without_cache(model: Any, inference: Inference) -> dict[str, Any]:
     """Arguments of a forward pass that keeps no cache, and the last position's logits alone."""
     if inference.use_cache:
         return {}
-    names = face(model).names
-    asked: dict[str, Any] = {"use_cache": False} if "use_cache" in names else {}
-    if "logits_to_keep" in names and not inference.full_logits:
+    takes = face(model).takes
+    asked: dict[str, Any] = {"use_cache": False} if takes("use_cache") else {}
+    if takes("logits_to_keep") and not inference.full_logits:
         asked["logits_to_keep"] = 1
     return asked
 

@@ -20,7 +20,8 @@ def mixer_moments(architecture: Architecture, recurrent: Recurrent, run: Pass) -
         return [_moment(stream + run.dtype.num_bytes(run.tokens * width), 0)]
     width = _projected(scan, recurrent)
     product = run.gemm.forward_temporary_bytes(run.tokens, architecture.hidden_size, width)
-    kept = stream + run.dtype.num_bytes(run.tokens * (width + _beside(scan, recurrent)))
+    projected = FLOAT32 if recurrent.widened else run.dtype
+    kept = stream + projected.num_bytes(run.tokens * (width + _beside(scan, recurrent, own)))
     return [
         Moment(
             name="mixer's projection",
@@ -56,9 +57,11 @@ def _projected(scan: Scan, recurrent: Recurrent) -> int:
     return recurrent.inner_size + recurrent.conv_size + heads
 
 
-def _beside(scan: Scan, recurrent: Recurrent) -> int:
+def _beside(scan: Scan, recurrent: Recurrent, own: OwnScan) -> int:
     """Elements a token in the working type beside the projections while the scan goes on.
 
-    The convolution's result; Δ as projected and as used, and the outputs so far (Mamba-1).
+    The convolution's result, and queries and keys where the mixer repeats them; Δ as projected and
+    as used, and the outputs so far (Mamba-1).
     """
-    return recurrent.conv_size + (3 * recurrent.inner_size if scan.kind == "selective" else 0)
+    kept = recurrent.conv_size + own.repeated(scan)
+    return kept + (3 * recurrent.inner_size if scan.kind == "selective" else 0)

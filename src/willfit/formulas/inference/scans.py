@@ -17,6 +17,8 @@ from willfit.scenario.stack import Stack
 
 EINSUM_SINCE: Final = "5.18"
 """transformers that contracts Mamba-2's chunks by einsum; before, products were made and summed."""
+SUMMED_AT_ONCE_SINCE: Final = "5.15"
+"""transformers that gives those products no name, so that each is freed once it is summed."""
 SOLVE_SINCE: Final = "5.17"
 """transformers whose gated delta rule solves a triangular system; before, it went row by row."""
 
@@ -26,6 +28,7 @@ class OwnScan:
     """How a release of transformers scans."""
 
     einsum: bool = True
+    summed_at_once: bool = True
     solves: bool = True
 
     @classmethod
@@ -33,6 +36,7 @@ class OwnScan:
         """That of a stack."""
         return cls(
             einsum=stack.at_least("transformers", EINSUM_SINCE),
+            summed_at_once=stack.at_least("transformers", SUMMED_AT_ONCE_SINCE),
             solves=stack.at_least("transformers", SOLVE_SINCE),
         )
 
@@ -41,8 +45,16 @@ class OwnScan:
         if scan.kind == "selective":
             return _selective(scan)
         if scan.kind == "chunked":
-            return _einsum(scan) if self.einsum else _products(scan)
+            return _einsum(scan) if self.einsum else _products(scan, named=not self.summed_at_once)
         return _solved(scan) if self.solves else _row_by_row(scan)
+
+    def repeated(self, scan: Scan) -> int:
+        """Elements a token, in the working type, of queries and keys that the mixer repeats itself.
+
+        The gated delta rule does it since it solves.
+        """
+        ours = scan.kind == "delta" and scan.shares_keys and not self.solves
+        return 2 * scan.num_heads * scan.key_dim if ours else 0
 
     def step_elements(self, scan: Scan) -> int:
         """float32 elements a sequence of a decoding step: the state, its decay and its update.
@@ -84,10 +96,14 @@ def _einsum(scan: Scan) -> int:
     return 4 * values + 4 * keys + 3 * scores + 2 * states
 
 
-def _products(scan: Scan) -> int:
-    """The same of older releases: C·B of every pair of tokens, with the states' axis not summed."""
+def _products(scan: Scan, *, named: bool) -> int:
+    """The same of older releases: C·B of every pair of tokens, with the states' axis not summed.
+
+    ``named``: that product, and the scores', live on beside the outputs' own.
+    """
     values, keys, scores = _sizes(scan)
-    return 2 * values + 2 * keys + 2 * scores + scores * scan.key_dim
+    kept = 2 * values + 2 * keys + 2 * scores + scores * scan.key_dim
+    return kept + (scores + scores * scan.value_dim if named else 0)
 
 
 def _solved(scan: Scan) -> int:
@@ -101,12 +117,15 @@ def _solved(scan: Scan) -> int:
 
 
 def _row_by_row(scan: Scan) -> int:
-    """The same of older releases: the last rows' update, the solved keys, or the loop."""
+    """The same of older releases: the solved keys, or the outputs laid out anew and cast to 16 bit.
+
+    Queries, keys, those times β and the solved ones, 4·K; values, those times β, the outputs twice
+    and half, 4.5·D; decays and scores, 2·C.
+    """
     values, keys, scores = _sizes(scan)
     return max(
-        3 * keys + 2 * values + 4 * scores,
         5 * keys + 2 * values + 2 * scores,
-        4 * keys + 3 * values + 2 * scores,
+        4 * keys + 4 * values + values // 2 + 2 * scores,
     )
 
 

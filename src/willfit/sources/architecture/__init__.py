@@ -94,8 +94,9 @@ _ACTIVATION_DROPOUT: Final = ("activation_dropout", "dropout_rate")
 """``dropout_rate`` is T5's, one for all of its dropouts."""
 _TABLE_OF_POSITIONS: Final = frozenset(
     {
-        "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "gpt2",
-        "gpt_bigcode", "gpt_neo", "mpnet", "opt", "roberta", "xlm-roberta", "xlm-roberta-xl",
+        "albert", "bart", "bert", "camembert", "data2vec-text", "distilbert", "electra", "gpt2",
+        "gpt_bigcode", "gpt_neo", "mbart", "mpnet", "opt", "pegasus", "roberta", "xlm-roberta",
+        "xlm-roberta-xl",
     }
 )  # fmt: skip
 """Model types whose position embeddings are a table of ``max_position_embeddings`` rows."""

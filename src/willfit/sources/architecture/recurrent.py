@@ -48,6 +48,7 @@ def mamba2(fields: Fields) -> Recurrent:
         inner_size=inner,
         state_dtype=FLOAT32,
         conv_size=channels,
+        widened=fields.text("model_type") == "falcon_h1",
         scan=Scan(
             kind="chunked",
             num_heads=heads,

@@ -57,6 +57,19 @@ class Face:
         """Whether a decoder reads what an encoder made."""
         return bool(getattr(self.config, "is_encoder_decoder", False))
 
+    def takes(self, name: str) -> bool:
+        """Whether the forward pass has an argument, or hands what it is given on to a base that has.
+
+        ``GraniteMoeHybridForCausalLM`` takes ``use_cache`` for its base.
+        """
+        if name in self.names:
+            return True
+        kinds = (parameter.kind for parameter in self.names.values())
+        base = getattr(self.model, "base_model", self.model)
+        if inspect.Parameter.VAR_KEYWORD not in kinds or base is self.model:
+            return False
+        return name in inspect.signature(base.forward).parameters
+
     @property
     def text_alone(self) -> bool:
         """Whether images go among the tokens of a text, which a batch of text does without."""
