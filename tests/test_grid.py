@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from benchmarks.drawn import inferences, trainings
 from benchmarks.grid import MODELS, Case, case, cases, sampled, workloads
 
 from willfit.dtypes import FLOAT32, DType
@@ -56,12 +57,23 @@ def test_formulas_are_within_their_bounds_of_the_trace(grid: list[Case]) -> None
 
 def test_settings_that_nobody_measured_have_one_number_by_two_ways() -> None:
     """Every strategy, type, optimizer and trainer, at random but the same ones each time."""
-    found = list(sampled(24))
+    found = list(sampled(trainings, 24))
     refused = [each.reason for each in found if each.difference is None]
     assert all("shards" in reason or "unscale FP16" in reason for reason in refused)
     assert len(refused) <= 6
     differences = [abs(each.difference) for each in found if each.difference is not None]
     assert median(differences) <= 0.02 and max(differences) <= 0.08
+
+
+def test_inferences_that_nobody_measured_have_one_number_by_two_ways() -> None:
+    """Models of every architecture × cards × types × attention × caches, the same ones each time.
+
+    The worst are small models in pieces of a prompt and in int8, some 10 to 100 MiB apart.
+    """
+    found = list(sampled(inferences, 60))
+    assert not [each.reason for each in found if each.difference is None]
+    differences = [abs(each.difference) for each in found if each.difference is not None]
+    assert median(differences) <= 0.01 and max(differences) <= 0.1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from willfit.changes.edit import with_inference, with_training
 from willfit.changes.guards import on_transformers, works
 from willfit.dtypes import FLOAT32
 from willfit.errors import InputError
-from willfit.formulas.attention import AttentionShape, choose_kernel
+from willfit.formulas.attention import AttentionShape, choose_kernel, takes_sdpa
 from willfit.formulas.inference.activations import attention_shape
 from willfit.formulas.training.settings import length_of
 from willfit.scenario import Gpu, Scenario
@@ -55,8 +55,9 @@ def _from(*names: str) -> Guard:
 
 def _has_sdpa(scenario: Scenario) -> str | None:
     architecture = scenario.model.architecture
-    lacks = architecture is not None and not architecture.supports_sdpa
-    if lacks or model_type(scenario) in WITHOUT_SDPA:
+    lacks = architecture is not None and not takes_sdpa(architecture, scenario.stack)
+    known = architecture is not None and bool(architecture.sdpa_releases)
+    if lacks or (not known and model_type(scenario) in WITHOUT_SDPA):
         return f"{scenario.model.model_class} has no SDPA path"
     return None
 

@@ -10,7 +10,7 @@ from willfit.emitting.call import Call, Keywords, Variable
 from willfit.emitting.launch import launch
 from willfit.emitting.versions import DTYPE_SINCE, require
 from willfit.errors import InputError
-from willfit.formulas.attention import resolve_implementation
+from willfit.formulas.attention import resolve_implementation, takes_sdpa
 from willfit.scenario import Quantization, Scenario, Stack
 
 CAUSAL: Final = "AutoModelForCausalLM"
@@ -178,7 +178,7 @@ def attention_of(scenario: Scenario) -> str | None:
 
 def _refuse_attention(scenario: Scenario, name: str) -> None:
     architecture, machine = scenario.model.architecture, scenario.machine
-    if name == "sdpa" and architecture is not None and not architecture.supports_sdpa:
+    if name == "sdpa" and architecture is not None and not takes_sdpa(architecture, scenario.stack):
         raise InputError(
             f"{scenario.model.model_class} has no SDPA path and transformers refuses "
             "attn_implementation='sdpa' for it: leave --attn out, which takes eager"

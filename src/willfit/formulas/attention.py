@@ -37,6 +37,8 @@ CUDNN_FIRST_SINCE: Final = "2.11"
 """torch release whose SDPA tries cuDNN before flash on Hopper and on data-centre Blackwell."""
 SAFE_SOFTMAX_SINCE: Final = "2.5"
 """torch release whose math kernel calls ``_safe_softmax``."""
+T5_KEEPS_TYPE_SINCE: Final = "5.15"
+"""transformers whose T5 leaves eager attention's softmax in the scores' type."""
 SOFTMAX_REUSED_SINCE: Final = "2.11"
 """torch release whose ``_safe_softmax`` was measured to write into the softmax; before, a copy."""
 
@@ -124,11 +126,21 @@ class KernelChoice:
     reason: str
 
 
+def takes_sdpa(architecture: Architecture, stack: Stack) -> bool:
+    """Whether the class has an SDPA path in the stack's release of transformers."""
+    if not stack.at_least("transformers", SDPA_SINCE):
+        return False
+    if not architecture.sdpa_releases:
+        return architecture.supports_sdpa
+    return any(
+        stack.at_least("transformers", first) and not (end and stack.at_least("transformers", end))
+        for first, end in architecture.sdpa_releases
+    )
+
+
 def default_implementation(architecture: Architecture, stack: Stack) -> str:
     """``attn_implementation`` where none is given: SDPA where the class supports it, else eager."""
-    if not architecture.supports_sdpa or not stack.at_least("transformers", SDPA_SINCE):
-        return "eager"
-    return "sdpa"
+    return "sdpa" if takes_sdpa(architecture, stack) else "eager"
 
 
 def resolve_implementation(
@@ -151,7 +163,7 @@ def resolve_implementation(
         raise InputError(
             f"unknown attention {name[:40]!r}: expected one of {', '.join(IMPLEMENTATIONS)}"
         )
-    lacks = architecture is not None and not architecture.supports_sdpa
+    lacks = architecture is not None and not takes_sdpa(architecture, stack)
     if wanted == "sdpa" and lacks and stack.at_least("transformers", SDPA_REFUSED_SINCE):
         raise InputError(
             f"the class has no SDPA path in transformers {stack.versions['transformers']}, which "
@@ -362,10 +374,19 @@ def _fused_forward(shape: AttentionShape) -> int:
 
 
 def _efficient_forward(shape: AttentionShape) -> int:
-    """As the others, and the output in float32 first where D_v > 128: 4·B·H·S_q·D_v; measured."""
+    """As the others, and the output in float32 first where D_v > 128: 4·B·H·S_q·D_v; measured.
+
+    A mask's float copy is padded to 8 keys by a second copy, before there is an output
+    (ATen/native/transformers/attention.cpp `pad_bias`).
+    """
     wide = shape.v_head_dim > 128 and shape.dtype is not FLOAT32
     elements = shape.batch * shape.num_heads * shape.q_len * shape.v_head_dim
-    return _fused_forward(shape) + (4 * elements if wide else 0)
+    forward = _fused_forward(shape) + (4 * elements if wide else 0)
+    if not shape.masked or shape.kv_len % 8 == 0:
+        return forward
+    repeated = shape.repeated_kv_bytes() if shape.repeats else 0
+    unpadded = shape.dtype.num_bytes(shape.batch * shape.q_len * shape.kv_len)
+    return max(forward, repeated + sdpa_bias_bytes(shape) + unpadded)
 
 
 def _varlen_forward(shape: AttentionShape) -> int:

@@ -220,6 +220,8 @@ class Architecture:
     """Whether the model generates and therefore has a KV cache."""
     supports_sdpa: bool = True
     """Whether transformers dispatches SDPA for this class (Gemma-2, gpt-oss: False → eager)."""
+    sdpa_releases: tuple[tuple[str, str], ...] = ()
+    """Where that changed: first release with SDPA and first without, "" where none is."""
     final_softcap: float | None = None
     """Soft cap on logits: two extra transient copies."""
     norms_per_layer: int = 2

@@ -92,6 +92,9 @@ def _norm_moment(architecture: Architecture, run: Pass) -> Moment:
 def _attention_moments(architecture: Architecture, attention: Attention, run: Pass) -> list[Moment]:
     """Rotary embedding (three extra query-sized tensors), then the kernel itself.
 
+    A call of SDPA lays T5's positions out anew, for each row with a mask
+    (integrations/sdpa_attention.py `create_position_bias_mask`).
+
     What eager attention returned before is held by the model (GPT-Neo), or by the layer, whose
     cross attention comes second.
     """
@@ -102,6 +105,7 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         q_len=run.q_len,
         kv_len=run.keys_in(attention.window),
         masked=run.masked_in(attention.window),
+        autocast=run.softmax_in_float32,
         math_score_bytes=run.math_score_bytes,
         always_repeats=run.always_repeats,
     )
@@ -112,7 +116,8 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
     )
     expanded = _expanded_latent(attention, shape)
     padded = run.kernel_of[attention.window] == "efficient" and run.q_len % 8 != 0
-    copies = (run.batch if run.masked else 1) * (2 if padded else 1)
+    eager = run.kernel_of[attention.window] == "eager"
+    copies = 0 if eager else (run.batch if run.masked else 1) * (2 if padded else 1)
     positions = e.num_bytes(position_elements(architecture, run) * copies)
     held = 0 if run.cached and not run.fused_qkv else fresh
     kernel = run.kernel_of[attention.window]

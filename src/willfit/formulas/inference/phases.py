@@ -11,6 +11,7 @@ from willfit.devices import cublas_workspace_bytes
 from willfit.dtypes import FLOAT16, FLOAT32
 from willfit.errors import UnsupportedError
 from willfit.formulas.attention import (
+    T5_KEEPS_TYPE_SINCE,
     KernelChoice,
     choose_kernel,
     mask_bytes,
@@ -259,7 +260,7 @@ class _Run:
         return (batch, q_len) if limit is None else (1, min(batch * q_len, limit))
 
     def _prefill(self, prompt: int, made: int, transient: int) -> tuple[Phase, KernelChoice | None]:
-        """All at once, or the larger of the first piece, which has no mask, and the last whole one.
+        """All at once, or in pieces: the first, which has no mask, the last whole one, the rest.
 
         ``made``: bytes of the cache in the end; ``transient``: beside it, where a layer's part is
         made anew for a piece.
@@ -268,8 +269,13 @@ class _Run:
         if chunk is None:
             return self._phase("prefill", prompt, prompt, made)
         first = self._phase("prefill", chunk, chunk, made * chunk // prompt)
-        last = self._phase("prefill", chunk, prompt - prompt % chunk, made, transient)
-        return max((first, last), key=lambda found: found[0].allocated_bytes)
+        rest = prompt % chunk
+        whole = prompt - rest
+        last = self._phase("prefill", chunk, whole, made * whole // prompt, transient)
+        pieces = [first, last]
+        if rest:
+            pieces.append(self._phase("prefill", rest, prompt, made, transient))
+        return max(pieces, key=lambda found: found[0].allocated_bytes)
 
     def _masked(self, q_len: int, kv_len: int) -> bool:
         """A mask hides padding, or says which keys came before a piece of the prompt."""
@@ -343,6 +349,8 @@ class _Run:
             and self.inference.engine == "transformers"
             and copies_experts(self.model, self.stack),
             weighs_in_float32=weighs_in_float32(self.model),
+            softmax_in_float32=self.architecture.relative_bias
+            and not self.stack.at_least("transformers", T5_KEEPS_TYPE_SINCE),
             widens_down=self.settings.dtype is FLOAT16 and "wo" in self.model.keep_in_fp32,
             own_scan=OwnScan.of(self.stack) if self.inference.engine == "transformers" else None,
             adapter=self.adapter.per_token,
@@ -370,7 +378,7 @@ class _Run:
             batch=self.settings.batch,
             q_len=run.q_len,
             kv_len=run.kv_len,
-            masked=run.masked_in(window),
+            masked=run.masked_in(window) or self.architecture.relative_bias,
         )
         return choose_kernel(
             shape,

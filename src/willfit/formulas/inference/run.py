@@ -63,6 +63,8 @@ class Pass:
     """Bytes per score inside SDPA's math kernel, by torch's release."""
     always_repeats: bool = False
     """Whether the release of transformers repeats K and V without a mask too."""
+    softmax_in_float32: bool = False
+    """Whether the release computes a softmax in float32 that today's leaves in its type (T5)."""
     widens_down: bool = False
     """Whether the MLP's last product is float32 beside float16 (T5's ``wo``)."""
     own_scan: OwnScan | None = None
@@ -112,14 +114,15 @@ def stream_bytes(architecture: Architecture, run: Pass, copies: int) -> int:
 
 
 def position_elements(architecture: Architecture, run: Pass) -> int:
-    """T5's positions by heads, H·S², which all layers share; a call of SDPA lays them out anew.
+    """T5's positions by heads, H·S², which all layers share; a row each where the mask is in them.
 
-    With a mask for each row (integrations/sdpa_attention.py `create_position_bias_mask`).
+    It was before the release that leaves the softmax in its type (modeling_t5.py).
     """
-    if not architecture.relative_bias or "eager" in run.kernel_of.values():
+    if not architecture.relative_bias:
         return 0
     heads = next((g.attention.num_heads for g in architecture.layers if g.attention), 0)
-    return heads * run.q_len**2
+    rows = run.batch if run.masked and run.softmax_in_float32 else 1
+    return rows * heads * run.q_len**2
 
 
 def _head_dim(architecture: Architecture) -> int:

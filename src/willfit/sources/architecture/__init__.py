@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from willfit.scenario.model import Architecture, Attention, LayerGroup, Mlp
-from willfit.sources.architecture.defaults import text_type, with_defaults
+from willfit.sources.architecture.defaults import sdpa_releases, text_type, with_defaults
 from willfit.sources.architecture.fields import Fields
 from willfit.sources.architecture.layers import attention_dropout, layer_groups
 from willfit.sources.architecture.traits import Traits, traits_of
@@ -73,6 +73,7 @@ def _single_stack(fields: Fields, traits: Traits) -> Architecture:
         layers=groups,
         is_decoder=traits.decoder,
         supports_sdpa=traits.sdpa,
+        sdpa_releases=sdpa_releases(_module(fields.text("model_type")), today=traits.sdpa),
         final_softcap=fields.number("final_logit_softcapping"),
         norms_per_layer=traits.norms_per_layer,
         rms_norm=traits.rms_norm,
@@ -92,6 +93,13 @@ _HIDDEN_DROPOUT: Final = (
 )  # fmt: skip
 _ACTIVATION_DROPOUT: Final = ("activation_dropout", "dropout_rate")
 """``dropout_rate`` is T5's, one for all of its dropouts."""
+
+
+def _module(model_type: str) -> str:
+    """Module of transformers that a model type's classes are in."""
+    return model_type.replace("-", "_").removesuffix("_text")
+
+
 _TABLE_OF_POSITIONS: Final = frozenset(
     {
         "albert", "bart", "bert", "camembert", "data2vec-text", "distilbert", "electra", "gpt2",

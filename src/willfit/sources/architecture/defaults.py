@@ -30,6 +30,22 @@ def config_defaults() -> Mapping[str, Mapping[str, Any]]:
     return table
 
 
+@lru_cache(maxsize=1)
+def _sdpa_releases() -> Mapping[str, list[list[str]]]:
+    text = resources.files("willfit.data").joinpath("sdpa_releases.json").read_text("utf-8")
+    table: Mapping[str, list[list[str]]] = json.loads(text)["releases"]
+    return table
+
+
+def sdpa_releases(model_type: str, *, today: bool) -> tuple[tuple[str, str], ...]:
+    """Releases in which a type takes SDPA, where that changed; none where it always was ``today``.
+
+    A file whose last state is not today's has several classes, of which another was read.
+    """
+    found = tuple((first, end) for first, end in _sdpa_releases().get(model_type, ()))
+    return found if found and (found[-1][1] == "") is today else ()
+
+
 def with_defaults(config: Mapping[str, Any], *, nested: bool = False) -> Mapping[str, Any]:
     """The config and, for fields that it has under no name, its class's defaults.
 

@@ -10,6 +10,7 @@ from willfit.scenario.model import Attention, LayerGroup, Mlp, Recurrent
 from willfit.sources.architecture import recurrent
 from willfit.sources.architecture.fields import Fields
 from willfit.sources.architecture.traits import Traits
+from willfit.units import round_up
 
 _NAMES: Final = {
     "full_attention": "full", "attention": "full", "global": "full", "hybrid": "hybrid",
@@ -20,6 +21,11 @@ _NAMES: Final = {
 }  # fmt: skip
 """Layer types of transformers 5.23 by the kind they are to the formulas."""
 
+_SHARED_EXPERT: Final = (
+    "shared_expert_intermediate_size", "shared_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+)  # fmt: skip
+"""Names of the inner width of an expert that every token passes."""
 _PATTERN: Final = {"M": "linear", "*": "full", "-": "none", "E": "none"}
 """Letters of Nemotron-H's ``hybrid_override_pattern``."""
 
@@ -149,6 +155,9 @@ def window_of(fields: Fields, traits: Traits) -> int | None:
 
 def is_sparse(fields: Fields, index: int) -> bool:
     """Whether this layer's MLP is a mixture of experts."""
+    pattern = fields.text("hybrid_override_pattern")
+    if pattern:
+        return pattern[index : index + 1] == "E"
     if not (fields.size("num_experts") or 0) > 1:
         return False
     listed = fields.items("mlp_layer_types")
@@ -168,7 +177,10 @@ def is_sparse(fields: Fields, index: int) -> bool:
 
 
 def mlp_width(fields: Fields, index: int, hidden_size: int, sparse: bool) -> int:
-    """Inner width of this layer's MLP, or of one of its experts."""
+    """Inner width of this layer's MLP, or of one of its experts; 0 where it has none."""
+    pattern = fields.text("hybrid_override_pattern")
+    if pattern and pattern[index : index + 1] not in "-E":
+        return 0
     if sparse:
         return fields.size("moe_intermediate_size") or _dense_width(fields, index, hidden_size)
     if fields.size("intermediate_size_mlp"):  # Llama-4's dense layers
@@ -180,9 +192,20 @@ def _dense_width(fields: Fields, index: int, hidden_size: int) -> int:
     listed = fields.items("intermediate_size")
     if listed:
         return Fields({"n": listed[min(index, len(listed) - 1)]}).size("n") or 0
+    if fields.size("block_ff_dim"):
+        return _adjusted_width(fields)
     nested = fields.nested("ffn_config").size("ffn_hidden_size")
     ratio = fields.size("expansion_ratio") or 4
     return nested or fields.size("intermediate_size") or ratio * hidden_size
+
+
+def _adjusted_width(fields: Fields) -> int:
+    """LFM2's two thirds of the stated width, in whole blocks (modeling_lfm2.py `Lfm2MLP`)."""
+    width = fields.need("block_ff_dim")
+    if not fields.flag("block_auto_adjust_ff_dim", default=True):
+        return width
+    scaled = int((fields.number("block_ffn_dim_multiplier") or 1.0) * int(2 * width / 3))
+    return round_up(scaled, fields.size("block_multiple_of", 256) or 256)
 
 
 def _group(fields: Fields, traits: Traits, hidden_size: int, key: _Key, count: int) -> LayerGroup:
@@ -223,7 +246,7 @@ def _mlp(fields: Fields, traits: Traits, width: int, sparse: bool) -> Mlp | None
         return None
     if not sparse:
         return Mlp(intermediate_size=width, gated=_gated(fields, traits))
-    shared = fields.size("shared_expert_intermediate_size", fields.size("shared_intermediate_size"))
+    shared = next(filter(None, map(fields.size, _SHARED_EXPERT)), None)
     if not shared:
         shared = (fields.size("n_shared_experts") or 0) * width
     return Mlp(

@@ -108,6 +108,7 @@ TRAITS: Final[dict[str, Traits]] = {
     "starcoder2": Traits(rms_norm=False, gated=False),
     "stablelm": Traits(rms_norm=False),
     "nemotron": Traits(rms_norm=False, gated=False),
+    "nemotron_h": Traits(gated=False, norms_per_layer=1),
     "cohere": Traits(rms_norm=False, parallel_residual=True, norms_per_layer=1),
     "cohere2": Traits(rms_norm=False, parallel_residual=True, norms_per_layer=1, full_every=4),
     "olmo": Traits(rms_norm=False),

@@ -58,7 +58,7 @@ class Face:
         return bool(getattr(self.config, "is_encoder_decoder", False))
 
     def takes(self, name: str) -> bool:
-        """Whether the forward pass has an argument, or hands what it is given on to a base that has.
+        """Whether the forward pass has an argument, or hands it on to a base that has.
 
         ``GraniteMoeHybridForCausalLM`` takes ``use_cache`` for its base.
         """
