@@ -25,7 +25,7 @@ from willfit.errors import UnsupportedError
 from willfit.estimator import estimate
 from willfit.estimator.uncertainty import uncertainty
 from willfit.results import Component, Estimate, GpuEstimate, PhaseEstimate
-from willfit.scenario import Loading, Machine, Scenario, Training, Workload
+from willfit.scenario import Inference, Loading, Machine, Scenario, Training, Workload
 from willfit.sources.resolve import resolve
 
 
@@ -330,3 +330,25 @@ def test_bfloat16_that_is_cast_whole_is_not_emulated(
     )
     scenario = Scenario(model=resolve("gpt2"), workload=workload, machine=machine)
     assert uncertainty(scenario, "formula", machine.gpus[0]).wider == wider
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "work"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4", "A100x2", "gptq_several"),
+        ("Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4", "A100", "inference"),
+        ("Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int8", "A100x2", "several"),
+        ("Qwen/Qwen2.5-0.5B-Instruct-AWQ", "A100x2", "several"),
+    ],
+)
+def test_a_kind_that_alone_is_off_has_a_range_of_its_own(model: str, gpus: str, work: str) -> None:
+    """Four measurements of GPTQ in 4 bit over several GPUs would widen every range of these."""
+    machine = Machine(gpus=parse_machine(gpus).gpus)
+    scenario = Scenario(
+        model=resolve(model), workload=Workload(inference=Inference()), machine=machine
+    )
+    found = uncertainty(scenario, "trace", machine.gpus[0])
+    assert found.work == work
+    assert (found.above > 0.3) is (work == "gptq_several")
+    said = estimate(scenario, search_limits=False).assumptions
+    assert any("GPTQ in 4 bit" in each for each in said) is (work == "gptq_several")

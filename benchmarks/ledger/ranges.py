@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from benchmarks.ledger.row import Known, Outcome
+from willfit.estimator.uncertainty import Work
 from willfit.results import Level
 
 PART: Final = 0.99
@@ -31,7 +32,7 @@ MOMENTS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Starts of counters that were read between steps: `estimate` prints peaks."""
 LEVELS: Final[tuple[Level, ...]] = ("formula", "trace")
-WORKS: Final = ("loading", "inference", "training", "several")
+WORKS: Final[tuple[Work, ...]] = get_args(Work)
 LEAST: Final = 0.01
 """No side is narrower: drivers, workspaces and kernels' scratch differ by that."""
 FEWEST_ROWS: Final = 5
@@ -40,6 +41,8 @@ FEWEST_SOURCES: Final = 2
 """Of a kind of work; with fewer the kinds of `INSTEAD` count, then all of the level."""
 INSTEAD: Final = {"loading": ("loading", "inference")}
 """A loaded model is a part of every inference."""
+ALONE: Final = ("gptq_several",)
+"""Taken from the only source that measured it: it is off there, and nowhere else."""
 DATA: Final = Path(__file__).parents[2] / "src" / "willfit" / "data" / "uncertainty.json"
 
 
@@ -89,6 +92,9 @@ def parts(outcomes: Iterable[Outcome]) -> dict[Key, Parts]:
         for work in WORKS:
             kinds = ((work,), INSTEAD.get(work, (work,)), WORKS)
             groups = [[o for o in both if o.work in kind] for kind in kinds]
+            if work in ALONE and groups[0]:
+                found[level, counter, work] = _parts(groups[0])
+                continue
             many = [_of_many_rows(group) for group in groups]
             enough = (g for g in many if len({o.source for o in g}) >= FEWEST_SOURCES)
             found[level, counter, work] = _parts(next(enough, both))
