@@ -160,7 +160,10 @@ def _runs(model: str, card: str, loading: Loading, inference: Inference) -> bool
     ):
         return False
     if inference.prefill_chunk_size and (
-        architecture.encoder_layers or not architecture.is_decoder or not inference.use_cache
+        architecture.encoder_layers
+        or not architecture.is_decoder
+        or not inference.use_cache
+        or kind == "mamba"
     ):
         return False
     if kind == "mamba" and (

@@ -9,8 +9,10 @@ import pytest
 from benchmarks.grid import case
 
 import willfit
+from willfit.changes import CHANGES, NotApplicable
 from willfit.devices import parse_machine
 from willfit.dtypes import BFLOAT16
+from willfit.planning import plan
 from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Stack, Workload
 from willfit.sources.resolve import resolve
 
@@ -89,6 +91,85 @@ def test_an_mlp_is_as_wide_as_its_tensors() -> None:
     assert nemotron is not None
     parts = [(bool(g.recurrent), bool(g.attention), bool(g.mlp)) for g in nemotron.layers]
     assert all(sum(part) == 1 for part in parts)
+
+
+_TINY: dict[str, Any] = {
+    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "bos_token_id": 1,
+    "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+_DELTA = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16, "full_attention_interval": 4,
+}  # fmt: skip
+_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "more"),
+    [
+        ("qwen3_5_text", _DELTA),
+        ("falcon_h1", {"mamba_d_ssm": 128, **_MAMBA2}),
+        (
+            "granitemoehybrid",
+            {
+                "layer_types": ["mamba", "attention", "mamba", "mamba"], "num_local_experts": 0,
+                "shared_intermediate_size": 64, **_MAMBA2,
+            },
+        ),
+        ("lfm2", {"layer_types": ["conv", "full_attention", "conv", "conv"]}),
+    ],
+)  # fmt: skip
+def test_a_prompt_in_pieces_has_the_same_answer(model_type: str, more: dict[str, Any]) -> None:
+    """Real classes with random weights: a plan may read a hybrid's prompt in pieces."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **{**_TINY, **more})
+    model = AutoModelForCausalLM.from_config(config).eval().float()
+    prompt = torch.randint(3, 128, (2, 150))
+    asked = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    asked |= {"return_dict_in_generate": True, "output_logits": True}
+    with torch.no_grad():
+        whole = model.generate(prompt, **asked)
+        pieces = model.generate(prompt, prefill_chunk_size=64, **asked)
+    for one, other in zip(whole.logits, pieces.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "release", "reason"),
+    [
+        ("Qwen/Qwen3.5-27B", "5.23.0", None),
+        ("ibm-granite/granite-4.0-h-350m", "5.23.0", None),
+        ("ibm-granite/granite-4.0-h-350m", "5.14.0", "since transformers 5.15"),
+        ("ai21labs/Jamba-v0.1", "5.23.0", "begins anew"),
+        ("state-spaces/mamba-130m-hf", "5.23.0", "no layer has one"),
+    ],
+)
+def test_which_mixers_read_a_prompt_in_pieces(model: str, release: str, reason: str | None) -> None:
+    stack = Stack(versions={**Stack().versions, "transformers": release})
+    change = next(change for change in CHANGES if change.id == "prefill_chunk_size=512")
+    changed = change.apply(scenario(model, 1, 4096, stack=stack))
+    if reason is None:
+        assert isinstance(changed, Scenario)
+    else:
+        assert isinstance(changed, NotApplicable)
+        assert reason in changed.reason
+
+
+def test_a_plan_reads_the_prompt_of_a_hybrid_in_pieces() -> None:
+    """What was a cut of the context to a half loses nothing now."""
+    asked = scenario("Qwen/Qwen3.5-27B", 1, 16384)
+    asked = replace(
+        asked,
+        machine=Machine(gpus=parse_machine("RTX 4090").gpus),
+        workload=work(1, 16384, scheme="nf4"),
+    )
+    best = plan(asked, top=1).plans[0]
+    assert [step.change.setting for step in best.steps] == ["prefill_chunk_size"]
+    assert best.estimate.verdict == "fits"
 
 
 def scenario(model: str, batch: int, length: int, stack: Stack | None = None) -> Scenario:

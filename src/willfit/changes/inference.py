@@ -10,7 +10,7 @@ from willfit.changes.edit import inference_of, with_inference
 from willfit.changes.guards import at_least, infers, on_transformers
 from willfit.changes.numbers import powers
 from willfit.dtypes import DTYPES
-from willfit.formulas.inference.settings import CHUNKED_SINCE
+from willfit.formulas.inference.settings import CHUNKED_SINCE, STATES_CARRIED_SINCE
 from willfit.scenario import Scenario
 
 SMALLEST_CONTEXT: Final = 128
@@ -137,6 +137,25 @@ def _keeps_no_states(scenario: Scenario) -> str | None:
     return None
 
 
+def _carries_states(scenario: Scenario) -> str | None:
+    """Whether a scan goes on from one piece of a prompt to the next, with the same answer."""
+    architecture = scenario.model.architecture
+    if architecture is None:
+        return "the model's layers are not known"
+    mixers = [group.recurrent for group in architecture.layers if group.recurrent is not None]
+    if not mixers:
+        return None
+    if not any(group.attention for group in architecture.layers):
+        return "`generate` reads pieces into a KV cache, and no layer has one"
+    if any(mixer.scan is not None and mixer.scan.kind == "selective" for mixer in mixers):
+        return "the scan of Mamba-1 begins anew with each piece"
+    if any(mixer.state_elements and mixer.scan is None for mixer in mixers):
+        return "the model's layers keep states of their own"
+    if not scenario.stack.at_least("transformers", STATES_CARRIED_SINCE):
+        return f"states are carried from piece to piece since transformers {STATES_CARRIED_SINCE}"
+    return None
+
+
 def _cache(name: str, title: str, *guards: Guard, **fields: Any) -> Change:
     return Change(
         id=f"cache={name}",
@@ -219,7 +238,7 @@ def _chunk(value: int) -> Change:
         title=f"Read the prompt {value:,} tokens at a time",
         apply=guarded(
             _sets(prefill_chunk_size=value), infers, on_transformers, _generates,
-            _generates_alone, _keeps_no_states, _in_one_tensor, _takes_masks,
+            _generates_alone, _carries_states, _in_one_tensor, _takes_masks,
             at_least("transformers", CHUNKED_SINCE), _prompt_over(value),
         ),
     )  # fmt: skip

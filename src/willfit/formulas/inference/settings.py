@@ -15,6 +15,8 @@ from willfit.scenario.workload import Inference
 
 CHUNKED_SINCE: Final = "4.51"
 """transformers release whose `generate` has ``prefill_chunk_size``."""
+STATES_CARRIED_SINCE: Final = "5.15"
+"""transformers in which every scan but Mamba-1's goes on from piece to piece of a prompt."""
 DEFAULT_CONTEXT: Final = 4096
 """Context where none is given, or the model's maximum if that is shorter."""
 
@@ -94,5 +96,10 @@ def _chunk(inference: Inference, architecture: Architecture | None, stack: Stack
     if architecture is not None and (architecture.encoder_layers or not architecture.is_decoder):
         raise InputError(
             "--prefill-chunk-size is for models that read their prompt with a decoder: leave it out"
+        )
+    if architecture is not None and not any(group.attention for group in architecture.layers):
+        raise InputError(
+            "--prefill-chunk-size reads a prompt into a KV cache, and no layer of this model has "
+            "one: leave it out"
         )
     return chunk
