@@ -2,7 +2,7 @@
 
 The parts are figures of the accuracy ledger (docs/accuracy.md): so far lie published measurements
 below and above the estimates of the same kind of work at the same level. They are made by
-``python -m benchmarks.ledger --write`` and hold 95 % of the rows of sources left out in turn.
+``python -m benchmarks.ledger --ranges`` and hold 95 % of the rows of sources left out in turn.
 """
 
 from __future__ import annotations
