@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
+from willfit.devices import parse_machine
 from willfit.dtypes import DTYPES, FLOAT32
 from willfit.scenario import Inference, Loading, Quantization, Training, Workload
 from willfit.scenario.model import ModelSpec
@@ -83,8 +84,7 @@ RUN: Final = (
     "state-spaces/mamba-130m-hf", "LiquidAI/LFM2-350M",
 )  # fmt: skip
 """Small models of every architecture that has formulas."""
-CARDS: Final = {"V100-32GB": 7.0, "T4": 7.5, "A100": 8.0, "H100": 9.0}
-"""With their compute capability."""
+CARDS: Final = ("V100-32GB", "T4", "A100", "H100")
 LENGTHS: Final = (64, 200, 512, 1000, 2048, 4000)
 LONGEST_SCAN: Final = 512
 """Tokens of Mamba-1, which a trace goes through one by one."""
@@ -104,7 +104,7 @@ def inferences(count: int, seed: int = 0) -> Iterator[Drawn]:
 def _inference(chance: random.Random) -> Drawn | None:
     """One, or None where what was drawn cannot run."""
     pick: Callable[[tuple[Any, ...]], Any] = chance.choice
-    model, card = pick(RUN), pick(tuple(CARDS))
+    model, card = pick(RUN), pick(CARDS)
     scheme = pick((None, None, None, "int8", "nf4"))
     compute = pick((None, "float16", "bfloat16")) if scheme == "nf4" else None
     dtype, labels = pick((None, "float16", "bfloat16", "float32")), pick((None, None, None, 3))
@@ -156,7 +156,9 @@ def _runs(model: str, card: str, loading: Loading, inference: Inference) -> bool
     assert inference.context_len is not None
     kind, length = str(found.config.get("model_type")), inference.context_len
     if inference.attn == "flash_attention_2" and (
-        CARDS[card] < 8.0 or kind in ("t5", "mamba", "gpt_neo", "bloom") or _wide(found, loading)
+        parse_machine(card).gpus[0].sm < 80
+        or kind in ("t5", "mamba", "gpt_neo", "bloom")
+        or _wide(found, loading)
     ):
         return False
     if inference.prefill_chunk_size and (

@@ -8,7 +8,6 @@ import pytest
 from benchmarks.grid import case
 
 from willfit.dtypes import DTYPES
-from willfit.errors import InputError
 from willfit.formulas.attention import default_implementation
 from willfit.scenario import Inference, Loading, Stack, Workload
 from willfit.sources.resolve import resolve
@@ -83,4 +82,4 @@ def test_more_tokens_than_bart_has_positions_for() -> None:
     workload = Workload(inference=Inference(context_len=2048))
     found = case("facebook/bart-base", "", workload, "A100")
     assert "1024 positions" in found.reason
-    assert found.formula_bytes is None and InputError is not None
+    assert found.formula_bytes is None

@@ -15,8 +15,7 @@ from willfit.dtypes import BFLOAT16
 from willfit.planning import plan
 from willfit.scenario import Inference, Loading, Machine, Quantization, Scenario, Stack, Workload
 from willfit.sources.resolve import resolve
-
-MIB = 1 << 20
+from willfit.units import MIB
 
 
 def work(batch: int, length: int, scheme: Any = None, **settings: Any) -> Workload:

@@ -56,27 +56,24 @@ def uncertainty(
     scenario: Scenario, level: Level, gpu: Gpu | None, counter: Counter | None = None
 ) -> Uncertainty:
     """Of a scenario on one of its GPUs; of its verdict's counter if none is named."""
-    work = scenario.workload
-    kind: Work = "loading"
-    if work.training is not None:
-        kind = "training"
-    elif work.inference is not None:
-        kind = "inference"
-    if scenario.num_gpus > 1:
-        kind = "gptq_several" if _is_gptq(scenario) else "several"
     return _uncertainty(
         level,
         counter or _VERDICTS.get(level, "allocated"),
-        kind,
+        _work(scenario),
         gpu.sm if gpu is not None else 0,
         gpu.vendor if gpu is not None else "nvidia",
         bfloat16=_computes_in_bfloat16(alone_of(scenario)),
     )
 
 
-def _is_gptq(scenario: Scenario) -> bool:
-    stored = scenario.model.quantization
-    return stored is not None and stored.method == "gptq" and stored.bits == 4
+def _work(scenario: Scenario) -> Work:
+    if scenario.num_gpus > 1:
+        stored = scenario.model.quantization
+        gptq = stored is not None and stored.method == "gptq" and stored.bits == 4
+        return "gptq_several" if gptq else "several"
+    if scenario.workload.training is not None:
+        return "training"
+    return "inference" if scenario.workload.inference is not None else "loading"
 
 
 def _computes_in_bfloat16(alone: Scenario) -> bool:
@@ -92,7 +89,7 @@ def wider_range(scenario: Scenario, level: Level) -> list[str]:
     gpus = scenario.machine.gpus if scenario.machine is not None else ()
     unseen = dict.fromkeys(u for gpu in gpus for u in uncertainty(scenario, level, gpu).unseen)
     said = [f"range wider than usual: no measurement covers {what}" for what in unseen]
-    return [*said, _GPTQ] if scenario.num_gpus > 1 and _is_gptq(scenario) else said
+    return [*said, _GPTQ] if _work(scenario) == "gptq_several" else said
 
 
 def usual(level: Level, work: Work, counter: Counter | None = None) -> Uncertainty:

@@ -148,8 +148,8 @@ class Scan:
     """Rows of a head's state: the state size, or the keys' width."""
     value_dim: int
     """Columns of a head's state: the head size, or the values' width."""
-    chunk_len: int = 0
-    """Tokens that are worked on together."""
+    chunk_len: int = 1
+    """Tokens that are worked on together, to whose multiple a prompt is padded."""
     shares_keys: bool = False
     """Whether several heads have one key, which is then repeated."""
 

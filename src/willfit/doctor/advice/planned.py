@@ -67,6 +67,7 @@ class _Step:
 def _steps(scenario: Scenario, made: Plan) -> Iterator[_Step]:
     """The changes of a plan by what they cost a user, each with what it then saves."""
     evaluator, start = Evaluator(), scenario
+    judge, clock = Judge(), Clock(job=Job())
     changes = _cheapest_first(scenario, [step.change for step in made.steps])
     for change in changes:
         after = change.apply(scenario)
@@ -83,8 +84,8 @@ def _steps(scenario: Scenario, made: Plan) -> Iterator[_Step]:
                 saves_bytes,
                 start=start,
                 changes=changes,
-                judge=Judge(),
-                time_of=Clock(job=Job()).seconds,
+                judge=judge,
+                time_of=clock.seconds,
             ),
         )
         scenario = after

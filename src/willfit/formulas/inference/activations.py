@@ -29,7 +29,6 @@ def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> l
         moments += mixer_moments(architecture, group.recurrent, run)
     if group.mlp is not None:
         kept = _kept_scores(group.attention, run)
-        kept *= 2 if group.attention is not None and group.attention.keeps_weights else 1
         moments += [
             moment.plus(temporaries=kept) for moment in _mlp_moments(architecture, group.mlp, run)
         ]
@@ -37,8 +36,18 @@ def layer_moments(architecture: Architecture, group: LayerGroup, run: Pass) -> l
 
 
 def _kept_scores(attention: Attention | None, run: Pass) -> int:
-    """Attention weights that eager returns: the layer's frame holds them through the MLP."""
-    if attention is None or run.kernel_of[attention.window] != "eager":
+    """Attention weights that eager returns: the layer's frame holds them through the MLP.
+
+    So does GPT-Neo's model those of the layer before.
+    """
+    if attention is None:
+        return 0
+    return _score_bytes(attention, run) * (2 if attention.keeps_weights else 1)
+
+
+def _score_bytes(attention: Attention, run: Pass) -> int:
+    """The weights of one eager call, e·B·H·S²; no other kernel returns them."""
+    if run.kernel_of[attention.window] != "eager":
         return 0
     scores = run.batch * attention.num_heads * run.q_len * run.keys_in(attention.window)
     return run.dtype.num_bytes(scores)
@@ -115,14 +124,13 @@ def _attention_moments(architecture: Architecture, attention: Attention, run: Pa
         run.tokens * attention.num_kv_heads * (attention.head_dim + attention.v_head_dim)
     )
     expanded = _expanded_latent(attention, shape)
-    padded = run.kernel_of[attention.window] == "efficient" and run.q_len % 8 != 0
-    eager = run.kernel_of[attention.window] == "eager"
-    copies = 0 if eager else (run.batch if run.masked else 1) * (2 if padded else 1)
+    kernel = run.kernel_of[attention.window]
+    padded = kernel == "efficient" and run.q_len % 8 != 0
+    copies = 0 if kernel == "eager" else (run.batch if run.masked else 1) * (2 if padded else 1)
     positions = e.num_bytes(position_elements(architecture, run) * copies)
     held = 0 if run.cached and not run.fused_qkv else fresh
-    kernel = run.kernel_of[attention.window]
     before = attention.keeps_weights or attention.cross
-    weights = _kept_scores(attention, run) if before else 0
+    weights = _score_bytes(attention, run) if before else 0
     stream = stream_bytes(architecture, run, 3)
     product = run.gemm.forward_temporary_bytes(
         run.tokens, architecture.hidden_size, attention.num_heads * attention.head_dim

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from willfit.dtypes import FLOAT32
 from willfit.formulas.inference.run import Moment, Pass, stream_bytes
-from willfit.formulas.inference.scans import OwnScan, padded_len
+from willfit.formulas.inference.scans import OwnScan
 from willfit.scenario.model import Architecture, Recurrent, Scan
+from willfit.units import round_up
 
 
 def mixer_moments(architecture: Architecture, recurrent: Recurrent, run: Pass) -> list[Moment]:
@@ -39,7 +40,7 @@ def _moment(activations: int, temporaries: int) -> Moment:
 def _scanned(scan: Scan, own: OwnScan, run: Pass) -> int:
     if run.q_len == 1:
         return run.batch * own.step_elements(scan)
-    return run.batch * padded_len(scan, run.q_len) * own.elements(scan)
+    return run.batch * round_up(run.q_len, scan.chunk_len) * own.elements(scan)
 
 
 def _kernel_width(recurrent: Recurrent) -> int:

@@ -64,11 +64,6 @@ class OwnScan:
         return 4 * scan.num_heads * scan.key_dim * scan.value_dim
 
 
-def padded_len(scan: Scan, length: int) -> int:
-    """Tokens of whole chunks."""
-    return -(-length // scan.chunk_len) * scan.chunk_len if scan.chunk_len else length
-
-
 def _sizes(scan: Scan) -> tuple[int, int, int]:
     """D, K and C."""
     heads = scan.num_heads

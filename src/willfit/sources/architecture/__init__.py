@@ -95,11 +95,6 @@ _ACTIVATION_DROPOUT: Final = ("activation_dropout", "dropout_rate")
 """``dropout_rate`` is T5's, one for all of its dropouts."""
 
 
-def _module(model_type: str) -> str:
-    """Module of transformers that a model type's classes are in."""
-    return model_type.replace("-", "_").removesuffix("_text")
-
-
 _TABLE_OF_POSITIONS: Final = frozenset(
     {
         "albert", "bart", "bert", "camembert", "data2vec-text", "distilbert", "electra", "gpt2",
@@ -112,6 +107,11 @@ _AFTER_PADDING: Final = frozenset(
     {"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 )
 """Of these the first position is the padding index + 1 (`create_position_ids_from_input_ids`)."""
+
+
+def _module(model_type: str) -> str:
+    """Module of transformers that a model type's classes are in."""
+    return model_type.replace("-", "_").removesuffix("_text")
 
 
 def _positions(fields: Fields) -> int | None:

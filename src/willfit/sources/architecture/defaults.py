@@ -25,16 +25,18 @@ _ESSENTIAL: Final = frozenset(
 @lru_cache(maxsize=1)
 def config_defaults() -> Mapping[str, Mapping[str, Any]]:
     """Literal defaults by ``model_type``; the file names the release that they were read from."""
-    text = resources.files("willfit.data").joinpath("config_defaults.json").read_text("utf-8")
-    table: Mapping[str, Mapping[str, Any]] = json.loads(text)["defaults"]
+    table: Mapping[str, Mapping[str, Any]] = _read("config_defaults.json")["defaults"]
     return table
 
 
 @lru_cache(maxsize=1)
 def _sdpa_releases() -> Mapping[str, list[list[str]]]:
-    text = resources.files("willfit.data").joinpath("sdpa_releases.json").read_text("utf-8")
-    table: Mapping[str, list[list[str]]] = json.loads(text)["releases"]
+    table: Mapping[str, list[list[str]]] = _read("sdpa_releases.json")["releases"]
     return table
+
+
+def _read(file: str) -> Any:
+    return json.loads(resources.files("willfit.data").joinpath(file).read_text("utf-8"))
 
 
 def sdpa_releases(model_type: str, *, today: bool) -> tuple[tuple[str, str], ...]:

@@ -155,9 +155,9 @@ def window_of(fields: Fields, traits: Traits) -> int | None:
 
 def is_sparse(fields: Fields, index: int) -> bool:
     """Whether this layer's MLP is a mixture of experts."""
-    pattern = fields.text("hybrid_override_pattern")
-    if pattern:
-        return pattern[index : index + 1] == "E"
+    letter = _letter(fields, index)
+    if letter:
+        return letter == "E"
     if not (fields.size("num_experts") or 0) > 1:
         return False
     listed = fields.items("mlp_layer_types")
@@ -178,14 +178,18 @@ def is_sparse(fields: Fields, index: int) -> bool:
 
 def mlp_width(fields: Fields, index: int, hidden_size: int, sparse: bool) -> int:
     """Inner width of this layer's MLP, or of one of its experts; 0 where it has none."""
-    pattern = fields.text("hybrid_override_pattern")
-    if pattern and pattern[index : index + 1] not in "-E":
+    if _letter(fields, index) in ("M", "*"):
         return 0
     if sparse:
         return fields.size("moe_intermediate_size") or _dense_width(fields, index, hidden_size)
     if fields.size("intermediate_size_mlp"):  # Llama-4's dense layers
         return fields.need("intermediate_size_mlp")
     return _dense_width(fields, index, hidden_size)
+
+
+def _letter(fields: Fields, index: int) -> str:
+    """A layer's letter in Nemotron-H's pattern; empty where a config has none."""
+    return fields.text("hybrid_override_pattern")[index : index + 1]
 
 
 def _dense_width(fields: Fields, index: int, hidden_size: int) -> int:
