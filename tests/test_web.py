@@ -415,6 +415,41 @@ def test_a_button_pressed_again_asks_for_what_the_form_says_by_then(visit):
     assert "max_length=4096" in link and page.input_value("#wf-max_length input") == "4096"
 
 
+TWICE = """lengths => {
+    const field = document.querySelector("#wf-max_length input");
+    const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
+    for (const length of lengths) {
+        set.call(field, length);
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+        document.getElementById("wf-ask-gpus").click();
+    }
+}"""
+
+
+@pytest.mark.parametrize("lengths", [["512", "4096"], ["4096", "512"]])
+def test_two_questions_at_once_leave_the_last_ones_answer_and_its_link(visit, lengths):
+    """Both are sent before Gradio knows that the first is under way, and both run at a time."""
+    page = visit.open("gpus", model="llama-3-70b", work="qlora", per_device_train_batch_size="1")
+    page.evaluate(TWICE, lengths)
+    page.wait_for_function("end => location.search.endsWith(`max_length=${end}`)", arg=lengths[1])
+    page.wait_for_timeout(1000)  # nothing comes after it
+    for link in (
+        page.get_attribute("#wf-result-gpus .wf-answer", "data-link"),
+        page.evaluate("location.search"),
+    ):
+        assert link.endswith(f"max_length={lengths[1]}")
+
+
+def test_the_same_question_again_is_answered_again(visit):
+    """The answer's sentence is read out once more, in place of "Computing"."""
+    page = visit.open("gpus", model="gpt2")
+    visit.answer("gpus")
+    for _ in range(2):
+        page.evaluate("document.getElementById('wf-live').textContent = ''")
+        said = visit.ask("gpus").locator(".wf-answer").get_attribute("data-said")
+        page.wait_for_function("said => document.getElementById('wf-live').textContent === said", arg=said)  # fmt: skip
+
+
 def test_a_link_fills_the_form_in_before_it_is_answered_and_is_dropped_where_it_is_late():
     needed("gradio", "gradio")
     import gradio as gr
@@ -437,7 +472,7 @@ def test_a_link_fills_the_form_in_before_it_is_answered_and_is_dropped_where_it_
         tabs, *held = next(steps)
         assert asked == [] and tabs.selected == "plan"
         assert held[:4] == ["gpt2", None, "lora", "8"] and held[4:][place] == COMPUTING
-        assert press(who, "bert", "T4", "lora", "4") == "answer"  # before the link's is there
+        assert ">answer<" in press(who, "bert", "T4", "lora", "4")  # before the link's is there
         assert (next(steps)[5:][place] == "answer") == is_shown
         asked.clear()
 
@@ -451,9 +486,11 @@ def test_a_trace_of_an_estimate_before_is_dropped():
 
     visits, me = Visits(), gr.Request(session_hash="me")
     press = asking(lambda *_: "estimate", "estimate", [], visits, 2)
-    assert tracing(lambda _: "trace", [], visits)(me) == "trace"
+    assert ">trace<" in tracing(lambda _: "trace", [], visits)(me)
     assert tracing(lambda _: press(me)[0], [], visits)(me) == gr.skip()  # asked while it ran
-    assert press(me) == ["estimate", ""]
+    assert press(me) == ['<div data-question="2">estimate</div>', ""]
+    slow = asking(lambda *_: press(me)[0], "estimate", [], visits, 2)
+    assert slow(me) == [gr.skip()] * 2  # asked again before it was answered
 
 
 def test_visits_are_bounded():

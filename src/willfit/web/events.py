@@ -1,9 +1,12 @@
 """Events: which question each button asks, and what a link that is opened does.
 
 An answer must belong to what the form held when it was asked for. A button that is pressed while
-its answer is under way asks again afterwards; an opened link's answer, or a trace, that comes to
-its end after the visitor has asked again is dropped. Nothing is called off on the server: Gradio
-holds a lock of all visitors while it ends a generator.
+its answer is under way asks again afterwards, or at once where the first question has not left the
+browser yet; any answer that comes to its end after the visitor has asked again is dropped. Nothing
+is called off on the server: Gradio holds a lock of all visitors while it ends a generator.
+
+Gradio's page changes an answer in place, text by text, and leaves an equal one alone; each carries
+the number of its question, so that the page's script sees that it is another one.
 """
 
 from __future__ import annotations
@@ -76,21 +79,25 @@ def asking(
     """What a tab's button does: the first of its ``count`` places is filled, others emptied."""
 
     def asked(request: gr.Request, *held: Any) -> Any:
-        visits.note(request.session_hash, tab)
+        number = visits.note(request.session_hash, tab)
         html = ask(tab, dict(zip(names, held, strict=True)))
+        if visits.count(request.session_hash, tab) != number:
+            return [gr.skip()] * count if count > 1 else gr.skip()
+        html = numbered(html, number)
         return [html, ""] if count > 1 else html
 
     return asked
 
 
 def tracing(trace: Trace, names: Sequence[str], visits: Visits) -> Callable[..., Any]:
-    """What the trace's button does: nothing where another estimate was asked for meanwhile."""
+    """What the trace's button does: nothing where another one was asked for meanwhile."""
 
     def asked(request: gr.Request, *held: Any) -> Any:
-        before = visits.count(request.session_hash, "estimate")
+        visitor = request.session_hash
+        number, before = visits.note(visitor, "trace"), visits.count(visitor, "estimate")
         html = trace(dict(zip(names, held, strict=True)))
-        is_current = visits.count(request.session_hash, "estimate") == before
-        return html if is_current else gr.skip()
+        now = visits.count(visitor, "trace"), visits.count(visitor, "estimate")
+        return numbered(html, number) if now == (number, before) else gr.skip()
 
     return asked
 
@@ -114,6 +121,11 @@ def opening(
         yield [*same, *_in_tab(form.tab, html if is_current else None)]
 
     return opened
+
+
+def numbered(html: str, number: int) -> str:
+    """An answer as the page gets it: never equal to the one before it."""
+    return f'<div data-question="{number}">{html}</div>'
 
 
 def _in_tab(chosen: str, html: str | None) -> Iterator[Any]:

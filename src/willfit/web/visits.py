@@ -17,13 +17,14 @@ class Visits:
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, visitor: str | None, tab: str) -> None:
-        """The visitor asks this tab now."""
+    def note(self, visitor: str | None, tab: str) -> int:
+        """The visitor asks this tab now; the question's number, from 1."""
         key = (visitor or "", tab)
         with self._lock:
-            self._counts[key] = self._counts.pop(key, 0) + 1
+            number = self._counts[key] = self._counts.pop(key, 0) + 1
             if len(self._counts) > MOST:
                 self._counts.popitem(last=False)
+        return number
 
     def count(self, visitor: str | None, tab: str) -> int:
         """How often the visitor asked it."""

@@ -111,11 +111,12 @@
       .forEach((element) => { element.tabIndex = -1; });
   };
 
+  // An answer that is changed in place loses the mark that it was seen.
   new MutationObserver(() => {
     tabOf();
     skip();
     document.querySelectorAll(".wf-answer:not([data-seen])").forEach(answered);
-  }).observe(document, { childList: true, subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
+  }).observe(document, { childList: true, subtree: true, attributes: true, attributeFilter: ["aria-selected", "data-seen"] });
 
   addEventListener("popstate", () => location.reload());
 })();
