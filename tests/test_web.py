@@ -472,7 +472,9 @@ def test_a_link_fills_the_form_in_before_it_is_answered_and_is_dropped_where_it_
         tabs, *held = next(steps)
         assert asked == [] and tabs.selected == "plan"
         assert held[:4] == ["gpt2", None, "lora", "8"] and held[4:][place] == COMPUTING
-        assert ">answer<" in press(who, "bert", "T4", "lora", "4")  # before the link's is there
+        assert ">answer<" in press(
+            who, "bert", "T4", "lora", "4", "1"
+        )  # before the link's is there
         assert (next(steps)[5:][place] == "answer") == is_shown
         asked.clear()
 
@@ -486,11 +488,21 @@ def test_a_trace_of_an_estimate_before_is_dropped():
 
     visits, me = Visits(), gr.Request(session_hash="me")
     press = asking(lambda *_: "estimate", "estimate", [], visits, 2)
-    assert ">trace<" in tracing(lambda _: "trace", [], visits)(me)
-    assert tracing(lambda _: press(me)[0], [], visits)(me) == gr.skip()  # asked while it ran
-    assert press(me) == ['<div data-question="2">estimate</div>', ""]
-    slow = asking(lambda *_: press(me)[0], "estimate", [], visits, 2)
-    assert slow(me) == [gr.skip()] * 2  # asked again before it was answered
+    assert ">trace<" in tracing(lambda _: "trace", [], visits)(me, "1")
+    assert tracing(lambda _: press(me, "3")[0], [], visits)(me, "2") == gr.skip()  # while it ran
+    assert press(me, "4") == ['<div data-question="4">estimate</div>', ""]
+    assert tracing(lambda _: "trace", [], visits)(me, "3") == gr.skip()  # of the one before
+    slow = asking(lambda *_: press(me, "6")[0], "estimate", [], visits, 2)
+    assert slow(me, "5") == [gr.skip()] * 2  # asked again before it was answered
+    assert press(me, "5") == [gr.skip()] * 2  # the other way round
+
+
+@pytest.mark.parametrize("held", [None, "", "-1", "1e3", "9" * 400, 7, ["1"]])
+def test_a_number_that_is_none_is_the_first_ones(held):
+    needed("gradio", "gradio")
+    from willfit.web.events import numbered
+
+    assert numbered(held) == 0 and numbered("12") == 12
 
 
 def test_visits_are_bounded():
@@ -498,8 +510,8 @@ def test_visits_are_bounded():
 
     visits = Visits()
     for number in range(MOST + 10):
-        visits.note(f"visitor {number}", "plan")
-    assert [visits.count(f"visitor {n}", "plan") for n in (0, 9, 10, MOST)] == [0, 0, 1, 1]
+        assert visits.note(f"visitor {number}", "plan", 1)
+    assert [visits.last(f"visitor {n}", "plan") for n in (0, 9, 10, MOST)] == [0, 0, 1, 1]
 
 
 def test_torch_is_not_imported_by_the_page():

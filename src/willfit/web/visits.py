@@ -1,4 +1,4 @@
-"""Visits: how often a visitor asked each tab, by which an answer knows that it comes too late."""
+"""Visits: each visitor's last question in each tab: an answer to one before it is too late."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ MOST: Final = 4096
 
 
 class Visits:
-    """Counts of questions; for any thread."""
+    """Numbers of questions, from 1 as the visitor asked them; for any thread."""
 
     def __init__(self) -> None:
-        self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, visitor: str | None, tab: str) -> int:
-        """The visitor asks this tab now; the question's number, from 1."""
+    def note(self, visitor: str | None, tab: str, number: int) -> bool:
+        """The visitor asks this tab; whether no later question of this tab has come before it."""
         key = (visitor or "", tab)
         with self._lock:
-            number = self._counts[key] = self._counts.pop(key, 0) + 1
-            if len(self._counts) > MOST:
-                self._counts.popitem(last=False)
-        return number
+            last = self._last.pop(key, 0)
+            self._last[key] = max(last, number)
+            if len(self._last) > MOST:
+                self._last.popitem(last=False)
+        return number >= last
 
-    def count(self, visitor: str | None, tab: str) -> int:
-        """How often the visitor asked it."""
+    def last(self, visitor: str | None, tab: str) -> int:
+        """The number of its last question; 0 where it has asked none."""
         with self._lock:
-            return self._counts.get((visitor or "", tab), 0)
+            return self._last.get((visitor or "", tab), 0)
