@@ -177,3 +177,28 @@ def test_the_newcomers_times_are_put_into_the_tour() -> None:
     assert "|---|---|\n| git clone | 0.8 |\n| first estimate | 12.0 |\n\nMost of it" in new
     assert new.partition("| step |")[0] == tour.partition("| step |")[0]
     assert written(new, {"git clone": 0.84, "first estimate": 12.0}) == new
+
+
+def test_the_readme_has_the_ledgers_figures():
+    """Tier A today, tier A before, tier A by formula, tier B: sources, expressed, median, p95."""
+    page = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = [_cells(line) for line in page.splitlines() if line.startswith("| tier ")]
+    said = [_cells(line) for line in readme.splitlines() if line.startswith(("| torch's counters", "| other stacks, dev"))]  # fmt: skip
+    assert [row[1:] for row in said] == [[row[1], *row[3:]] for row in rows[:4]]
+    inside = re.findall(r"memory (\d+) % are inside; .* half-width is ([\d.]+) %", page)
+    (formula, half), (trace, wider) = inside
+    assert f"it holds {formula} % by formula and {trace} % by trace" in readme.replace("\n", " ")
+    assert f"half of it is {half} and {wider} % in the median" in readme.replace("\n", " ")
+    for tool, words in (
+        ("accelerate_estimate", "`estimate-memory` is {} % off"),
+        ("eleutherai", "calculator {} %"),
+        ("hf_mem", "hf-mem {} %"),
+    ):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {tool} | all |")]
+        median = float(_cells(row)[4].split()[0])
+        assert words.format(round(median)) in readme
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]

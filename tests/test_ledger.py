@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from benchmarks.ledger import figures
 from benchmarks.ledger.__main__ import main
+from benchmarks.ledger.amounts import estimated
 from benchmarks.ledger.importers import sources
 from benchmarks.ledger.importers.llmperf_bnb_a10_derived import express as express_llm_perf
 from benchmarks.ledger.importers.peft_metamath import express_by_trace
 from benchmarks.ledger.judging import judge
+from benchmarks.ledger.models import from_config
 from benchmarks.ledger.moments import moments_traced, step_ends
+from benchmarks.ledger.reading import Reading
 from benchmarks.ledger.releases import others, side_directory, trace_under
 from benchmarks.ledger.row import Expressed, Outcome, PublishedRow
 from benchmarks.ledger.run import judge_all, rows_of
@@ -179,6 +182,40 @@ def test_adalora_is_traced_by_the_release_that_held_what_was_measured(shared: Pa
     _needs("peft==0.20.0")
     outcome = next(o for o in judge(row, "trace").outcomes if o.kind == result.kind)
     assert outcome.error == pytest.approx(0, abs=0.002)
+
+
+def test_models_of_one_name_are_traced_apart() -> None:
+    """Copies of a checkpoint bear its name and differ in their config, such as the kernel."""
+    pytest.importorskip("transformers")
+    workload = Workload(inference=Inference(batch_size=1, context_len=8))
+    amounts = [
+        estimated(
+            Expressed(
+                kind="peak",
+                scenario=Scenario(
+                    model=from_config("owner/copy", _gpt2(layers)),
+                    workload=workload,
+                ),
+                reading=Reading(amount="allocated"),
+            ),
+            "trace",
+        ).nominal
+        for layers in (1, 3)
+    ]
+    assert amounts[1] - amounts[0] > 2 * 12 * 768**2 * 2  # two layers' matrices in float16
+
+
+def _gpt2(layers: int) -> dict[str, object]:
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_layer": layers,
+        "n_embd": 768,
+        "n_head": 12,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+        "torch_dtype": "float16",
+    }
 
 
 def _needs(requirement: str) -> None:

@@ -121,7 +121,7 @@ def _estimate(scenario: Scenario, level: Level) -> Estimate:
 def _trace(scenario: Scenario) -> Traced:
     """One trace; kept, for sources repeat their runs."""
     other = others(scenario.stack)
-    key = f"{scenario.model.id} {scenario.workload!r} {scenario.machine!r} {other}"
+    key = repr(scenario)  # whole: copies of one name differ in their config, such as a kernel
     if key not in _TRACED:
         while len(_TRACED) >= _MOST_KEPT:
             del _TRACED[next(iter(_TRACED))]
