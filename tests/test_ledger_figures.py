@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.ledger.__main__ import main
-from benchmarks.ledger.importers import importer
+from benchmarks.ledger.importers import about, importer
 from benchmarks.ledger.judging import Judged, generation_of, judge
 from benchmarks.ledger.page import render_page
 from benchmarks.ledger.page.picture import scatter
@@ -111,6 +112,33 @@ def test_a_source_is_held_to_the_others() -> None:
     assert held["d"].num_inside == 0  # 9 % above, the others at most 4
     assert held["a"].num_inside == 1
     assert held["a"].half_width == pytest.approx((0.01 + 0.09) / 2)
+
+
+def test_what_another_job_left_makes_no_range(shared: Path) -> None:
+    """By what the row records of its run, whatever the error."""
+    published = {
+        row["id"]: row
+        for name in ("optimum_benchmark_history", "hf_docs")
+        for row in rows_of(shared / "measured", [name])
+    }
+    reserved, allocated = (
+        "generate:torch_max_memory_reserved",
+        "generate:torch_max_memory_allocated",
+    )
+    for number, kind, is_apart in (
+        (108, reserved, True), (112, reserved, True), (108, allocated, False), (118, reserved, False),
+    ):  # fmt: skip
+        row = published[f"optimum_benchmark_history:{number}"]
+        assert about("optimum_benchmark_history").is_apart(row, kind) == is_apart
+    apart = {
+        n
+        for n in published
+        if n.startswith("hf_docs") and about("hf_docs").is_apart(published[n], "")
+    }
+    assert {"hf_docs:1", "hf_docs:5", "hf_docs:17"} <= apart and "hf_docs:12" not in apart
+    rows = [*_spread("a", 20), *_spread("b", 40), *_spread("c", 30)]
+    far = outcome(300, 100, source="d", apart=True)
+    assert parts([*rows, far]) == parts(rows) != parts([*rows, replace(far, apart=False)])
 
 
 def test_unknown_settings_are_not_held_against_the_range() -> None:

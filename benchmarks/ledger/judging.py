@@ -130,6 +130,7 @@ def _outcome(
         generation=generation_of(row),
         experiment=_experiment(row, result.kind),
         why=_why(row, result.kind, level),
+        apart=_is_apart(row, result.kind),
         work=uncertain.work if uncertain else None,
         counter=counter,
         wider=uncertain.wider if uncertain else 1,
@@ -183,6 +184,13 @@ def _versions(row: PublishedRow) -> Mapping[str, Any]:
 def _experiment(row: PublishedRow, kind: str) -> str:
     settings = {key: value for key, value in row.items() if key not in _NOT_THE_EXPERIMENT}
     return json.dumps([kind, settings], sort_keys=True, default=str)
+
+
+def _is_apart(row: PublishedRow, kind: str) -> bool:
+    try:
+        return about(source_of(row)).is_apart(row, kind)
+    except KeyError:
+        return False
 
 
 def _why(row: PublishedRow, kind: str, level: str) -> str | None:

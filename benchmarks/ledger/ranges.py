@@ -3,7 +3,8 @@
 For a kind of work at a level, how far measurements lie below and above the estimate (beyond what
 unknown settings explain) is taken over sources that weigh the same, so that `PART` of them is
 inside on either side. A source that is left out is held to the figures of the others. Stacks other
-than transformers' are left out: an estimate says what transformers does.
+than transformers' are left out, for an estimate says what transformers does; so are torch 1, and
+counters that by the source's own word held another job's memory (`About.apart`).
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def _counted(level: Level, counter: str) -> tuple[str, ...]:
 
 def _is_usable(outcome: Outcome) -> bool:
     if outcome.tier not in TIERS or outcome.error is None or outcome.work is None:
+        return False
+    if outcome.apart:
         return False
     moments = MOMENTS.get(outcome.source, ())
     return outcome.generation != "other" and not outcome.kind.startswith(moments)

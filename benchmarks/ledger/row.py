@@ -118,6 +118,17 @@ class About:
     """What is off by more than 10 %, and why."""
     notes: tuple[str, ...] = ()
     """Findings: what was off, and the mechanism that was found."""
+    apart: Callable[[PublishedRow, str], bool] | None = None
+    """Rows and kinds of which the source itself says that the counter held another job's memory or
+    that torch 1 ran: they are shown, and no printed range is made of them, however near they lie.
+    """
+
+    def is_apart(self, row: PublishedRow, kind: str) -> bool:
+        """Not where a row in the project's own form lacks what says so."""
+        try:
+            return self.apart is not None and self.apart(row, kind)
+        except (KeyError, TypeError):
+            return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +159,8 @@ class Outcome:
     """Factor of a range that no measurement of that card's kernels supports."""
     why: str | None = None
     """What the importer says about its error, where it says something."""
+    apart: bool = False
+    """Whether no range is made of it (`About.apart`)."""
 
     @property
     def error(self) -> float | None:

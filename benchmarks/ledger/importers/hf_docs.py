@@ -34,8 +34,16 @@ from willfit.units import MIB
 _V100: Final = find_gpu("V100-16GB")
 _A100: Final = find_gpu("A100-SXM4-80GB")
 _TITAN: Final = find_gpu("TITAN RTX")
+
+
+def _torch_1(row: PublishedRow, _: str) -> bool:
+    """The V100's series is of December 2021, the TITAN's names torch 1.4 or accelerate 0.x."""
+    return str(row["gpu"]).startswith(("V100", "TITAN RTX"))
+
+
 ABOUT: Final = About(
     title="Figures in documentation of transformers, PEFT, accelerate",
+    apart=_torch_1,
     unknowns={
         "context of a TITAN RTX under torch 1.4": "found from the smallest run of the series, used "
         "for all; kernels that longer texts load come on top",

@@ -291,12 +291,17 @@ def _not_emptied(row: PublishedRow) -> bool:
     return _NOT_EMPTIED in row["quality"] or "nvml" in row["quality"][:20]
 
 
+def _held_more(row: PublishedRow, kind: str) -> bool:
+    return _not_emptied(row) and not kind.endswith("allocated")
+
+
 def _after_loading(row: PublishedRow) -> bool:
     return _not_emptied(row) and row["model"] in FIRST_SHARD and not row["quant"]
 
 
 ABOUT: Final = About(
     title="huggingface/optimum-benchmark, reports of 2023",
+    apart=_held_more,
     unknowns={
         "what NVML counts beside torch's pool": "1.38 to 2.30 GB, by the rows that have both",
     },

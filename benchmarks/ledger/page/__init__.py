@@ -258,8 +258,9 @@ def _ranges(outcomes: Sequence[Outcome]) -> list[str]:
         "of work were off by, beyond unknown settings: 99 % of them on each side, sources of",
         "five rows and more weighing the same (tiers A and B, transformers' code, peaks); see",
         "[decision 14](decisions/0014-the-range-is-measured.md). What a formula's reserved",
-        "memory is off by is shown, not printed. Each source is held to the ranges that the",
-        "others give.",
+        "memory is off by is shown, not printed. Rows of torch 1, and counters of runs whose",
+        "source did not empty the pool of what ran before, are left out, near or far. Each",
+        "source is held to the ranges that the others give.",
         "",
     ]
     rows = [
