@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import willfit
-from willfit.changes import Quality, apply_all
+from willfit.changes import CHANGES, Quality, apply_all
 from willfit.cli import plan as command
 from willfit.cli.build import build_request
 from willfit.cli.main import main
@@ -122,6 +122,38 @@ def test_a_change_that_saves_nothing_says_what_it_is_for(text: str) -> None:
             most = max(gpu.high_device_bytes - gpu.budget_bytes for gpu in less.gpus)
             said = f"for what is not known: without it up to {format_bytes(most)} may be too much"
         assert said in step.remark and said in " ".join(render_plan(planning).split())
+
+
+BY_HAND = (
+    ("llama-3.1-8b --gpu T4x2 --train full", "gradient_checkpointing", "strategy=fsdp",
+     "use_liger_kernel", "method=lora", "per_device_train_batch_size=1"),
+    ("llama-3.1-8b --gpu T4 --train full", "gradient_checkpointing",
+     "per_device_train_batch_size=1", "method=lora", "quantize=nf4-double"),
+    ("llama-3.1-8b --gpu T4 --train qlora --max-length 4096", "gradient_checkpointing",
+     "per_device_train_batch_size=1", "max_length=2048"),
+    ("gemma-2-9b --gpu L4 --train full", "gradient_checkpointing",
+     "per_device_train_batch_size=1", "method=lora", "quantize=nf4"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", BY_HAND, ids=lambda row: row[0])
+def test_no_row_is_cut_that_what_people_do_by_hand_would_keep(row: tuple[str, ...]) -> None:
+    """The first plan keeps as long rows as a set of changes that anybody would try."""
+    scenario, _, _ = asked(row[0])
+    by_hand = apply_all(scenario, [change for change in CHANGES if change.id in row[1:]])
+    assert isinstance(by_hand, willfit.Scenario)
+    assert willfit.estimate(by_hand).verdict == "fits"
+    first = planned(row[0]).plans[0].scenario
+    lengths = [made.workload.training.max_length for made in (first, by_hand)]
+    assert (lengths[0] or 1 << 20) >= (lengths[1] or 1 << 20)
+
+
+def test_a_deeper_cut_costs_more() -> None:
+    scenario, _, _ = asked("llama-3.1-8b --gpu T4 --train qlora --max-length 4096")
+    by_id = {change.id: change for change in CHANGES}
+    losses = [by_id[f"max_length={n}"].loss(scenario) for n in (2048, 1024, 64)]
+    assert losses == [2, 4, 12]  # halved once, twice, six times
+    assert by_id["method=lora"].loss(scenario) == 2
 
 
 def test_what_fits_is_left_as_it_is() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from willfit.changes.change import Change, Edit, Guard, Quality, guarded
+from willfit.changes.change import Change, Edit, Guard, Quality, guarded, halvings
 from willfit.changes.current import implementation_of, optimizer_name
 from willfit.changes.edit import training_of, with_training
 from willfit.changes.guards import trains
@@ -83,9 +83,13 @@ def _larger_batch(value: int) -> Change:
     )
 
 
+def _longest(scenario: Scenario) -> int:
+    return length_of(training_of(scenario), scenario.model.architecture)
+
+
 def _over(value: int) -> Guard:
     def guard(scenario: Scenario) -> str | None:
-        longest = length_of(training_of(scenario), scenario.model.architecture)
+        longest = _longest(scenario)
         return f"the longest row is {longest} tokens" if longest <= value else None
 
     return guard
@@ -114,6 +118,7 @@ def _max_length(value: int) -> Change:
         ),
         quality=Quality.REAL,
         quality_reason="what lies beyond the cut is not learned",
+        times=lambda scenario: halvings(_longest(scenario), value),
         remark=partial(cut_share, value),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from willfit.changes.change import Change, Edit, Effort, Guard, Quality, guarded
+from willfit.changes.change import Change, Edit, Effort, Guard, Quality, guarded, halvings
 from willfit.changes.current import context_of, lowest_sm
 from willfit.changes.edit import inference_of, with_inference
 from willfit.changes.guards import at_least, infers, on_transformers
@@ -74,6 +74,7 @@ def _context(value: int) -> Change:
         apply=guarded(_sets(context_len=value), infers, _context_over(value)),
         quality=Quality.REAL,
         quality_reason="the model reads less of the prompt",
+        times=lambda scenario: halvings(context_of(scenario), value),
     )
 
 

@@ -35,6 +35,8 @@ class Candidate:
     changes: tuple[Change, ...]
     scenario: Scenario
     time_of: TimeOf = field(repr=False, compare=False)
+    loss: int = 0
+    """What all changes cost in quality, each where it was made (`Change.loss`)."""
 
     @cached_property
     def seconds(self) -> float:
@@ -51,7 +53,7 @@ class Candidate:
         """Quality, how much of it all changes cost, the worst effort, the number of changes."""
         return (
             int(self.quality),
-            sum(int(change.quality) for change in self.changes),
+            self.loss,
             max((int(change.effort) for change in self.changes), default=0),
             len(self.changes),
         )
@@ -169,7 +171,7 @@ def smallest(
                 break
             if candidate.quality == quality and not _hopeless(candidate, looking.fits):
                 looking.look(candidate)
-        if not looking.fits:
+        if all(found.quality == quality for found in looking.fits):
             deep = descend(start, usable, judge)
             if deep is not None:
                 looking.look(deep)
@@ -268,22 +270,29 @@ def with_change(candidate: Candidate, change: Change) -> Candidate | None:
     if isinstance(scenario, NotApplicable):
         return None
     return Candidate(
-        changes=(*candidate.changes, change), scenario=scenario, time_of=candidate.time_of
+        changes=(*candidate.changes, change),
+        scenario=scenario,
+        time_of=candidate.time_of,
+        loss=candidate.loss + change.loss(candidate.scenario),
     )
 
 
 def descend(start: Candidate, changes: Sequence[Change], judge: JudgeOf) -> Candidate | None:
     """A larger set that fits: the change that helps most is added until it does.
 
-    Changes without loss of quality go first; in the end every change that is not needed is taken
-    out, the costliest first. None where all of them together do not fit.
+    At every step changes without loss of quality go first, for one may help only after a costly
+    one, as a smaller micro-batch does once the optimizer's states no longer set the peak. In the
+    end what costs quality is made as mild as the others allow (a longer cut), and every change that
+    is not needed is taken out, the costliest first. None where all of them together do not fit.
     """
     candidate = start
     for quality in Quality:
         usable = [change for change in changes if change.quality <= quality]
         candidate, fits = _steepest(candidate, usable, judge)
         if fits:
-            return without_needless(start, candidate, partial(_judged_fits, judge))
+            passes = partial(_judged_fits, judge)
+            mild = milder(start, candidate, usable, passes)
+            return milder(start, without_needless(start, mild, passes), usable, passes)
     return None
 
 
@@ -294,14 +303,14 @@ def _steepest(
     over = math.inf if judged is None else judged.short_bytes
     while True:
         steps = [
-            (result.short_bytes, index, made)
+            (int(made.changes[-1].quality), result.short_bytes, index, made)
             for index, made in enumerate(_neighbours(candidate, changes))
-            if (result := judge(made.scenario)) is not None
+            if (result := judge(made.scenario)) is not None and result.short_bytes < over
         ]
-        best = min(steps, default=None, key=lambda step: step[:2])
-        if best is None or best[0] >= over:
+        best = min(steps, default=None, key=lambda step: step[:3])
+        if best is None:
             return candidate, over <= 0
-        over, _, candidate = best
+        _, over, _, candidate = best
         if over <= 0 and _judged_fits(judge, candidate):
             return candidate, True
 
@@ -332,6 +341,31 @@ def without_needless(
         if fewer is not None and passes(fewer):
             candidate = fewer
     return candidate
+
+
+def milder(
+    start: Candidate,
+    candidate: Candidate,
+    changes: Sequence[Change],
+    passes: Callable[[Candidate], bool],
+) -> Candidate:
+    """The candidate with each change that costs quality replaced by the mildest one that passes.
+
+    It is a longer cut, or another setting (or value of one of them) that was of no use before.
+    """
+    for change in sorted(candidate.changes, key=lambda change: -int(change.quality)):
+        if change.quality is Quality.NONE:
+            break
+        made = [applied(start, _swapped(candidate.changes, change, other)) for other in changes]
+        mild = [one for one in made if one is not None and one.loss < candidate.loss]
+        candidate = next(filter(passes, sorted(mild, key=lambda one: one.pains)), candidate)
+    return candidate
+
+
+def _swapped(changes: Iterable[Change], old: Change, new: Change) -> list[Change]:
+    """The changes with another in the place of one, and in that of its own setting."""
+    kept = [one for one in changes if one is old or one.setting != new.setting]
+    return [new if one is old else one for one in kept]
 
 
 def applied(start: Candidate, changes: Iterable[Change]) -> Candidate | None:
