@@ -120,11 +120,11 @@ def _estimate(scenario: Scenario, level: Level) -> Estimate:
 
 def _trace(scenario: Scenario) -> Traced:
     """One trace; kept, for sources repeat their runs."""
-    other = others(scenario.stack)
     key = repr(scenario)  # whole: copies of one name differ in their config, such as a kernel
     if key not in _TRACED:
         while len(_TRACED) >= _MOST_KEPT:
             del _TRACED[next(iter(_TRACED))]
+        other = others(scenario.stack)
         try:
             _TRACED[key] = trace_under(other, scenario) if other else traced(scenario)
         except UnsupportedError as error:

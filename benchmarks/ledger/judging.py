@@ -13,6 +13,7 @@ from benchmarks.ledger.compact import is_compact, results_of
 from benchmarks.ledger.importers import about, importer
 from benchmarks.ledger.printed import counter_of, uncertainty_of
 from benchmarks.ledger.row import (
+    About,
     Computed,
     Demand,
     Expressed,
@@ -159,14 +160,13 @@ def _known(row: PublishedRow, result: Expressed | RanOut, level: Level) -> Known
 
 def generation_of(row: PublishedRow) -> Generation:
     """By the release that the row records, and the source's stack."""
-    source = source_of(row)
     if row.get("generation") in get_args(Generation):
         return cast("Generation", row["generation"])
-    try:
-        if about(source).stack == "other":
-            return "other"
-    except KeyError:
+    said = _about(row)
+    if said is None:
         return "unrecorded"
+    if said.stack == "other":
+        return "other"
     found = _versions(row)
     version = found.get("transformers") or found.get("transformers-version") or ""
     numbers = release(str(version).lstrip("~>=v"))
@@ -187,15 +187,19 @@ def _experiment(row: PublishedRow, kind: str) -> str:
 
 
 def _is_apart(row: PublishedRow, kind: str) -> bool:
-    try:
-        return about(source_of(row)).is_apart(row, kind)
-    except KeyError:
-        return False
+    said = _about(row)
+    return said is not None and said.is_apart(row, kind)
 
 
 def _why(row: PublishedRow, kind: str, level: str) -> str | None:
+    said = _about(row)
+    misses = said.misses if said is not None else ()
+    return next((miss.why for miss in misses if miss.explains(row, kind, level)), None)
+
+
+def _about(row: PublishedRow) -> About | None:
+    """What the page says of the row's source; None for one without an importer."""
     try:
-        misses = about(source_of(row)).misses
+        return about(source_of(row))
     except KeyError:
         return None
-    return next((miss.why for miss in misses if miss.explains(row, kind, level)), None)

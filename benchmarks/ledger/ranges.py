@@ -3,8 +3,8 @@
 For a kind of work at a level, how far measurements lie below and above the estimate (beyond what
 unknown settings explain) is taken over sources that weigh the same, so that `PART` of them is
 inside on either side. A source that is left out is held to the figures of the others. Stacks other
-than transformers' are left out, for an estimate says what transformers does; so are torch 1, and
-counters that by the source's own word held another job's memory (`About.apart`).
+than transformers' are left out, for an estimate says what transformers does, and so is what an
+importer sets apart (`About.apart`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,6 @@ PART: Final = 0.99
 """Of the measurements on each side, so that about 95 % of a source that is left out are inside."""
 TIERS: Final = ("A", "B")
 """Tier C is coarse: gigabytes without a tool's name say little about an error of 5 %."""
-MOMENTS: Final[dict[str, tuple[str, ...]]] = {
-    "fsdp_qlora_profile_nb": ("memory_allocated after",),
-    "hub_pages": ("init_mem", "train_mem"),
-    "peft_metamath": ("torch_memory_",),
-}
-"""Starts of counters that were read between steps: `estimate` prints peaks."""
 LEVELS: Final[tuple[Level, ...]] = ("formula", "trace")
 WORKS: Final[tuple[Work, ...]] = get_args(Work)
 LEAST: Final = 0.01
@@ -119,10 +113,7 @@ def _counted(level: Level, counter: str) -> tuple[str, ...]:
 def _is_usable(outcome: Outcome) -> bool:
     if outcome.tier not in TIERS or outcome.error is None or outcome.work is None:
         return False
-    if outcome.apart:
-        return False
-    moments = MOMENTS.get(outcome.source, ())
-    return outcome.generation != "other" and not outcome.kind.startswith(moments)
+    return outcome.generation != "other" and not outcome.apart
 
 
 def _parts(outcomes: Sequence[Outcome]) -> Parts:

@@ -97,11 +97,7 @@ class Miss:
         )
 
     def _admits(self, row: PublishedRow) -> bool:
-        """Not where a row in the project's own form lacks the setting that is asked for."""
-        try:
-            return self.where is None or self.where(row)
-        except (KeyError, TypeError):
-            return False
+        return self.where is None or _holds(self.where, row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +115,22 @@ class About:
     notes: tuple[str, ...] = ()
     """Findings: what was off, and the mechanism that was found."""
     apart: Callable[[PublishedRow, str], bool] | None = None
-    """Rows and kinds of which the source itself says that the counter held another job's memory or
-    that torch 1 ran: they are shown, and no printed range is made of them, however near they lie.
+    """Rows and kinds that are shown, and that no printed range is made of, however near they lie:
+    counters read between steps, where `estimate` prints peaks, and what the row records of its run,
+    a pool that an earlier phase had filled or torch 1.
     """
 
     def is_apart(self, row: PublishedRow, kind: str) -> bool:
-        """Not where a row in the project's own form lacks what says so."""
-        try:
-            return self.apart is not None and self.apart(row, kind)
-        except (KeyError, TypeError):
-            return False
+        """Whether no range is made of this measurement."""
+        return self.apart is not None and _holds(self.apart, row, kind)
+
+
+def _holds(condition: Callable[..., bool], *of: object) -> bool:
+    """Not where a row in the project's own form lacks the setting that is asked for."""
+    try:
+        return condition(*of)
+    except (KeyError, TypeError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ _MOMENTS: Final[dict[str, Moment]] = {
 }
 ABOUT: Final = About(
     title="AnswerDotAI/fsdp_qlora, profiling notebooks",
+    apart=lambda _, kind: kind in _MOMENTS,
     unknowns={
         "transformers": "4.37.2 in the first notebook, 4.38.1 in the second, by their byte counts",
         "bitsandbytes": f"{_BITSANDBYTES}: any before 0.43.2",

@@ -38,6 +38,7 @@ from willfit.scenario.workload import QuantScheme
 
 ABOUT: Final = About(
     title="Excerpts of Hub commit pages",
+    apart=lambda _, kind: kind.startswith(("init_mem", "train_mem")),  # what a phase left
     unknowns={
         "transformers, nested quantisation": "4.40.2, nested: what agrees with every prefill row,"
         " and what accelerate before 0.33 made of settings that it lost (as on LLM-perf's page)",

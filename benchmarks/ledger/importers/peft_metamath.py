@@ -21,6 +21,7 @@ from willfit.scenario.stack import TESTED
 
 ABOUT: Final = About(
     title="huggingface/peft, method comparison (MetaMathQA)",
+    apart=lambda _, kind: kind.startswith("torch_memory_"),  # read between steps
     unknowns={
         "lengths of the batches": "longest, mean, 99th percentiles, longest of ten: each found once"
         " from `lora r32` and used for every method; a log-normal of the recorded mean (208.9)"

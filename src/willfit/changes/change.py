@@ -85,7 +85,7 @@ class Change:
 
 def halvings(now: int, then: int) -> int:
     """How often the one is halved before it is at most the other, at least once."""
-    return max(math.ceil(math.log2(now / then)), 1) if now > then else 1
+    return max(math.ceil(math.log2(now / then)), 1)
 
 
 def guarded(edit: Edit, *guards: Guard) -> Apply:

@@ -90,22 +90,17 @@
 
   // Of two questions sent at once the answers may come the other way round: the last one's stays.
   const lasts = new Map();
-  const isLate = (answer) => {
+  const answered = (answer) => {
     const place = answer.closest(".wf-result")?.id;
     const whole = answer.closest("[data-question]") ?? answer;
     const number = Number(whole.dataset.question ?? 0);
     const last = lasts.get(place);
     if (last && number < last.number) {
       whole.outerHTML = last.html;
-      return true;
+      return;
     }
     answer.dataset.seen = "1";
     lasts.set(place, { number, html: whole.outerHTML });
-    return false;
-  };
-
-  const answered = (answer) => {
-    if (isLate(answer)) return;
     say(answer.dataset.said);
     const link = answer.dataset.link;
     if (!asked) return;
